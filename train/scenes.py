@@ -1,0 +1,54 @@
+"""Samples as the rows that TRL's trainers read, made when they are asked for.
+
+A row is a function of its index, so a resumed run sees exactly the rows it would have seen.
+"""
+
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from interp.data import digits
+from interp.sample import Sample
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which scenes to train on, in which order."""
+
+    n_samples: int
+    seed: int
+    stages: tuple[float, ...]
+    """Shares of the rows at which the most digits in a scene rises to 2, 3, 4."""
+    families: tuple[str, ...]
+    """They take turns; a name that stands twice comes twice as often."""
+
+    def scene(self, index: int) -> Sample:
+        """The training scene of a row."""
+        max_digits = 1 + sum(index >= share * self.n_samples for share in self.stages)
+        return digits.make_sample(
+            "train",
+            index,
+            seed=self.seed,
+            max_digits=max_digits,
+            families=self.families,
+            with_twin=False,
+        )
+
+
+def rows(mix: Mix) -> Dataset:
+    """Training scenes as prompt-completion rows with an image, by index."""
+
+    def transform(batch: dict) -> dict:
+        made = [to_row(mix.scene(i)) for i in batch["index"]]
+        return {key: [row[key] for row in made] for key in made[0]}
+
+    return Dataset.from_dict({"index": list(range(mix.n_samples))}).with_transform(transform)
+
+
+def to_row(sample: Sample) -> dict:
+    """A sample in TRL's conversational prompt-completion format."""
+    return {
+        "prompt": [{"role": "user", "content": sample.question}],
+        "completion": [{"role": "assistant", "content": sample.text}],
+        "images": [sample.image],
+    }

@@ -1,0 +1,51 @@
+"""Supervised fine-tuning on samples, over TRL's SFTTrainer.
+
+    python -m train.new_model runs/new                      # once, for a model from nothing
+    python -m train.sft --config train/configs/tiny-sft.yaml
+
+Every key of TRL's SFTConfig can stand in the YAML file or on the command line. An interrupted run
+goes on from its last checkpoint when the same command is given again.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+
+from interp.data import digits
+from train.scenes import Mix, rows
+
+
+@dataclass
+class Data:
+    """What to train on."""
+
+    n_samples: int = field(metadata={"help": "number of training scenes, each seen once per epoch"})
+    stages: list[float] = field(
+        default_factory=lambda: [0.0, 0.0, 0.0],
+        metadata={"help": "shares of the samples at which scenes get up to 2, 3 and 4 digits"},
+    )
+    families: list[str] = field(
+        default_factory=lambda: list(digits.FAMILIES),
+        metadata={"help": "families of questions, which take turns; repeat a name to weight it"},
+    )
+    scene_seed: int = field(default=1, metadata={"help": "seed of the scenes"})
+
+
+def main(data: Data, config: SFTConfig, model: ModelConfig) -> None:
+    """Trains, resuming from the last checkpoint in the output folder, and saves model and processor."""
+    mix = Mix(data.n_samples, data.scene_seed, tuple(data.stages), tuple(data.families))
+    trainer = SFTTrainer(
+        model=model.model_name_or_path,
+        args=config,
+        train_dataset=rows(mix),
+    )
+    out = Path(config.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(out) if out.is_dir() else None)
+    trainer.save_model(out / "final")
+    trainer.processing_class.save_pretrained(out / "final")
+
+
+if __name__ == "__main__":
+    main(*TrlParser((Data, SFTConfig, ModelConfig)).parse_args_and_config())
