@@ -1,0 +1,84 @@
+"""The vocabulary: names of dimensions and variables with their units and titles.
+
+Every labelled array of the package uses these names, in arguments, columns and axis titles alike.
+`describe` writes unit and title into a dataset; `require` checks dimension names on entry, because
+xarray turns a misspelt dimension into an outer product without a word.
+"""
+
+import xarray as xr
+
+xr.set_options(arithmetic_join="exact")
+
+DIMENSIONS = {
+    "sample": "Sample",
+    "target": "Target token",
+    "layer": "Layer",
+    "head": "Head",
+    "source": "Source token",
+    "source_set": "Source set",
+    "path": "Path",
+    "layer_path": "Path",
+    "role": "Role of the source token",
+    "position": "Position",
+    "component": "Component",
+    "d_model": "Residual dimension",
+    "row": "Patch row",
+    "column": "Patch column",
+}
+
+GAUGES = ("raw", "centered", "contrast")
+ROLES = ("system", "image", "question", "thinking", "answer", "template", "text", "padding")
+SOURCE_SETS = ("image", "evidence", "background", "question", "thinking")
+EDGE_PATHS = ("direct", "value_bias", "ffn", "attention", "norm")
+LAYER_PATHS = EDGE_PATHS[:-1]  # the final norm belongs to no layer
+
+PATH_TITLES = {
+    "direct": "direct (Eq. 1)",
+    "value_bias": "value bias",
+    "ffn": "FFN",
+    "attention": "attention (cross-layer)",
+    "norm": "final norm",
+}
+
+VARIABLES = {
+    # name: (unit, title)
+    "direct": ("logit", "Direct contribution"),
+    "ffn": ("logit", "FFN contribution"),
+    "value_bias": ("logit", "Contribution of the value bias"),
+    "embed": ("logit", "Contribution of the embedding"),
+    "logit": ("logit", "Logit of the target"),
+    "remainder": ("logit", "Logit minus the sum of its parts"),
+    "replay_drift": ("logit", "Logit of the prefill minus logit of the replay"),
+    "magnitude": ("logit", "Sum of absolute parts of the logit"),
+    "log_probability": ("nat", "Log-probability of the target"),
+    "effect": ("logit", "Effect along a path"),
+    "effect_by_layer": ("logit", "Effect along a path, by layer"),
+    "total": ("logit", "Total effect of the source set"),
+    "is_defined": ("1", "Source set has a member before the target's row"),
+    "residual": ("activation", "Residual stream"),
+    "direct_by_layer": ("logit", "Direct contribution by layer and role"),
+    "direct_by_role": ("logit", "Direct contribution by role"),
+}
+
+
+def require(array: xr.DataArray | xr.Dataset, *dims: str) -> None:
+    """Raises ValueError unless `array` has every one of the dimensions."""
+    missing = [dim for dim in dims if dim not in array.dims]
+    if missing:
+        raise ValueError(f"expected dimensions {dims}, got {tuple(array.dims)}: {missing} missing")
+
+
+def describe(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with `units` and `long_name` on every variable of the vocabulary.
+
+    Raises:
+        ValueError: a data variable is not in the vocabulary.
+    """
+    for name, array in dataset.data_vars.items():
+        if name not in VARIABLES:
+            raise ValueError(f"expected variables of interp.labels.VARIABLES, got {name!r}")
+        array.attrs["units"], array.attrs["long_name"] = VARIABLES[name]
+    for name, title in DIMENSIONS.items():
+        if name in dataset.coords:
+            dataset.coords[name].attrs["long_name"] = title
+    return dataset

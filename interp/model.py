@@ -1,0 +1,213 @@
+"""Load a vision-language model with its processor, and say where its parts are.
+
+The only file that knows module paths of Hugging Face models. A new family is one more entry of
+`SPECS`: the class of its config and a function from the model to its `Parts`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from interp import inputs
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+PROMPTS = {
+    "plain": None,
+    # Saliency-R1's system prompt, which makes an untuned model think.
+    "think": (
+        "A conversation between User and Assistant. The user asks a question, and the Assistant "
+        "solves it. The assistant first thinks about the reasoning process in the mind and then "
+        "provides the user with the answer. The reasoning process and answer are enclosed within "
+        "<think></think> tags, i.e., <think>\nThis is my reasoning.\n</think>\nThis is my answer."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The modules and sizes that the capture and the algebra need."""
+
+    language_model: nn.Module
+    """Takes inputs_embeds, position_ids (three axes) and attention_mask; has layers and norm."""
+    output_embedding: nn.Module
+    image_token_id: int
+    patches_per_token: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    max_positions: int
+    epsilon: float
+    """Of the final norm."""
+
+    @property
+    def norm_weight(self) -> Float[Tensor, " d_model"]:
+        """γ of the final norm."""
+        return self.language_model.norm.weight
+
+
+def _qwen2_5_vl(model: nn.Module) -> Parts:
+    text = model.config.text_config
+    return Parts(
+        language_model=model.model.language_model,
+        output_embedding=model.lm_head,
+        image_token_id=model.config.image_token_id,
+        patches_per_token=model.config.vision_config.spatial_merge_size**2,
+        n_layers=text.num_hidden_layers,
+        n_heads=text.num_attention_heads,
+        n_kv_heads=text.num_key_value_heads,
+        d_head=text.hidden_size // text.num_attention_heads,
+        max_positions=text.max_position_embeddings,
+        epsilon=text.rms_norm_eps,
+    )
+
+
+SPECS: dict[str, Callable[[nn.Module], Parts]] = {"qwen2_5_vl": _qwen2_5_vl}
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The Hugging Face model inside a peft wrapper, its adapted layers in place."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def parts(model: nn.Module) -> Parts:
+    """Where the parts of a model are.
+
+    Raises:
+        ValueError: an unknown architecture, a layer that does not attend to the whole context, or
+            sharded weights.
+    """
+    model = base_model(model)
+    family = model.config.model_type
+    if family not in SPECS:
+        raise ValueError(
+            f"expected an architecture of {sorted(SPECS)}, got {family!r}; add its spec to interp/model.py"
+        )
+    kinds = set(model.config.text_config.layer_types)
+    if kinds != {"full_attention"}:
+        raise ValueError(
+            f"expected full attention in every layer, got {sorted(kinds)}; "
+            "set use_sliding_window=False in the text config"
+        )
+    empty = next((name for name, p in model.named_parameters() if p.numel() == 0), None)
+    if empty is not None:
+        raise ValueError(
+            f"expected gathered parameters, got size zero for {empty}; "
+            "gather sharded weights (ZeRO-3, FSDP) before extracting"
+        )
+    return SPECS[family](model)
+
+
+@dataclass(frozen=True)
+class VLM:
+    """A loaded model with its processor; the first argument of every extraction."""
+
+    model: nn.Module
+    processor: object
+    name: str
+    """Hub id, folder or embedded name it was loaded by."""
+    prompt: str
+    """Key of `PROMPTS`: the system prompt of every question."""
+    fingerprint: str
+    """Of the weights as loaded."""
+    revision: str = ""
+    adapter: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs have to be."""
+        return self.model.device
+
+    def answer(self, image, question: str, *, max_new_tokens: int = 256):
+        """The model's own greedy text for one image and question, a `Completion`."""
+        return self.answers([(image, question)], max_new_tokens=max_new_tokens)[0]
+
+    def answers(self, pairs: list[tuple], *, max_new_tokens: int = 256) -> list:
+        """`answer` for several (image, question) pairs in one left-padded batch."""
+        batch = inputs.prompts(self.processor, pairs, PROMPTS[self.prompt]).to(self.device)
+        with torch.no_grad():
+            generated = self.model.eval().generate(
+                **batch, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True
+            )
+        new = generated[:, batch["input_ids"].shape[1] :]
+        return [inputs.completion(self.processor.tokenizer, row) for row in new.tolist()]
+
+
+def load(
+    name: str,
+    *,
+    adapter: str | None = None,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    attn_implementation: str = "sdpa",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    prompt: str | None = None,
+) -> VLM:
+    """A model with its processor, in eval mode; see `interp.load_model`."""
+    source, embedded = resolve(name)
+    options = {"revision": revision} if revision else {}
+    family = AutoConfig.from_pretrained(source, **options).model_type
+    if family not in SPECS:
+        raise ValueError(f"{name}: expected an architecture of {sorted(SPECS)}, got {family!r}")
+    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    limits = {key: value for key, value in limits.items() if value is not None}
+    processor = AutoProcessor.from_pretrained(source, **limits, **options)
+    processor.tokenizer.padding_side = "left"
+    model = _weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(resolve(adapter)[0]))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    prompt = prompt or ("plain" if embedded else "think")
+    if prompt not in PROMPTS:
+        raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
+    return VLM(
+        model=model.eval().to(device),
+        processor=processor,
+        name=str(name),
+        prompt=prompt,
+        fingerprint=fingerprint(model),
+        revision=revision or "",
+        adapter=adapter or "",
+    )
+
+
+def _weights(source: str, **options) -> nn.Module:
+    """Weights from safetensors; a pickled checkpoint is refused, because it can run code."""
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        found = sorted(path.name for path in folder.glob("*.bin"))
+        raise ValueError(
+            f"{source}: expected weights as *.safetensors, got {found or 'none'}; "
+            "save the model again with save_pretrained"
+        )
+    return AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **options)
+
+
+def resolve(name: str) -> tuple[str, bool]:
+    """The folder of an embedded name, or the hub id or folder as given; and whether it is embedded."""
+    embedded = CHECKPOINTS / str(name)
+    if embedded.is_dir() and "/" not in str(name):
+        return str(embedded), True
+    return str(name), False
+
+
+def fingerprint(model: nn.Module, only: str = "") -> str:
+    """A hash over names, shapes and sampled values of the weights whose name contains `only`."""
+    named = sorted((name, t) for name, t in model.state_dict().items() if only in name)
+    digest = sha256("".join(f"{name}{tuple(t.shape)}" for name, t in named).encode())
+    sampled = []
+    for _, tensor in named:
+        flat = tensor.detach().reshape(-1)
+        step = max(len(flat) // 16, 1)
+        sampled.append(flat[::step][:16].float())
+    digest.update(torch.cat(sampled).cpu().numpy().tobytes() if sampled else b"")
+    return digest.hexdigest()[:16]

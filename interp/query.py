@@ -1,0 +1,193 @@
+"""What is asked of a model: which rows predict which tokens, and which rows form a source set.
+
+Both call forms of `interp.extract`, a `VLM` with a `Sample` or a model with the processor's batch,
+end here as one `Query`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from interp import inputs
+from interp.labels import SOURCE_SETS
+from interp.model import PROMPTS, VLM, Parts, fingerprint, parts
+from interp.sample import Sample
+
+EVIDENCE_OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class Query:
+    """Targets of one sequence of one model."""
+
+    model: nn.Module
+    where: Parts
+    batch: Mapping[str, Tensor]
+    tokens: inputs.Tokens
+    rows: Int[Tensor, " target"]
+    """Row k predicts token `targets[k]`."""
+    targets: Int[Tensor, " target"]
+    target_text: tuple[str, ...]
+    has_boxes: bool
+    attributes: dict[str, str]
+    """Which model and sample this is."""
+
+
+def ask(first, second, *, completion=None, positions=None, targets=None) -> Query:
+    """A `Query` from (VLM, Sample) or (model, batch).
+
+    Raises:
+        ValueError: as `interp.extract.ledger`.
+    """
+    if isinstance(first, VLM):
+        return _ask_sample(first, second, completion, positions, targets)
+    if completion is not None:
+        raise ValueError("expected completion= with a VLM and a Sample, got a model and a batch")
+    if isinstance(second, Sample):
+        raise ValueError("expected a VLM with a Sample, got a bare model; use interp.load_model")
+    where = parts(first)
+    batch = {name: value.to(first.device) for name, value in second.items()}
+    tokens = _bare_table(where, batch)
+    if positions is None:
+        raise ValueError("expected positions=[…], the rows whose next token to explain, got none")
+    rows, ids = _checked_targets(tokens, positions, targets)
+    attributes = {
+        "model": first.config._name_or_path or type(first).__name__,
+        "model_hash": fingerprint(first),
+        "adapter_hash": fingerprint(first, only="lora_"),
+    }
+    return _query(first, where, batch, tokens, rows, ids, attributes=attributes)
+
+
+def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Query:
+    where = parts(vlm.model)
+    made = inputs.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
+    batch = {name: value.to(vlm.device) for name, value in made.batch.items()}
+    if positions is None:
+        positions = [i - 1 for i in made.tokens.targets()]
+    rows, ids = _checked_targets(made.tokens, positions, targets)
+    attributes = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "model_hash": vlm.fingerprint,
+        "adapter": vlm.adapter,
+        "adapter_hash": fingerprint(vlm.model, only="lora_"),
+        "prompt": vlm.prompt,
+        "sample": sample.id,
+        "data": f"{sample.dataset}/{sample.split}",
+    }
+    pieces = inputs.token_bytes(vlm.processor.tokenizer, ids.tolist())
+    text = tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
+    has_boxes = sample.boxes is not None
+    return _query(vlm.model, where, batch, made.tokens, rows, ids, text, has_boxes, attributes)
+
+
+def _query(model, where, batch, tokens, rows, ids, text=None, has_boxes=False, attributes=None):
+    device = batch["input_ids"].device
+    return Query(
+        model=model,
+        where=where,
+        batch=batch,
+        tokens=tokens,
+        rows=torch.from_numpy(rows).to(device),
+        targets=torch.from_numpy(ids).to(device),
+        target_text=text or tuple(str(i) for i in ids),
+        has_boxes=has_boxes,
+        attributes=attributes,
+    )
+
+
+def _bare_table(where: Parts, batch) -> inputs.Tokens:
+    """The table of tokens without a processor: which rows are visual, and where."""
+    ids = batch["input_ids"][0].cpu().numpy()
+    is_image = ids == where.image_token_id
+    grids = batch["image_grid_thw"].tolist() if "image_grid_thw" in batch else []
+    image, row, column = inputs.patch_table(is_image, grids, int(where.patches_per_token**0.5))
+    mask = batch["attention_mask"][0].tolist()
+    roles = tuple(
+        "padding" if not seen else "image" if visual else "text"
+        for seen, visual in zip(mask, is_image, strict=True)
+    )
+    text = tuple(str(i) for i in ids)
+    return inputs.Tokens(ids, text, roles, image, row, column, np.zeros(len(ids)))
+
+
+def _checked_targets(tokens: inputs.Tokens, positions, targets) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and target ids, zipped; without targets, the tokens that follow."""
+    n_tokens = len(tokens.ids)
+    rows = np.asarray(list(positions), dtype=np.int64)
+    if len(rows) == 0:
+        raise ValueError("expected at least one target, got none; the text has no thinking or answer")
+    for row in rows:
+        if not 0 <= row < n_tokens:
+            raise ValueError(f"expected target positions in 0..{n_tokens - 1}, got {row}")
+        if tokens.role[row] == "padding":
+            raise ValueError(f"expected target positions outside the padding, got {row}")
+        if targets is None and row == n_tokens - 1:
+            raise ValueError(f"expected a token after position {row}, got the end; pass targets=[…]")
+    if targets is None:
+        return rows, tokens.ids[rows + 1].astype(np.int64)
+    ids = np.asarray(list(targets), dtype=np.int64)
+    if len(ids) != len(rows):
+        raise ValueError(
+            f"expected one target id per position, got {len(ids)} targets for {len(rows)} positions"
+        )
+    return rows, ids
+
+
+# -------------------------------------------------------------------------------------- source sets
+
+
+def source_sets(
+    query: Query, sources: Iterable[str] | Mapping[str, Iterable[int]] | None
+) -> tuple[tuple[str, ...], Bool[Tensor, "source_set token"]]:
+    """Names and members of source sets, by name (DESIGN's sets) or as lists of rows.
+
+    Raises:
+        ValueError: an unknown name, a set that this sample cannot have, unknown or duplicate rows.
+    """
+    if sources is None:
+        known = named_sets(query)
+        sources = [name for name in SOURCE_SETS if name in known and known[name].any()]
+    if isinstance(sources, Mapping):
+        members = {name: _row_mask(query, name, rows) for name, rows in sources.items()}
+    else:
+        known = named_sets(query)
+        for name in sources:
+            if name not in known or not known[name].any():
+                raise ValueError(
+                    f"expected source sets of {sorted(k for k in known if known[k].any())} for this "
+                    f"sample, got {name!r}; pass rows as sources={{name: [rows]}}"
+                )
+        members = {name: known[name] for name in sources}
+    if not members:
+        raise ValueError("expected at least one source set, got none")
+    stacked = torch.from_numpy(np.stack(list(members.values())))
+    return tuple(members), stacked.to(query.rows.device)
+
+
+def named_sets(query: Query) -> dict[str, np.ndarray]:
+    """Boolean membership by name; evidence and background only where there are boxes."""
+    role = np.array(query.tokens.role)
+    sets = {name: role == name for name in ("image", "question", "thinking")}
+    if query.has_boxes and sets["image"].any():
+        overlap = np.where(sets["image"], query.tokens.box_overlap, -1)
+        sets["evidence"] = overlap >= min(EVIDENCE_OVERLAP, overlap.max())
+        sets["background"] = sets["image"] & ~sets["evidence"]
+    return sets
+
+
+def _row_mask(query: Query, name: str, rows: Iterable[int]) -> np.ndarray:
+    rows, mask = list(rows), np.zeros(len(query.tokens.ids), dtype=bool)
+    unknown = [r for r in rows if not 0 <= r < len(mask) or query.tokens.role[r] == "padding"]
+    if unknown or len(set(rows)) != len(rows) or not rows:
+        raise ValueError(
+            f"expected distinct rows in 0..{len(mask) - 1} outside the padding for source set "
+            f"{name!r}, got {unknown or rows}"
+        )
+    mask[rows] = True
+    return mask
