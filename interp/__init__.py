@@ -1,0 +1,32 @@
+"""Direct against indirect contributions in vision-language models.
+
+    vlm = interp.load_model("tiny")
+    samples = interp.load_samples("digits", split="test", limit=64)
+    ds = interp.extract.ledger(vlm, samples[0])
+    fx = interp.extract.effects(vlm, samples[0])
+
+Importing this is cheap: what needs torch is loaded when it is first used.
+"""
+
+from importlib import import_module
+
+_PUBLIC = {
+    "load_model": ("interp.load", "load_model"),
+    "load_samples": ("interp.data", "load_samples"),
+    "open_run": ("interp.store", "open_run"),
+    "Sample": ("interp.sample", "Sample"),
+}
+_MODULES = ("extract", "maps", "measures", "plots", "stats", "store")
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        module, attribute = _PUBLIC[name]
+        return getattr(import_module(module), attribute)
+    if name in _MODULES:
+        return import_module(f"interp.{name}")
+    raise AttributeError(f"module 'interp' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*_PUBLIC, *_MODULES])

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from interp.model import Parts, base_model, parts
+from interp.readout import check_linear
 
 REPLAY = "interp_replay"
 _WRAPPER = "_interp_nnsight"
@@ -100,7 +101,7 @@ def prefill(model: nn.Module, batch, positions: Int[Tensor, " target"]) -> Prefi
         keys=[layer.keys for layer in layers],
         values=[layer.values for layer in layers],
         embeddings=seen["inputs_embeds"][0],
-        position_ids=seen["position_ids"][-3:, 0],
+        position_ids=_positions(seen),
         is_visible=batch["attention_mask"][0].bool(),
         logits=out.logits[0][back],
     )
@@ -129,7 +130,7 @@ def replay(
     slots = _Slots(context.keys, context.values, rows, is_context, cuts & is_context)
     given = {
         "inputs_embeds": repeat(context.embeddings[rows], "t d -> v t d", v=len(cuts)),
-        "position_ids": repeat(context.position_ids[:, rows], "axis t -> axis v t", v=len(cuts)),
+        "position_ids": repeat(context.position_ids[:, rows], "xyz t -> xyz v t", v=len(cuts)),
         "attention_mask": {"full_attention": None},
         "use_cache": False,
         "replay": slots,
@@ -137,6 +138,14 @@ def replay(
     with undisturbed(model), _replaying(where.language_model):
         traced = _trace_rows(wrapped(model), given)
     return _checked(_as_replay(where, *traced))
+
+
+def _positions(seen: dict) -> Int[Tensor, "3 token"]:
+    """Three-axis positions as the language model got them; for text alone it counts by itself."""
+    if seen["position_ids"] is None:
+        embeddings = seen["inputs_embeds"]
+        return repeat(torch.arange(embeddings.shape[1], device=embeddings.device), "t -> xyz t", xyz=3)
+    return seen["position_ids"][-3:, 0]
 
 
 def residual(
@@ -300,6 +309,59 @@ def _checked(rows: Replay) -> Replay:
 
 
 # ------------------------------------------------------------------------------------------ checks
+
+
+def self_check(model: nn.Module) -> None:
+    """Proves on a short text that replays read the live tensors of this very model.
+
+    The attention rows have the right shape and sum to 1; the replay gives the prefill's logits; and
+    every layer's cached values move the result (by their gradient, which is nowhere all zero).
+
+    Raises:
+        ValueError: a check failed, naming it; or an adapter that is not linear.
+    """
+    where = parts(model)
+    for number, layer in enumerate(where.language_model.layers):
+        check_linear(layer.self_attn.v_proj, f"layer {number} v_proj")
+        check_linear(layer.self_attn.o_proj, f"layer {number} o_proj")
+    check_linear(where.output_embedding, "the output embedding")
+    device = next(model.parameters()).device
+    ids = torch.tensor([[i for i in range(20, 30) if i != where.image_token_id][:8]], device=device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    rows = torch.tensor([3, 7], device=device)
+    context = prefill(model, batch, rows)
+    for values in context.values:
+        values.requires_grad_()
+    with torch.enable_grad():
+        played = replay(model, context, rows)
+        moved = torch.autograd.grad(played.final.float().square().sum(), context.values)
+    _check_rows(where, played, n_tokens=ids.shape[1])
+    _check_drift(where, context, played)
+    dead = [layer for layer, gradient in enumerate(moved) if not gradient.abs().sum() > 0]
+    if dead:
+        raise ValueError(f"self-check: expected cached values to move the result, not in layers {dead}")
+
+
+def _check_rows(where: Parts, played: Replay, n_tokens: int) -> None:
+    expected = (1, 2, where.n_heads, n_tokens)
+    for layer, weights in enumerate(played.weights):
+        if tuple(weights.shape) != expected or (weights.sum(-1) - 1).abs().max() > 1e-5:
+            raise ValueError(
+                f"self-check: expected attention rows {expected} summing to 1 in layer {layer}, "
+                f"got {tuple(weights.shape)} and sums {weights.sum(-1).flatten().tolist()}"
+            )
+
+
+def _check_drift(where: Parts, context: Prefill, played: Replay) -> None:
+    with torch.no_grad():
+        again = where.output_embedding(where.language_model.norm(played.final[0]))
+    drift = (again - context.logits).float().norm() / context.logits.float().norm()
+    limit = 1e-4 if again.dtype in (torch.float32, torch.float64) else 5e-2
+    if not drift <= limit:
+        raise ValueError(
+            f"self-check: expected the replay to give the prefill's logits to {limit}, got a relative "
+            f"difference of {float(drift):.2g}; is the model changed by hooks of its own?"
+        )
 
 
 def check_inputs(where: Parts, batch) -> None:

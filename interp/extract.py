@@ -299,8 +299,8 @@ def _coordinates(query: Query, *, sources: bool) -> dict:
 
 def _finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:
     """Units, titles and provenance."""
-    unused = {name for name in ("head", "layer") if name not in dataset.dims}
-    dataset = describe(dataset.drop_vars(unused & set(dataset.coords)))
+    used = {dim for array in dataset.data_vars.values() for dim in array.dims}
+    dataset = describe(dataset.drop_vars({"head", "layer", "role"} & set(dataset.coords) - used))
     dataset.attrs = {
         **query.attributes,
         **attributes,
