@@ -18,6 +18,7 @@ from interp import capture
 from interp.effects import cut_masks, edge_effects
 from interp.labels import EDGE_PATHS, LAYER_PATHS, ROLES, describe
 from interp.ledger import bias_scores, own_scores, project, slot_scores, with_own_row
+from interp.model import VLM
 from interp.query import Query, ask, source_sets
 from interp.readout import Readout, check_gauge, gauge_logits, gauge_rows, read_out
 
@@ -159,7 +160,11 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
     Raises:
         ValueError: as for `ledger`.
     """
-    query = ask(model, inputs, completion=completion, positions=[0], targets=[0])
+    if isinstance(model, VLM):
+        query = ask(model, inputs, completion=completion)
+    else:
+        first = int(inputs["attention_mask"][0].nonzero()[0])
+        query = ask(model, inputs, positions=[first], targets=[0])
     n_tokens = len(query.tokens.ids)
     kept = list(range(n_tokens)) if positions is None else list(positions)
     if not kept or min(kept) < 0 or max(kept) >= n_tokens:

@@ -21,16 +21,19 @@ class Mix:
     """Shares of the rows at which the most digits in a scene rises to 2, 3, 4."""
     families: tuple[str, ...]
     """They take turns; a name that stands twice comes twice as often."""
+    reading: float
+    """Share of the rows, from the first, of which every second only asks to read the digits."""
 
     def scene(self, index: int) -> Sample:
         """The training scene of a row."""
+        is_reading = index < self.reading * self.n_samples and index % 2
         max_digits = 1 + sum(index >= share * self.n_samples for share in self.stages)
         return digits.make_sample(
             "train",
             index,
             seed=self.seed,
             max_digits=max_digits,
-            families=self.families,
+            families=("read",) if is_reading else self.families,
             with_twin=False,
         )
 

@@ -27,15 +27,21 @@ class Data:
         metadata={"help": "shares of the samples at which scenes get up to 2, 3 and 4 digits"},
     )
     families: list[str] = field(
-        default_factory=lambda: list(digits.FAMILIES),
+        default_factory=lambda: list(digits.QUESTIONS),
         metadata={"help": "families of questions, which take turns; repeat a name to weight it"},
+    )
+    reading: float = field(
+        default=0.0,
+        metadata={"help": "share of the rows of which every second only asks to read the digits"},
     )
     scene_seed: int = field(default=1, metadata={"help": "seed of the scenes"})
 
 
 def main(data: Data, config: SFTConfig, model: ModelConfig) -> None:
     """Trains, resuming from the last checkpoint in the output folder, and saves model and processor."""
-    mix = Mix(data.n_samples, data.scene_seed, tuple(data.stages), tuple(data.families))
+    mix = Mix(
+        data.n_samples, data.scene_seed, tuple(data.stages), tuple(data.families), data.reading
+    )
     trainer = SFTTrainer(
         model=model.model_name_or_path,
         args=config,

@@ -9,6 +9,8 @@ of a square or non-square canvas and asks one question of five families:
     count           how many digits are blue?           the thinking lists the places
     sum             what is the red digit plus …?       the thinking names both digits
 
+(and, on request, of a sixth: *read*, which digits are there, an exercise for training)
+
 In *count* and *sum* the thinking carries an intermediate result that fixes the answer; in the
 others the answer has to come from the image. Every scene has a counterfactual twin: one attribute
 of the evidence changed, so that the answer changes. All is a function of (seed, split, index).
@@ -95,7 +97,7 @@ def make_sample(
     unknown = set(families) - set(FAMILIES)
     if unknown:
         raise ValueError(f"expected families of {tuple(FAMILIES)}, got {sorted(unknown)}")
-    names = [f for f in families or FAMILIES if FAMILIES[f].min_digits <= max_digits]
+    names = [f for f in families or QUESTIONS if FAMILIES[f].min_digits <= max_digits]
     family = FAMILIES[names[index % len(names)]]
     hand = Hand(np.random.default_rng([seed, SPLITS.index(split), index]), split)
     canvas = CANVASES[hand.rng.integers(len(CANVASES))]
@@ -324,6 +326,17 @@ def _ask_sum(digits, colors) -> Query:
     return Query(question, thinking, str(first + second), (i, j))
 
 
+def _compose_read(hand, digits):
+    i = int(hand.rng.integers(len(digits)))
+    return digits, None, _swap(digits, i, hand.relabel(digits[i], {digits[i].label}))
+
+
+def _ask_read(digits, _) -> Query:
+    labels = ", ".join(str(d.label) for d in digits)
+    thinking = f"there are {len(digits)} digits."
+    return Query("which digits are there?", thinking, labels, tuple(range(len(digits))))
+
+
 @dataclass(frozen=True)
 class Family:
     """A kind of question."""
@@ -339,6 +352,7 @@ class Family:
 FAMILIES = {
     family.name: family
     for family in (
+        Family("read", 1, _compose_read, _ask_read),
         Family("digit_by_color", 1, _compose_digit_by_color, _ask_digit_by_color),
         Family("color_by_digit", 1, _compose_color_by_digit, _ask_color_by_digit),
         Family("left_of", 2, _compose_left_of, _ask_left_of),
@@ -346,3 +360,4 @@ FAMILIES = {
         Family("sum", 2, _compose_sum, _ask_sum),
     )
 }
+QUESTIONS = tuple(name for name in FAMILIES if name != "read")

@@ -1,0 +1,147 @@
+"""Findings → figures as PDF, SVG and PNG, one function each."""
+
+import io
+import textwrap
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from PIL import Image
+
+from analyses.findings import Findings, points
+from interp import maps, plots, store
+
+N_EXAMPLES = 5
+
+
+def draw_all(found: Findings, run_path: Path, folder: Path) -> dict[str, bytes]:
+    """Draws and saves every figure; returns the PNG of each by name."""
+    plots.use_style()
+    figures = {
+        "paths": paths(found),
+        "shares": shares(found),
+        "by_layer": by_layer(found),
+        "scatter": scatter(found),
+        "examples": examples(found, run_path),
+        "exactness": exactness(found),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {}
+    for name, figure in figures.items():
+        if figure is None:
+            continue
+        for suffix in ("pdf", "svg"):
+            # No creation date: the same run redraws to the same file.
+            metadata = {"CreationDate": None} if suffix == "pdf" else {"Date": None}
+            figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        drawn[name] = buffer.getvalue()
+        (folder / f"{name}.png").write_bytes(drawn[name])
+        plt.close(figure)
+    return drawn
+
+
+def _classes(found: Findings) -> list[str]:
+    """Token classes that the run has."""
+    return [str(c) for c in found.paths["token_class"].values if (found.run["target_role"] == c).any()]
+
+
+def paths(found: Findings) -> Figure:
+    """Mean effect by path and source set, a panel per token class."""
+    classes = _classes(found)
+    figure, axes = plt.subplots(len(classes), 1, figsize=(7.2, 2.7 * len(classes)), squeeze=False)
+    for token_class, ax in zip(classes, axes[:, 0], strict=True):
+        interval = found.paths.sel(token_class=token_class)
+        interval = interval.isel(source_set=(interval["n"].sel(path="total") > 0).values)
+        plots.path_means(interval.transpose("source_set", "path"), ax)
+        ax.set_title(f"Targets: {token_class} tokens")
+    axes[-1, 0].legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    return figure
+
+
+def shares(found: Findings) -> Figure:
+    """Direct share where the total effect passes the gate."""
+    figure, ax = plt.subplots(figsize=(6.2, 2.8))
+    plots.shares(found.shares.where(found.shares["is_shown"]), ax)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    return figure
+
+
+def by_layer(found: Findings) -> Figure:
+    """Mean effect of the image by layer."""
+    classes = _classes(found)
+    figure, axes = plt.subplots(1, len(classes), figsize=(3.6 * len(classes), 2.7), squeeze=False)
+    for token_class, ax in zip(classes, axes[0], strict=True):
+        plots.by_layer(found.layers.sel(token_class=token_class), ax)
+        ax.set_title(f"Targets: {token_class} tokens")
+    axes[0, 0].legend(loc="best")
+    return figure
+
+
+def scatter(found: Findings) -> Figure:
+    """Direct part against total effect, one point per target."""
+    figure, ax = plt.subplots(figsize=(4.6, 3.8))
+    plots.direct_against_total(points(found), ax)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def exactness(found: Findings) -> Figure:
+    """Distribution of relative errors."""
+    figure, ax = plt.subplots(figsize=(4.6, 2.6))
+    plots.errors(found.errors, ax, found.bound)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def examples(found: Findings, run_path: Path) -> Figure | None:
+    """The first scene of each family: image, direct map of the answer, of the thinking; None
+    without images."""
+    run = found.run
+    first = {str(f): i for i, f in reversed(list(enumerate(run["family"].values)))}
+    chosen = sorted(first.values())[:N_EXAMPLES]
+    ids = [str(run["sample"].values[i]) for i in chosen]
+    if not all(store.image_path(run_path, name).is_file() for name in ids):
+        return None
+    drawn = [_example(run, i) for i in chosen]
+    limits = [max(float(np.abs(one[k]).max()) for one in drawn) for k in range(2)]
+    figure, axes = plt.subplots(len(ids), 3, figsize=(7.2, 1.75 * len(ids)), squeeze=False)
+    for row, name, i, both in zip(axes, ids, chosen, drawn, strict=True):
+        image = Image.open(store.image_path(run_path, name))
+        one = run.isel(sample=i)
+        boxes = one["box"].values[: int(one["n_boxes"])]
+        plots.scene(image, boxes, row[0])
+        aspect = image.height / image.width
+        for ax, array, limit in zip(row[1:], both, limits, strict=True):
+            plots.signed_map(array, boxes, ax, limit=limit, aspect=aspect)
+        row[0].set_ylabel(_caption(one), rotation=0, ha="right", va="center", fontsize=7)
+    for ax, title in zip(axes[0], ("image and evidence", "answer", "thinking, summed"), strict=True):
+        ax.set_title(title)
+    for k, limit in enumerate(limits, start=1):
+        scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), cmap="RdBu_r")
+        figure.colorbar(scale, ax=axes[:, k], location="bottom", shrink=0.8, pad=0.02,
+                        label="Direct contribution [logit]")  # fmt: skip
+    return figure
+
+
+def _example(run: xr.Dataset, index: int) -> tuple[xr.DataArray, xr.DataArray]:
+    """Direct maps of one sample: of its answer tokens and of its thinking tokens, each summed."""
+    one = run.isel(sample=index)
+    direct = one["direct"].isel(target=(run["target_sample"] == one["sample"]).values)
+    return tuple(
+        maps.on_grid(direct.isel(target=(direct["target_role"] == role).values).sum("target"))
+        for role in ("answer", "thinking")
+    )
+
+
+def _caption(one: xr.Dataset) -> str:
+    right = "right" if bool(one["is_correct"]) else f"wrong: {one['reference_answer'].item()}"
+    question = textwrap.fill(str(one["question"].item()), 24)
+    return f"{question}\n→ {one['answer'].item()} ({right})"

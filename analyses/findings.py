@@ -1,0 +1,110 @@
+"""A run → the numbers of the report, each with its interval over images. Needs no model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from interp import measures, stats
+
+GATE = 0.5  # logit; below it a mean total effect is called "no effect" and gets no share
+BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the figures, the tables and the text are made of."""
+
+    run: xr.Dataset
+    paths: xr.Dataset
+    """Mean effect by (token_class, source_set, path), "total" first."""
+    shares: xr.Dataset
+    """Σ direct / Σ total by (token_class, source_set), with `is_shown` where the gate is passed."""
+    margins: xr.Dataset
+    """Mean of direct − (total − direct) by (token_class, source_set)."""
+    layers: xr.Dataset
+    """Mean effect of the image by (token_class, layer_path, layer)."""
+    accuracy: pd.DataFrame
+    errors: xr.Dataset
+    bound: float
+
+
+def find(run: xr.Dataset, seed: int = 0) -> Findings:
+    """All numbers of the report from a run."""
+    run = run.load()
+    effect, total = measures.per_image(run, "effect"), measures.per_image(run, "total")
+    with_total = xr.concat([total.expand_dims(path=["total"]), effect], dim="path")
+    direct = effect.sel(path="direct", drop=True)
+    paths = stats.mean_interval(with_total, seed=seed)
+    shares = stats.share_interval(direct, total, seed=seed)
+    shares["is_shown"] = paths["lower"].sel(path="total", drop=True) >= GATE
+    by_layer = measures.per_image(run, "effect_by_layer").sel(source_set="image", drop=True)
+    return Findings(
+        run=run,
+        paths=paths,
+        shares=shares,
+        margins=stats.mean_interval(2 * direct - total, seed=seed),
+        layers=stats.mean_interval(by_layer, seed=seed),
+        accuracy=_accuracy(run),
+        errors=measures.relative_errors(run),
+        bound=BOUNDS[run.attrs["dtype"]],
+    )
+
+
+def _accuracy(run: xr.Dataset) -> pd.DataFrame:
+    frame = pd.DataFrame({"family": run["family"].values, "is_correct": run["is_correct"].values})
+    groups = [("all", frame), *frame.groupby("family", sort=True)]
+    rows = []
+    for family, group in groups:
+        low, high = stats.proportion_interval(int(group.is_correct.sum()), len(group))
+        rows.append(
+            {"family": family, "n": len(group), "accuracy": group.is_correct.mean(),
+             "lower": low, "upper": high}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def table(interval: xr.Dataset) -> pd.DataFrame:
+    """An interval dataset as rows for CSV and LaTeX."""
+    dims = [d for d in ("token_class", "source_set", "path", "layer_path", "layer") if d in interval.dims]
+    return interval.to_dataframe(dim_order=dims).reset_index()
+
+
+def tables(found: Findings) -> dict[str, pd.DataFrame]:
+    """Every table of the report by file name."""
+    errors = {
+        name: {"median": float(array.median()), "largest": float(array.max()), "bound": found.bound}
+        for name, array in found.errors.items()
+    }
+    return {
+        "paths": table(found.paths),
+        "shares": table(found.shares),
+        "margins": table(found.margins),
+        "by_layer": table(found.layers),
+        "accuracy": found.accuracy,
+        "exactness": pd.DataFrame(errors).T.rename_axis("check").reset_index(),
+    }
+
+
+def is_exact(found: Findings) -> bool:
+    """Whether every target of the run keeps its bound."""
+    return all(bool((array <= found.bound).all()) for array in found.errors.values())
+
+
+def statuses(run: xr.Dataset) -> dict[str, int]:
+    """How many samples were ok, skipped and failed."""
+    states = [entry["status"] for entry in run.attrs["statuses"].values()]
+    return {name: states.count(name) for name in ("ok", "skipped", "failed")}
+
+
+def points(found: Findings, source_set: str = "image") -> dict[str, xr.Dataset]:
+    """Direct part and total effect of every target, by token class."""
+    one = found.run[["effect", "total"]].sel(source_set=source_set)
+    both = xr.Dataset({"direct": one["effect"].sel(path="direct", drop=True), "total": one["total"]})
+    role = found.run["target_role"].values
+    return {
+        name: both.isel(target=np.flatnonzero(role == name))
+        for name in measures.TOKEN_CLASSES
+        if (role == name).any()
+    }

@@ -1,0 +1,151 @@
+"""A run → the report: figures, tables, manifest and one self-contained HTML page. Needs no model."""
+
+import base64
+from importlib.metadata import version
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+import xarray as xr
+
+import interp
+from analyses import figures, findings
+from analyses.findings import GATE, Findings
+from interp.labels import PATH_TITLES
+from interp.store import write_json
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(run_path: Path, out: Path, *, seed: int = 0) -> dict[str, int]:
+    """Writes OUT/index.html, figures, tables and manifest; returns the counts of statuses.
+
+    Raises:
+        ValueError: a run that cannot be opened.
+    """
+    run = interp.open_run(run_path)
+    found = findings.find(run, seed=seed)
+    drawn = figures.draw_all(found, run_path, out / "figures")
+    tables = findings.tables(found)
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    for name, frame in tables.items():
+        frame.to_csv(out / "tables" / f"{name}.csv", index=False)
+        latex = frame.to_latex(index=False, float_format="%.3g", escape=True)
+        (out / "tables" / f"{name}.tex").write_text(latex)
+    counts = findings.statuses(run)
+    (out / "index.html").write_text(_page(found, drawn, counts))
+    packages = ("xarray", "scipy", "seaborn", "matplotlib")
+    content = {
+        "run": str(run_path),
+        "seed": seed,
+        "counts": counts,
+        "provenance": {k: v for k, v in run.attrs.items() if k != "statuses"},
+        "packages": {name: version(name) for name in packages},
+        "files": sorted(str(p.relative_to(out)) for p in out.glob("[ft]*/*")),
+    }
+    write_json(out / "manifest.json", content)
+    return counts
+
+
+def _page(found: Findings, drawn: dict[str, bytes], counts: dict[str, int]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    run = found.run
+    images = {name: base64.b64encode(png).decode() for name, png in drawn.items()}
+    skipped = [
+        (name, entry["reason"])
+        for name, entry in run.attrs["statuses"].items()
+        if entry["status"] != "ok"
+    ]
+    return environment.get_template("report.html").render(
+        images=images,
+        headline=headlines(found),
+        share_rows=_share_rows(found),
+        path_rows=_path_rows(found),
+        accuracy=found.accuracy.to_dict("records"),
+        errors={name: (float(a.median()), float(a.max())) for name, a in found.errors.items()},
+        bound=found.bound,
+        is_exact=findings.is_exact(found),
+        counts=counts,
+        skipped=skipped,
+        gate=GATE,
+        attributes={k: v for k, v in run.attrs.items() if k != "statuses"},
+        n_targets={c: int((run["target_role"] == c).sum()) for c in ("answer", "thinking")},
+        n_sequence=(int((run["source_role"] != "padding").sum("source").min()),
+                    int((run["source_role"] != "padding").sum("source").max())),
+    )  # fmt: skip
+
+
+def interval_text(one: xr.Dataset, digits: int = 2) -> str:
+    """An estimate with its interval, as text."""
+    estimate, low, high = (float(one[name]) for name in ("estimate", "lower", "upper"))
+    return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def headlines(found: Findings) -> list[str]:
+    """What was found for the image, in plain sentences, one per token class."""
+    sentences = []
+    for token_class in ("answer", "thinking"):
+        one = found.paths.sel(token_class=token_class, source_set="image")
+        total = one.sel(path="total")
+        if int(total["n"]) == 0:
+            continue
+        sentence = (
+            f"When the row that predicts a token of the {token_class} cannot read the image's values, "
+            f"that token loses {interval_text(total)} logits on average. "
+        )
+        share = found.shares.sel(token_class=token_class, source_set="image")
+        if bool(share["is_shown"]):
+            estimate = float(share["estimate"])
+            low, high = float(share["lower"]), float(share["upper"])
+            where = "more than half" if low > 0.5 else "less than half" if high < 0.5 else "about half"
+            ranked = one.drop_sel(path="total")["estimate"].to_series().sort_values(ascending=False)
+            second = next(name for name in ranked.index if name != "direct")
+            sentence += (
+                f"The direct path of Eq. 1 carries {100 * estimate:.0f} % of it "
+                f"[{100 * low:.0f}, {100 * high:.0f}], {where}; the largest other part is "
+                f"{PATH_TITLES[second]} with {interval_text(one.sel(path=second))} logits."
+            )
+        else:
+            sentence += (
+                f"Its lower bound is below {GATE} logits, so there is no effect to share out here."
+            )
+        sentences.append(sentence)
+    return sentences
+
+
+def _share_rows(found: Findings) -> list[dict]:
+    rows = []
+    for token_class in ("answer", "thinking"):
+        for source_set in found.shares["source_set"].values:
+            one = found.shares.sel(token_class=token_class, source_set=source_set)
+            total = found.paths.sel(token_class=token_class, source_set=source_set, path="total")
+            if int(total["n"]) == 0:
+                continue
+            margin = found.margins.sel(token_class=token_class, source_set=source_set)
+            rows.append(
+                {
+                    "token_class": token_class,
+                    "source_set": str(source_set),
+                    "n": int(total["n"]),
+                    "total": interval_text(total),
+                    "share": interval_text(one) if bool(one["is_shown"]) else "no effect",
+                    "margin": interval_text(margin),
+                }
+            )
+    return rows
+
+
+def _path_rows(found: Findings) -> pd.DataFrame:
+    one = found.paths.sel(source_set="image")
+    return [
+        {
+            "path": "total effect" if path == "total" else PATH_TITLES[str(path)],
+            **{
+                str(c): interval_text(one.sel(token_class=c, path=path), digits=3)
+                for c in one["token_class"].values
+            },
+        }
+        for path in one["path"].values
+    ]

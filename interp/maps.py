@@ -1,0 +1,63 @@
+"""Labelled arrays → maps over the patches of an image (METHODS.md 4)."""
+
+import numpy as np
+import xarray as xr
+
+from interp.labels import require
+
+
+def token_map(ledger: xr.Dataset, target: int | str = "answer") -> xr.DataArray:
+    """The direct contributions of one image's tokens to one target, (row, column), signed.
+
+    Eq. 1 of Saliency-R1 summed over layers and heads, on the merged grid; the paper's ReLU is applied
+    only when a map is drawn or scored.
+
+    Args:
+        ledger: of one sample, with detail "full" or "tokens".
+        target: its index, its token as a string, or a role (the first target of that role).
+
+    Raises:
+        ValueError: no such target, or no (or more than one) image.
+    """
+    require(ledger["direct"], "target", "source")
+    index = target_index(ledger, target)
+    direct = ledger["direct"].isel(target=index)
+    direct = direct.sum([d for d in direct.dims if d != "source"], skipna=False)
+    return on_grid(direct)
+
+
+def on_grid(values: xr.DataArray) -> xr.DataArray:
+    """Values per source token of one image, arranged by patch row and column.
+
+    Raises:
+        ValueError: no (or more than one) image.
+    """
+    require(values, "source")
+    visual = values.isel(source=(values["image"] >= 0).values)
+    if visual.sizes["source"] == 0 or int(visual["image"].max()) > 0:
+        raise ValueError(f"expected tokens of one image, got {int(values['image'].max()) + 1} images")
+    shape = int(visual["row"].max()) + 1, int(visual["column"].max()) + 1
+    grid = np.zeros(shape, dtype=visual.dtype)
+    grid[visual["row"].values, visual["column"].values] = visual.values
+    coords = {"row": np.arange(shape[0]), "column": np.arange(shape[1])}
+    found = xr.DataArray(grid, dims=("row", "column"), coords=coords, name=values.name)
+    return found.assign_attrs({"units": "logit", "long_name": "Direct contribution"})
+
+
+def target_index(dataset: xr.Dataset, target: int | str) -> int:
+    """The index of a target given as such, as a token or as a role.
+
+    Raises:
+        ValueError: no such target.
+    """
+    n_targets = dataset.sizes["target"]
+    if isinstance(target, int):
+        if not 0 <= target < n_targets:
+            raise ValueError(f"expected a target in 0..{n_targets - 1}, got {target}")
+        return target
+    for name in ("target_role", "target_token"):
+        found = np.flatnonzero(dataset[name].values == target)
+        if len(found):
+            return int(found[0])
+    tokens = dataset["target_token"].values.tolist()
+    raise ValueError(f"expected a target's index, role or one of its tokens {tokens}, got {target!r}")

@@ -1,0 +1,48 @@
+"""Per-image statistics on the labelled arrays of a run; averages and intervals are `stats`' work."""
+
+import numpy as np
+import xarray as xr
+
+from interp.labels import require
+
+TOKEN_CLASSES = ("answer", "thinking")
+
+
+def per_image(run: xr.Dataset, name: str) -> xr.DataArray:
+    """A variable with dimension target, averaged over the targets of each image and token class.
+
+    Targets for which a source set is not defined are left out; an image without any keeps NaN.
+
+    Returns:
+        Dimensions (token_class, sample, …).
+    """
+    array = run[name]
+    require(array, "target")
+    if "source_set" in array.dims:
+        array = array.where(run["is_defined"])
+    classes = []
+    for token_class in TOKEN_CLASSES:
+        of_class = array.where(run["target_role"] == token_class, drop=True)
+        grouped = of_class.groupby("target_sample").mean("target", skipna=True)
+        classes.append(grouped.reindex(target_sample=run["sample"].values))
+    joined = xr.concat(classes, dim=xr.Variable("token_class", list(TOKEN_CLASSES)))
+    return joined.rename(target_sample="sample").assign_attrs(array.attrs)
+
+
+def relative_errors(run: xr.Dataset) -> xr.Dataset:
+    """How exact the run is: |error| over the sum of absolute parts of the logit, per target.
+
+    `ledger` is the remainder of METHODS.md 2, `replay` the drift between replay and prefill, and
+    `effects` the worst source set's total minus the sum of its paths.
+    """
+    gap = (run["total"] - run["effect"].sum("path", skipna=False)).where(run["is_defined"], 0)
+    errors = xr.Dataset(
+        {
+            "ledger": np.abs(run["remainder"]) / run["magnitude"],
+            "replay": np.abs(run["replay_drift"]) / run["magnitude"],
+            "effects": np.abs(gap).max("source_set") / run["magnitude"],
+        }
+    )
+    for array in errors.values():
+        array.attrs = {"units": "1", "long_name": "Error relative to the sum of absolute parts"}
+    return errors

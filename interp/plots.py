@@ -1,0 +1,180 @@
+"""Figures: one labelled array → one Axes. Data first, Axes second; nothing is computed here."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import xarray as xr
+from matplotlib.axes import Axes
+from PIL import Image
+
+from interp.labels import PATH_TITLES, require
+
+# Okabe and Ito's colours, told apart by the colour-blind; ordered by lightness for print.
+PATH_COLORS = {
+    "total": "#000000",
+    "direct": "#D55E00",
+    "value_bias": "#CC79A7",
+    "ffn": "#0072B2",
+    "attention": "#009E73",
+    "norm": "#999999",
+}
+CLASS_MARKERS = {"answer": ("#D55E00", "o"), "thinking": ("#0072B2", "^")}
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "savefig.dpi": 160,
+}
+
+
+def use_style() -> None:
+    """Fonts, grid and text kept as text in PDF and SVG."""
+    sns.set_theme(style="whitegrid", context="paper")
+    plt.rcParams.update(STYLE)
+
+
+def path_means(interval: xr.Dataset, ax: Axes) -> Axes:
+    """Mean effect by path, one group per source set, with intervals.
+
+    Args:
+        interval: estimate, lower, upper over (source_set, path), `path` with "total" first.
+    """
+    require(interval["estimate"], "source_set", "path")
+    sets, paths = interval["source_set"].values, interval["path"].values
+    width = 0.8 / len(paths)
+    for k, path in enumerate(paths):
+        one = interval.sel(path=path)
+        at = np.arange(len(sets)) + (k - (len(paths) - 1) / 2) * width
+        errors = np.abs(np.stack([one["lower"], one["upper"]]) - one["estimate"].values)
+        title = "total effect" if path == "total" else PATH_TITLES[str(path)]
+        ax.bar(at, one["estimate"], width, color=PATH_COLORS[str(path)], label=title)
+        ax.errorbar(at, one["estimate"], errors, fmt="none", ecolor="0.25", elinewidth=0.8, capsize=1.5)
+    ax.axhline(0, color="0.3", linewidth=0.8)
+    ax.set_xticks(np.arange(len(sets)), sets)
+    ax.set(xlabel="Source set that the row cannot read", ylabel="Mean effect on the target [logit]")
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
+def shares(interval: xr.Dataset, ax: Axes) -> Axes:
+    """Direct share by source set and token class, with intervals.
+
+    Args:
+        interval: estimate, lower, upper over (source_set, token_class).
+    """
+    require(interval["estimate"], "source_set", "token_class")
+    sets = interval["source_set"].values
+    for k, token_class in enumerate(interval["token_class"].values):
+        one = interval.sel(token_class=token_class)
+        color, marker = CLASS_MARKERS[str(token_class)]
+        at = np.arange(len(sets)) + (k - 0.5) * 0.25
+        errors = np.abs(np.stack([one["lower"], one["upper"]]) - one["estimate"].values)
+        ax.errorbar(one["estimate"], at, xerr=errors, fmt=marker, color=color, capsize=3,
+                    label=f"{token_class} tokens")  # fmt: skip
+    for x, style in ((0, "-"), (0.5, ":"), (1, "-")):
+        ax.axvline(x, color="0.4", linewidth=0.9, linestyle=style)
+    ax.set_yticks(np.arange(len(sets)), sets)
+    ax.invert_yaxis()
+    ax.set(xlabel="Direct share of the total effect, Σ direct / Σ total", ylabel="Source set")
+    return ax
+
+
+def by_layer(interval: xr.Dataset, ax: Axes) -> Axes:
+    """Mean effect by layer, one line per path, with intervals.
+
+    Args:
+        interval: estimate, lower, upper over (layer, layer_path).
+    """
+    require(interval["estimate"], "layer", "layer_path")
+    for path in interval["layer_path"].values:
+        one = interval.sel(layer_path=path)
+        color = PATH_COLORS[str(path)]
+        ax.plot(one["layer"], one["estimate"], marker="o", markersize=3, color=color,
+                label=PATH_TITLES[str(path)])  # fmt: skip
+        ax.fill_between(one["layer"], one["lower"], one["upper"], color=color, alpha=0.2, linewidth=0)
+    ax.axhline(0, color="0.3", linewidth=0.8)
+    ax.set(xlabel="Layer (0 = first)", ylabel="Mean effect written in the layer [logit]")
+    ax.set_xticks(interval["layer"].values[:: max(1, interval.sizes["layer"] // 12)])
+    return ax
+
+
+def direct_against_total(points: Mapping[str, xr.Dataset], ax: Axes) -> Axes:
+    """Scatter of the direct part against the total effect, one point per target.
+
+    Args:
+        points: per token class a dataset with `direct` and `total` over target.
+    """
+    low, high = 0.0, 0.0
+    for token_class, found in points.items():
+        require(found["direct"], "target")
+        color, marker = CLASS_MARKERS[token_class]
+        ax.scatter(found["total"], found["direct"], s=9, alpha=0.45, color=color, marker=marker,
+                   linewidths=0, label=f"{token_class} tokens (n = {found.sizes['target']})")  # fmt: skip
+        low = min(low, float(found["total"].min()), float(found["direct"].min()))
+        high = max(high, float(found["total"].max()), float(found["direct"].max()))
+    line = np.array([low, high])
+    ax.plot(line, line, color="0.2", linewidth=1, label="all of it direct")
+    ax.plot(line, line / 2, color="0.2", linewidth=1, linestyle=":", label="half of it direct")
+    ax.axhline(0, color="0.6", linewidth=0.7)
+    ax.axvline(0, color="0.6", linewidth=0.7)
+    ax.set(xlabel="Total effect of the image [logit]", ylabel="Direct part (Eq. 1) [logit]")
+    return ax
+
+
+def errors(found: xr.Dataset, ax: Axes, bound: float) -> Axes:
+    """Cumulative distribution of relative errors with the bound they must keep.
+
+    Args:
+        found: as `interp.measures.relative_errors`.
+        bound: for the run's dtype.
+    """
+    styles = {"ledger": "-", "effects": "--", "replay": ":"}
+    for (name, array), color in zip(found.items(), ("#D55E00", "#0072B2", "#009E73"), strict=True):
+        values = np.sort(array.values)
+        shares_below = np.arange(1, len(values) + 1) / len(values)
+        ax.step(np.maximum(values, 1e-12), shares_below, where="post", color=color,
+                linestyle=styles[str(name)], label=str(name))  # fmt: skip
+    ax.axvline(bound, color="0.2", linewidth=1)
+    ax.annotate(f"bound {bound:g}", (bound, 0.5), rotation=90, ha="right", va="center", fontsize=8)
+    ax.set_xscale("log")
+    ax.set(xlabel="|error| / sum of absolute parts", ylabel="Share of targets", ylim=(0, 1.02))
+    return ax
+
+
+def scene(image: Image.Image, boxes: np.ndarray, ax: Axes) -> Axes:
+    """The image with its evidence boxes, (x0, y0, x1, y1) in 0..1."""
+    ax.imshow(image, extent=(0, 1, 1, 0), aspect=image.height / image.width)
+    _draw_boxes(boxes, ax, "white")
+    return _bare(ax)
+
+
+def signed_map(array: xr.DataArray, boxes: np.ndarray, ax: Axes, *, limit: float, aspect: float) -> Axes:
+    """A signed map over the patches with the evidence boxes; red raises the logit, blue lowers it.
+
+    Args:
+        array: over (row, column).
+        boxes: (x0, y0, x1, y1) in 0..1.
+        limit: the colour scale runs from -limit to limit, so that maps can be compared.
+        aspect: height over width of the image.
+    """
+    require(array, "row", "column")
+    ax.imshow(array, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, 1, 1, 0), aspect=aspect)
+    _draw_boxes(boxes, ax, "black")
+    return _bare(ax)
+
+
+def _draw_boxes(boxes: np.ndarray, ax: Axes, color: str) -> None:
+    for x0, y0, x1, y1 in boxes:
+        ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linewidth=1.4))
+
+
+def _bare(ax: Axes) -> Axes:
+    ax.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
+    ax.grid(visible=False)
+    return ax

@@ -1,0 +1,90 @@
+"""Random Qwen2.5-VL models of odd shapes, with non-trivial norms and biases, and inputs for them."""
+
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from interp import inputs
+from interp.data import digits
+from interp.model import VLM, fingerprint
+
+# heads, key/value heads, head width, mrope section, layers, tied embeddings
+SHAPES = {
+    "seven_to_one": (7, 1, 8, [1, 1, 2], 3, False),
+    "one_to_one": (4, 4, 16, [2, 3, 3], 2, True),
+    "two_to_one": (4, 2, 16, [4, 2, 2], 4, True),
+}
+
+
+def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
+    """A random model in eval mode."""
+    n_heads, n_kv, d_head, mrope, n_layers, tied = SHAPES[shape]
+    width = n_heads * d_head
+    tokenizer = processor.tokenizer
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
+        for name, mark in (
+            ("image", "image_pad"),
+            ("video", "video_pad"),
+            ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+        )
+    }
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer) + 13,
+            "hidden_size": width,
+            "intermediate_size": 2 * width + 6,
+            "num_hidden_layers": n_layers,
+            "num_attention_heads": n_heads,
+            "num_key_value_heads": n_kv,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.15,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": mrope},
+            "bos_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "tie_word_embeddings": tied,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [1],
+            "initializer_range": 0.15,
+        },
+        tie_word_embeddings=tied,
+        **ids,
+    )
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
+            elif name.endswith("bias"):
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    return model.to(dtype).eval()
+
+
+def vlm(model, processor) -> VLM:
+    """The model as `load_model` would return it."""
+    return VLM(model, processor, "random", "plain", fingerprint(model))
+
+
+def sample(index: int = 0, family: str = "sum"):
+    """A scene on a non-square canvas."""
+    scenes = (digits.make_sample("test", i, families=(family,)) for i in range(index, 1000))
+    return next(s for s in scenes if s.image.width != s.image.height)
+
+
+def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
+    """The processor's batch for one non-square scene with its text, left-padded by hand."""
+    made = inputs.teacher_forced(processor, sample(index), None).batch
+    made = {name: value.to(dtype) if value.is_floating_point() else value for name, value in made.items()}
+    fills = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "mm_token_type_ids": 0}
+    for name, fill in fills.items():
+        pad = torch.full((1, padding), fill, dtype=made[name].dtype)
+        made[name] = torch.cat([pad, made[name]], dim=1)
+    return made
