@@ -1,0 +1,1 @@
+"""Scripts: one per step or report."""

@@ -16,7 +16,8 @@ from interp.sample import Sample, open_image
 
 log = logging.getLogger("extraction")
 COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt", "data", "gauge",
-          "mode", "norm", "dtype", "attn_implementation", "torch", "transformers", "nnsight", "xarray")  # fmt: skip
+          "mode", "norm", "dtype", "attn_implementation", "torch", "transformers", "nnsight",
+          "xarray")  # fmt: skip
 
 
 def extract_run(options: Namespace, path: Path) -> Path:
@@ -39,7 +40,9 @@ def extract_run(options: Namespace, path: Path) -> Path:
             bar.update(min(options.batch_size, len(samples) - first))
     if not run.shards:
         reasons = sorted({status["reason"] for status in statuses.values()})
-        raise ValueError(f"expected at least one readable sample, got {len(samples)} skipped: {reasons[:3]}")
+        raise ValueError(
+            f"expected at least one readable sample, got {len(samples)} skipped: {reasons[:3]}"
+        )
     return path
 
 
@@ -118,7 +121,10 @@ def _facts(sample: Sample, completion, dataset: xr.Dataset) -> xr.Dataset:
             "is_correct": ("sample", [answer.strip().lower() == sample.answer.strip().lower()]),
             "is_complete": ("sample", [is_complete]),
             "family": ("sample", [sample.family]),
-            "box": (("sample", "box_number", "edge"), np.pad(boxes, ((0, 8 - len(boxes)), (0, 0)))[None]),
+            "box": (
+                ("sample", "box_number", "edge"),
+                np.pad(boxes, ((0, 8 - len(boxes)), (0, 0)))[None],
+            ),
             "n_boxes": ("sample", [n_boxes]),
         },
         coords={"sample": [sample.id]},

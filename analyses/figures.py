@@ -50,7 +50,9 @@ def draw_all(found: Findings, run_path: Path, folder: Path) -> dict[str, bytes]:
 
 def _classes(found: Findings) -> list[str]:
     """Token classes that the run has."""
-    return [str(c) for c in found.paths["token_class"].values if (found.run["target_role"] == c).any()]
+    return [
+        str(c) for c in found.paths["token_class"].values if (found.run["target_role"] == c).any()
+    ]
 
 
 def paths(found: Findings) -> Figure:
@@ -102,8 +104,7 @@ def exactness(found: Findings) -> Figure:
 
 
 def examples(found: Findings, run_path: Path) -> Figure | None:
-    """The first scene of each family: image, direct map of the answer, of the thinking; None
-    without images."""
+    """The first scene of each family with direct maps; None where the run has no images."""
     run = found.run
     first = {str(f): i for i, f in reversed(list(enumerate(run["family"].values)))}
     chosen = sorted(first.values())[:N_EXAMPLES]
@@ -122,7 +123,9 @@ def examples(found: Findings, run_path: Path) -> Figure | None:
         for ax, array, limit in zip(row[1:], both, limits, strict=True):
             plots.signed_map(array, boxes, ax, limit=limit, aspect=aspect)
         row[0].set_ylabel(_caption(one), rotation=0, ha="right", va="center", fontsize=7)
-    for ax, title in zip(axes[0], ("image and evidence", "answer", "thinking, summed"), strict=True):
+    for ax, title in zip(
+        axes[0], ("image and evidence", "answer", "thinking, summed"), strict=True
+    ):
         ax.set_title(title)
     for k, limit in enumerate(limits, start=1):
         scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), cmap="RdBu_r")

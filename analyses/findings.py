@@ -67,7 +67,11 @@ def _accuracy(run: xr.Dataset) -> pd.DataFrame:
 
 def table(interval: xr.Dataset) -> pd.DataFrame:
     """An interval dataset as rows for CSV and LaTeX."""
-    dims = [d for d in ("token_class", "source_set", "path", "layer_path", "layer") if d in interval.dims]
+    dims = [
+        d
+        for d in ("token_class", "source_set", "path", "layer_path", "layer")
+        if d in interval.dims
+    ]
     return interval.to_dataframe(dim_order=dims).reset_index()
 
 
@@ -101,7 +105,9 @@ def statuses(run: xr.Dataset) -> dict[str, int]:
 def points(found: Findings, source_set: str = "image") -> dict[str, xr.Dataset]:
     """Direct part and total effect of every target, by token class."""
     one = found.run[["effect", "total"]].sel(source_set=source_set)
-    both = xr.Dataset({"direct": one["effect"].sel(path="direct", drop=True), "total": one["total"]})
+    both = xr.Dataset(
+        {"direct": one["effect"].sel(path="direct", drop=True), "total": one["total"]}
+    )
     role = found.run["target_role"].values
     return {
         name: both.isel(target=np.flatnonzero(role == name))

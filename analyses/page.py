@@ -1,4 +1,4 @@
-"""A run → the report: figures, tables, manifest and one self-contained HTML page. Needs no model."""
+"""A run → the report: figures, tables, manifest and one self-contained page. Needs no model."""
 
 import base64
 from importlib.metadata import version
@@ -92,14 +92,16 @@ def headlines(found: Findings) -> list[str]:
         if int(total["n"]) == 0:
             continue
         sentence = (
-            f"When the row that predicts a token of the {token_class} cannot read the image's values, "
-            f"that token loses {interval_text(total)} logits on average. "
+            f"When the row that predicts a token of the {token_class} cannot read the image's "
+            f"values, that token loses {interval_text(total)} logits on average. "
         )
         share = found.shares.sel(token_class=token_class, source_set="image")
         if bool(share["is_shown"]):
             estimate = float(share["estimate"])
             low, high = float(share["lower"]), float(share["upper"])
-            where = "more than half" if low > 0.5 else "less than half" if high < 0.5 else "about half"
+            where = (
+                "more than half" if low > 0.5 else "less than half" if high < 0.5 else "about half"
+            )
             ranked = one.drop_sel(path="total")["estimate"].to_series().sort_values(ascending=False)
             second = next(name for name in ranked.index if name != "direct")
             sentence += (

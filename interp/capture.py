@@ -4,8 +4,8 @@
    pre-hook reads what the language model was given; nothing else is touched.
 2. `replay` sends only the queried rows through the *same* modules again. A registered attention
    function lets each row attend to the prefill's keys and values before it and to its own. With
-   nothing changed this is the clean forward at those rows; variants of it, each with some edges cut,
-   ride in one batch. One nnsight trace of this small forward captures what is needed.
+   nothing changed this is the clean forward at those rows; variants of it, each with some edges
+   cut, ride in one batch. One nnsight trace of this small forward captures what is needed.
 
 Two rows never meet in a replay, so a position can be queried any number of times. State travels as
 a keyword argument down to the attention function: no globals, re-entrant. Everything runs in eval
@@ -144,7 +144,9 @@ def _positions(seen: dict) -> Int[Tensor, "3 token"]:
     """Three-axis positions as the language model got them; for text alone it counts by itself."""
     if seen["position_ids"] is None:
         embeddings = seen["inputs_embeds"]
-        return repeat(torch.arange(embeddings.shape[1], device=embeddings.device), "t -> xyz t", xyz=3)
+        return repeat(
+            torch.arange(embeddings.shape[1], device=embeddings.device), "t -> xyz t", xyz=3
+        )
     return seen["position_ids"][-3:, 0]
 
 
@@ -176,9 +178,9 @@ def residual(
 # ------------------------------------------------------------------------------- attention of rows
 
 
-def replay_attention(
+def replay_attention(  # noqa: PLR0913, PLR0917 - transformers' signature
     module, query, key, value, attention_mask, scaling, dropout=0.0, replay=None, **_
-):  # noqa: PLR0913, PLR0917 - transformers' signature
+):
     """Attention of rows over the prefill's slots before them and their own.
 
     Rows in float32 or better. Returns (variant target head d_head) and the attention rows
@@ -231,8 +233,8 @@ def _replaying(language_model: nn.Module) -> Iterator[None]:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; training modes and the rotary offset of generation as before outside.
 
-    In training mode LoRA's dropout makes a replay wrong by 0.3, and gradient checkpointing leaves no
-    cache.
+    In training mode LoRA's dropout makes a replay wrong by 0.3, and gradient checkpointing leaves
+    no cache.
     """
     inner = base_model(model).model
     modes = [(module, module.training) for module in model.modules()]
@@ -339,7 +341,9 @@ def self_check(model: nn.Module) -> None:
     _check_drift(where, context, played)
     dead = [layer for layer, gradient in enumerate(moved) if not gradient.abs().sum() > 0]
     if dead:
-        raise ValueError(f"self-check: expected cached values to move the result, not in layers {dead}")
+        raise ValueError(
+            f"self-check: expected cached values to move the result, not in layers {dead}"
+        )
 
 
 def _check_rows(where: Parts, played: Replay, n_tokens: int) -> None:
@@ -359,8 +363,8 @@ def _check_drift(where: Parts, context: Prefill, played: Replay) -> None:
     limit = 1e-4 if again.dtype in (torch.float32, torch.float64) else 5e-2
     if not drift <= limit:
         raise ValueError(
-            f"self-check: expected the replay to give the prefill's logits to {limit}, got a relative "
-            f"difference of {float(drift):.2g}; is the model changed by hooks of its own?"
+            f"self-check: expected the replay to give the prefill's logits to {limit}, got a "
+            f"relative difference of {float(drift):.2g}; is the model changed by hooks of its own?"
         )
 
 
@@ -391,7 +395,9 @@ def check_inputs(where: Parts, batch) -> None:
 
 def _present(batch, name: str) -> Tensor:
     if name not in batch:
-        raise ValueError(f"expected {name} in the inputs, got {sorted(batch)}; pass all the processor gives")
+        raise ValueError(
+            f"expected {name} in the inputs, got {sorted(batch)}; pass all the processor gives"
+        )
     return batch[name]
 
 
@@ -400,8 +406,14 @@ def _check_mask(ids: Tensor, mask: Tensor) -> None:
     edges = (mask[1:] != mask[:-1]).sum() if len(mask) > 1 else 0
     padding, seen = ids[~mask], ids[mask]
     if len(seen) == 0 or edges > 1:
-        raise ValueError("expected padding on one side only, got an attention_mask with gaps or all zero")
-    if len(padding) and not mask[0] and not ((padding == padding[0]).all() and seen[0] != padding[0]):
+        raise ValueError(
+            "expected padding on one side only, got an attention_mask with gaps or all zero"
+        )
+    if (
+        len(padding)
+        and not mask[0]
+        and not ((padding == padding[0]).all() and seen[0] != padding[0])
+    ):
         raise ValueError(
             "expected attention_mask to cover exactly the padding tokens, got one that is shifted; "
             "take it from the same processor call as input_ids"

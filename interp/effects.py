@@ -60,7 +60,7 @@ def edge_effects(
     rows: Int[Tensor, " target"],
     cuts: Bool[Tensor, "source_set target token"],
 ) -> EdgeEffects:
-    """The effect ledger of each cut; `played` has the clean variant first, then the cuts in order."""
+    """The effect ledger of each cut; `played` has the clean variant first, then the cuts."""
     dtype = readout.vectors.dtype
     final = played.final.to(dtype)
     gauge_rows = repeat(readout.gauge_rows, "t d -> s t d", s=len(cuts))

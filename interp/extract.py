@@ -49,10 +49,10 @@ def ledger(
         completion: teacher-force this `Completion` instead of the sample's own text.
         positions: rows whose next token to explain, instead of all of thinking and answer.
         targets: token ids, one per position.
-        gauge: "centered" (above the vocabulary mean), "raw" (the logit) or "contrast" (above foils).
+        gauge: "centered" (above the vocabulary's mean), "raw" or "contrast" (above foils).
         foils: token ids, one per target, for the contrast gauge.
-        detail: "full", direct by (target, layer, head, source); "tokens", by (target, source) and by
-            (target, layer, role); "summary", the latter alone.
+        detail: "full", direct by (target, layer, head, source); "tokens", by (target, source)
+            and by (target, layer, role); "summary", the latter alone.
         include_value_bias: spread the value bias over the sources as the release of Saliency-R1
             does; it credits attention sinks.
 
@@ -63,7 +63,7 @@ def ledger(
         raise ValueError(f"expected a detail of {DETAILS}, got {detail!r}")
     query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
     foils = _checked_foils(query, gauge, foils)
-    with torch.no_grad():
+    with torch.no_grad(), capture.undisturbed(query.model):
         context = capture.prefill(query.model, query.batch, query.rows)
         rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
         chunks = [
@@ -80,7 +80,9 @@ def ledger(
     found["remainder"] = logit - parts_sum
     found["replay_drift"] = logit - replayed
     found["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
-    variables = {name: (dims.get(name, ("target",)), _array(value)) for name, value in found.items()}
+    variables = {
+        name: (dims.get(name, ("target",)), _array(value)) for name, value in found.items()
+    }
     attributes = {"gauge": gauge, "detail": detail, "include_value_bias": str(include_value_bias)}
     dataset = xr.Dataset(variables, coords=_coordinates(query, sources=detail != "summary"))
     return _finished(query, dataset.assign_coords(role=list(ROLES)), attributes)
@@ -98,10 +100,10 @@ def effects(
     gauge: str = "centered",
     foils=None,
 ) -> xr.Dataset:
-    """Edge effects: the exact split of what each target loses without a source set (METHODS.md 3.1).
+    """Edge effects: the exact split of what a target loses without a source set (METHODS.md 3.1).
 
-    total = Σ over path of effect, for every (target, source_set); all cuts ride in one replay. Where
-    a set has no member before the target's row, the effect is 0 and `is_defined` False.
+    total = Σ over path of effect, for every (target, source_set); all cuts ride in one replay.
+    Where a set has no member before the target's row, the effect is 0 and `is_defined` False.
 
     Args:
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
@@ -117,7 +119,7 @@ def effects(
     query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
     names, members = source_sets(query, sources)
     foils = _checked_foils(query, gauge, foils)
-    with torch.no_grad():
+    with torch.no_grad(), capture.undisturbed(query.model):
         context = capture.prefill(query.model, query.batch, query.rows)
         rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
         cuts = cut_masks(members, query.rows, context.is_visible)
@@ -196,7 +198,7 @@ def _target_chunks(query: Query, n_variants: int) -> list[Int[Tensor, " part"]]:
     return list(torch.arange(len(query.rows), device=query.rows.device).split(size))
 
 
-def _ledger_chunk(query, context, rows_g, part, detail, include_value_bias) -> dict:  # noqa: PLR0913, PLR0917
+def _ledger_chunk(query, context, rows_g, part, detail, include_value_bias) -> dict:
     """Parts of the logits of some targets: name -> (dims, tensor)."""
     rows = query.rows[part]
     played = capture.replay(query.model, context, rows)

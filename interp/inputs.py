@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 from transformers import BatchFeature
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -82,7 +81,7 @@ def prompts(processor, pairs: list[tuple], system: str | None) -> BatchFeature:
     """
     texts, images = [], []
     for image, question in pairs:
-        texts.append(_prompt_text(processor, question, system))
+        texts.append(prompt_text(processor, question, system))
         images.append(open_image(image))
     return processor(
         images=images,
@@ -94,11 +93,16 @@ def prompts(processor, pairs: list[tuple], system: str | None) -> BatchFeature:
     )
 
 
-def _prompt_text(processor, question: str, system: str | None) -> str:
+def prompt_text(processor, question: str, system: str | None) -> str:
+    """The chat up to where the model starts to write, its image as one placeholder.
+
+    Raises:
+        ValueError: a special token inside the question.
+    """
     special = next((t for t in processor.tokenizer.all_special_tokens if t in question), None)
     if special is not None:
         raise ValueError(
-            f"expected a question without special tokens, got {special!r} in it; remove or rewrite it"
+            f"expected a question without special tokens, got {special!r} in it; rewrite it"
         )
     content = [{"type": "image"}, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
@@ -117,7 +121,8 @@ def teacher_forced(
     """
     tokenizer = processor.tokenizer
     if completion is None:
-        ids = tokenizer(sample.text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        text = tokenizer(sample.text, add_special_tokens=False).input_ids
+        ids = [*text, tokenizer.eos_token_id]
     elif not completion.answer:
         raise ValueError(
             f"{sample.id}: expected a completion with an answer, got {completion.text!r}; "
@@ -188,7 +193,7 @@ def box_overlap(
 ) -> Float[np.ndarray, "row column"]:
     """Share of each cell's area inside the union of the boxes, exact.
 
-    The plane is cut along every edge of a box or a cell; each piece is inside or outside as a whole.
+    The plane is cut along every edge of a box or a cell; each piece is wholly inside or outside.
     """
     x = np.unique(np.concatenate([boxes[:, [0, 2]].ravel(), np.linspace(0, 1, n_columns + 1)]))
     y = np.unique(np.concatenate([boxes[:, [1, 3]].ravel(), np.linspace(0, 1, n_rows + 1)]))

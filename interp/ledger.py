@@ -23,7 +23,7 @@ def readout_vectors(
     norm_weight: Float[Tensor, " d_model"],
     epsilon: float,
 ) -> Float[Tensor, "*rows target d_model"]:
-    """u = γ ⊙ g / rms_ε(h): the readout with the final norm frozen, so that f = u·h (METHODS.md 1)."""
+    """u = γ ⊙ g / rms_ε(h): the readout with a frozen final norm, so f = u·h (METHODS.md 1)."""
     mean_square = final_residual.square().mean(dim=-1, keepdim=True)
     return gauge_rows * norm_weight * torch.rsqrt(mean_square + epsilon)
 

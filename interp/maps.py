@@ -9,8 +9,8 @@ from interp.labels import require
 def token_map(ledger: xr.Dataset, target: int | str = "answer") -> xr.DataArray:
     """The direct contributions of one image's tokens to one target, (row, column), signed.
 
-    Eq. 1 of Saliency-R1 summed over layers and heads, on the merged grid; the paper's ReLU is applied
-    only when a map is drawn or scored.
+    Eq. 1 of Saliency-R1 summed over layers and heads, on the merged grid; the paper's ReLU is
+    applied only when a map is drawn or scored.
 
     Args:
         ledger: of one sample, with detail "full" or "tokens".
@@ -35,7 +35,9 @@ def on_grid(values: xr.DataArray) -> xr.DataArray:
     require(values, "source")
     visual = values.isel(source=(values["image"] >= 0).values)
     if visual.sizes["source"] == 0 or int(visual["image"].max()) > 0:
-        raise ValueError(f"expected tokens of one image, got {int(values['image'].max()) + 1} images")
+        raise ValueError(
+            f"expected tokens of one image, got {int(values['image'].max()) + 1} images"
+        )
     shape = int(visual["row"].max()) + 1, int(visual["column"].max()) + 1
     grid = np.zeros(shape, dtype=visual.dtype)
     grid[visual["row"].values, visual["column"].values] = visual.values
@@ -60,4 +62,6 @@ def target_index(dataset: xr.Dataset, target: int | str) -> int:
         if len(found):
             return int(found[0])
     tokens = dataset["target_token"].values.tolist()
-    raise ValueError(f"expected a target's index, role or one of its tokens {tokens}, got {target!r}")
+    raise ValueError(
+        f"expected a target's index, role or one of its tokens {tokens}, got {target!r}"
+    )

@@ -1,4 +1,4 @@
-"""Per-image statistics on the labelled arrays of a run; averages and intervals are `stats`' work."""
+"""Per-image statistics on a run's labelled arrays; averages and intervals are `stats`' work."""
 
 import numpy as np
 import xarray as xr

@@ -88,7 +88,8 @@ def parts(model: nn.Module) -> Parts:
     family = model.config.model_type
     if family not in SPECS:
         raise ValueError(
-            f"expected an architecture of {sorted(SPECS)}, got {family!r}; add its spec to interp/model.py"
+            f"expected an architecture of {sorted(SPECS)}, got {family!r}; "
+            "add its spec to interp/model.py"
         )
     kinds = set(model.config.text_config.layer_types)
     if kinds != {"full_attention"}:
@@ -155,7 +156,7 @@ def load(
     """A model with its processor, in eval mode; see `interp.load_model`."""
     source, embedded = resolve(name)
     options = {"revision": revision} if revision else {}
-    family = AutoConfig.from_pretrained(source, **options).model_type
+    family = _family(name, source, options)
     if family not in SPECS:
         raise ValueError(f"{name}: expected an architecture of {sorted(SPECS)}, got {family!r}")
     limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -180,6 +181,17 @@ def load(
     )
 
 
+def _family(name: str, source: str, options: dict) -> str:
+    try:
+        return AutoConfig.from_pretrained(source, **options).model_type
+    except OSError as error:
+        embedded = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
+        raise ValueError(
+            f"expected a hub id, a folder or one of {embedded}, got {name!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
 def _weights(source: str, **options) -> nn.Module:
     """Weights from safetensors; a pickled checkpoint is refused, because it can run code."""
     folder = Path(source)
@@ -193,7 +205,7 @@ def _weights(source: str, **options) -> nn.Module:
 
 
 def resolve(name: str) -> tuple[str, bool]:
-    """The folder of an embedded name, or the hub id or folder as given; and whether it is embedded."""
+    """The folder of an embedded name, or the hub id or folder as given; and if it is embedded."""
     embedded = CHECKPOINTS / str(name)
     if embedded.is_dir() and "/" not in str(name):
         return str(embedded), True

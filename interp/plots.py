@@ -54,7 +54,9 @@ def path_means(interval: xr.Dataset, ax: Axes) -> Axes:
         errors = np.abs(np.stack([one["lower"], one["upper"]]) - one["estimate"].values)
         title = "total effect" if path == "total" else PATH_TITLES[str(path)]
         ax.bar(at, one["estimate"], width, color=PATH_COLORS[str(path)], label=title)
-        ax.errorbar(at, one["estimate"], errors, fmt="none", ecolor="0.25", elinewidth=0.8, capsize=1.5)
+        ax.errorbar(
+            at, one["estimate"], errors, fmt="none", ecolor="0.25", elinewidth=0.8, capsize=1.5
+        )
     ax.axhline(0, color="0.3", linewidth=0.8)
     ax.set_xticks(np.arange(len(sets)), sets)
     ax.set(xlabel="Source set that the row cannot read", ylabel="Mean effect on the target [logit]")
@@ -97,7 +99,9 @@ def by_layer(interval: xr.Dataset, ax: Axes) -> Axes:
         color = PATH_COLORS[str(path)]
         ax.plot(one["layer"], one["estimate"], marker="o", markersize=3, color=color,
                 label=PATH_TITLES[str(path)])  # fmt: skip
-        ax.fill_between(one["layer"], one["lower"], one["upper"], color=color, alpha=0.2, linewidth=0)
+        ax.fill_between(
+            one["layer"], one["lower"], one["upper"], color=color, alpha=0.2, linewidth=0
+        )
     ax.axhline(0, color="0.3", linewidth=0.8)
     ax.set(xlabel="Layer (0 = first)", ylabel="Mean effect written in the layer [logit]")
     ax.set_xticks(interval["layer"].values[:: max(1, interval.sizes["layer"] // 12)])
@@ -115,7 +119,8 @@ def direct_against_total(points: Mapping[str, xr.Dataset], ax: Axes) -> Axes:
         require(found["direct"], "target")
         color, marker = CLASS_MARKERS[token_class]
         ax.scatter(found["total"], found["direct"], s=9, alpha=0.45, color=color, marker=marker,
-                   linewidths=0, label=f"{token_class} tokens (n = {found.sizes['target']})")  # fmt: skip
+                   linewidths=0,
+                   label=f"{token_class} tokens (n = {found.sizes['target']})")  # fmt: skip
         low = min(low, float(found["total"].min()), float(found["direct"].min()))
         high = max(high, float(found["total"].max()), float(found["direct"].max()))
     line = np.array([low, high])
@@ -154,7 +159,9 @@ def scene(image: Image.Image, boxes: np.ndarray, ax: Axes) -> Axes:
     return _bare(ax)
 
 
-def signed_map(array: xr.DataArray, boxes: np.ndarray, ax: Axes, *, limit: float, aspect: float) -> Axes:
+def signed_map(
+    array: xr.DataArray, boxes: np.ndarray, ax: Axes, *, limit: float, aspect: float
+) -> Axes:
     """A signed map over the patches with the evidence boxes; red raises the logit, blue lowers it.
 
     Args:
@@ -171,7 +178,9 @@ def signed_map(array: xr.DataArray, boxes: np.ndarray, ax: Axes, *, limit: float
 
 def _draw_boxes(boxes: np.ndarray, ax: Axes, color: str) -> None:
     for x0, y0, x1, y1 in boxes:
-        ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linewidth=1.4))
+        ax.add_patch(
+            plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linewidth=1.4)
+        )
 
 
 def _bare(ax: Axes) -> Axes:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from interp import inputs
+from interp.capture import check_inputs
 from interp.labels import SOURCE_SETS
 from interp.model import PROMPTS, VLM, Parts, fingerprint, parts
 from interp.sample import Sample
@@ -51,6 +52,7 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
         raise ValueError("expected a VLM with a Sample, got a bare model; use interp.load_model")
     where = parts(first)
     batch = {name: value.to(first.device) for name, value in second.items()}
+    check_inputs(where, batch)
     tokens = _bare_table(where, batch)
     if positions is None:
         raise ValueError("expected positions=[…], the rows whose next token to explain, got none")
@@ -60,7 +62,17 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
         "model_hash": fingerprint(first),
         "adapter_hash": fingerprint(first, only="lora_"),
     }
-    return _query(first, where, batch, tokens, rows, ids, attributes=attributes)
+    return Query(
+        model=first,
+        where=where,
+        batch=batch,
+        tokens=tokens,
+        rows=torch.from_numpy(rows).to(first.device),
+        targets=torch.from_numpy(ids).to(first.device),
+        target_text=tuple(str(i) for i in ids),
+        has_boxes=False,
+        attributes=attributes,
+    )
 
 
 def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Query:
@@ -82,21 +94,15 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
     }
     pieces = inputs.token_bytes(vlm.processor.tokenizer, ids.tolist())
     text = tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
-    has_boxes = sample.boxes is not None
-    return _query(vlm.model, where, batch, made.tokens, rows, ids, text, has_boxes, attributes)
-
-
-def _query(model, where, batch, tokens, rows, ids, text=None, has_boxes=False, attributes=None):
-    device = batch["input_ids"].device
     return Query(
-        model=model,
+        model=vlm.model,
         where=where,
         batch=batch,
-        tokens=tokens,
-        rows=torch.from_numpy(rows).to(device),
-        targets=torch.from_numpy(ids).to(device),
-        target_text=text or tuple(str(i) for i in ids),
-        has_boxes=has_boxes,
+        tokens=made.tokens,
+        rows=torch.from_numpy(rows).to(vlm.device),
+        targets=torch.from_numpy(ids).to(vlm.device),
+        target_text=text,
+        has_boxes=sample.boxes is not None,
         attributes=attributes,
     )
 
@@ -121,14 +127,18 @@ def _checked_targets(tokens: inputs.Tokens, positions, targets) -> tuple[np.ndar
     n_tokens = len(tokens.ids)
     rows = np.asarray(list(positions), dtype=np.int64)
     if len(rows) == 0:
-        raise ValueError("expected at least one target, got none; the text has no thinking or answer")
+        raise ValueError(
+            "expected at least one target, got none; the text has no thinking or answer"
+        )
     for row in rows:
         if not 0 <= row < n_tokens:
             raise ValueError(f"expected target positions in 0..{n_tokens - 1}, got {row}")
         if tokens.role[row] == "padding":
             raise ValueError(f"expected target positions outside the padding, got {row}")
         if targets is None and row == n_tokens - 1:
-            raise ValueError(f"expected a token after position {row}, got the end; pass targets=[…]")
+            raise ValueError(
+                f"expected a token after position {row}, got the end; pass targets=[…]"
+            )
     if targets is None:
         return rows, tokens.ids[rows + 1].astype(np.int64)
     ids = np.asarray(list(targets), dtype=np.int64)
@@ -159,9 +169,10 @@ def source_sets(
         known = named_sets(query)
         for name in sources:
             if name not in known or not known[name].any():
+                possible = sorted(k for k in known if known[k].any())
                 raise ValueError(
-                    f"expected source sets of {sorted(k for k in known if known[k].any())} for this "
-                    f"sample, got {name!r}; pass rows as sources={{name: [rows]}}"
+                    f"expected source sets of {possible} for this sample, got {name!r}; "
+                    "pass others as sources={name: [rows]}"
                 )
         members = {name: known[name] for name in sources}
     if not members:

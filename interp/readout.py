@@ -33,7 +33,9 @@ class Readout:
 
 
 def read_out(
-    where: Parts, gauge_rows: Float[Tensor, "target d_model"], final: Float[Tensor, "target d_model"]
+    where: Parts,
+    gauge_rows: Float[Tensor, "target d_model"],
+    final: Float[Tensor, "target d_model"],
 ) -> Readout:
     """The readout of targets whose clean residuals before the final norm are `final`."""
     final = final.to(gauge_rows.dtype)
@@ -142,7 +144,9 @@ def mean_row(module: nn.Module) -> Float[Tensor, " d_model"]:
     if is_plain(module):
         return module.weight.detach().mean(dim=0, dtype=dtype)
     n_rows = module.out_features
-    uniform = torch.full((1, n_rows), 1 / n_rows, dtype=dtype, device=next(module.parameters()).device)
+    uniform = torch.full(
+        (1, n_rows), 1 / n_rows, dtype=dtype, device=next(module.parameters()).device
+    )
     return transpose_apply(module, uniform)[0]
 
 

@@ -1,7 +1,7 @@
-"""Sample: one image, question and answer, with thinking text, evidence boxes and a twin.
+r"""Sample: one image, question and answer, with thinking text, evidence boxes and a twin.
 
 The text that a model writes, or is taught to write, has the form of Saliency-R1:
-``<think>\\n{thinking}\\n</think>\\n{answer}``; without thinking it is the answer alone.
+``<think>\n{thinking}\n</think>\n{answer}``; without thinking it is the answer alone.
 """
 
 from dataclasses import dataclass
@@ -99,7 +99,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         # PIL clips 16-bit grey to white; scale its full range to 8 bits instead.
         levels = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((levels * (255 / max(levels.max(), 255))).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((levels * (255 / max(levels.max(), 255))).astype(np.uint8)).convert(
+            "RGB"
+        )
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, "white")

@@ -23,6 +23,8 @@ import xarray as xr
 from zarr.codecs import ZstdCodec
 
 SCHEMA = 1
+# Only what has the dimension is joined; everything else has to be the same in all pieces.
+_CONCAT = {"data_vars": "minimal", "coords": "minimal", "compat": "equals"}
 
 
 @dataclass
@@ -65,7 +67,9 @@ def start_run(path: Path, attributes: dict) -> Run:
         ValueError: `path` holds something else.
     """
     if path.exists() and any(path.iterdir()) and not (path / "manifest.json").exists():
-        raise ValueError(f"{path}: expected an empty folder or a run, got other files; choose another")
+        raise ValueError(
+            f"{path}: expected an empty folder or a run, got other files; choose another"
+        )
     shutil.rmtree(path, ignore_errors=True)
     (path / "shards").mkdir(parents=True)
     run = Run(path, attributes)
@@ -145,8 +149,8 @@ def stack(datasets: list[xr.Dataset], samples: xr.Dataset) -> xr.Dataset:
     """
     longest = max(d.sizes.get("source", 0) for d in datasets)
     by_target, by_source = [], []
-    for name, dataset in zip(samples["sample"].values, datasets, strict=True):
-        dataset = _padded(dataset, longest)
+    for name, one in zip(samples["sample"].values, datasets, strict=True):
+        dataset = _padded(one, longest)
         of_source = [c for c in dataset.coords if dataset[c].dims == ("source",) and c != "source"]
         by_source.append(dataset[of_source].reset_coords().drop_vars("source", errors="ignore"))
         by_target.append(
@@ -154,7 +158,7 @@ def stack(datasets: list[xr.Dataset], samples: xr.Dataset) -> xr.Dataset:
             .assign_coords(target_sample=("target", [name] * dataset.sizes["target"]))
             .drop_vars("target")
         )
-    shard = xr.concat(by_target, dim="target", coords="minimal", data_vars="minimal", compat="equals")
+    shard = xr.concat(by_target, dim="target", join="exact", **_CONCAT)
     if longest:
         described = xr.concat(by_source, dim=samples["sample"])
         shard = shard.merge(described.set_coords(list(described.data_vars)))
@@ -174,8 +178,7 @@ def _padded(dataset: xr.Dataset, length: int) -> xr.Dataset:
         if "source" in array.dims:
             blank[name] = (array.dims, np.full(array.shape, fills.get(name, 0)).astype(array.dtype))
     blank["source"] = np.arange(length - missing, length)
-    return xr.concat([dataset, blank], dim="source", data_vars="minimal", coords="minimal",
-                     compat="equals", join="override")  # fmt: skip
+    return xr.concat([dataset, blank], dim="source", join="override", **_CONCAT)
 
 
 def _join(shards: list[xr.Dataset]) -> xr.Dataset:
@@ -183,11 +186,8 @@ def _join(shards: list[xr.Dataset]) -> xr.Dataset:
     shards = [_padded(s, longest) for s in shards]
     joined = []
     for dim in ("target", "sample"):
-        names = [n for n, v in shards[0].variables.items() if dim in v.dims]
-        pieces = [s[names].reset_coords(drop=False).set_coords([n for n in names if n in s.coords])
-                  for s in shards]  # fmt: skip
-        joined.append(xr.concat(pieces, dim=dim, data_vars="minimal", coords="minimal", compat="equals",
-                                join="exact"))  # fmt: skip
+        names = [name for name, array in shards[0].variables.items() if dim in array.dims]
+        joined.append(xr.concat([s[names] for s in shards], dim=dim, join="exact", **_CONCAT))
     rest = [n for n, v in shards[0].variables.items() if not {"target", "sample"} & set(v.dims)]
     return xr.merge([*joined, shards[0][rest]], join="exact", compat="equals")
 

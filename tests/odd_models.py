@@ -1,4 +1,4 @@
-"""Random Qwen2.5-VL models of odd shapes, with non-trivial norms and biases, and inputs for them."""
+"""Random Qwen2.5-VL models of odd shapes, with non-trivial norms and biases, and their inputs."""
 
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -82,8 +82,15 @@ def sample(index: int = 0, family: str = "sum"):
 def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
     """The processor's batch for one non-square scene with its text, left-padded by hand."""
     made = inputs.teacher_forced(processor, sample(index), None).batch
-    made = {name: value.to(dtype) if value.is_floating_point() else value for name, value in made.items()}
-    fills = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "mm_token_type_ids": 0}
+    made = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in made.items()
+    }
+    fills = {
+        "input_ids": processor.tokenizer.pad_token_id,
+        "attention_mask": 0,
+        "mm_token_type_ids": 0,
+    }
     for name, fill in fills.items():
         pad = torch.full((1, padding), fill, dtype=made[name].dtype)
         made[name] = torch.cat([pad, made[name]], dim=1)

@@ -90,7 +90,9 @@ def ledger(clean: Clean, row: int, target: int, gauge: str = "centered", foil=No
                 direct[layer, head, source] = weight * (u @ (matrix @ value))
                 value_bias[layer, head] += weight * (u @ (matrix @ bias))
     logits = clean.logits[row]
-    shift = {"raw": 0.0, "centered": logits.mean(), "contrast": logits[foil] if foil else 0.0}[gauge]
+    shift = {"raw": 0.0, "centered": logits.mean(), "contrast": logits[foil] if foil else 0.0}[
+        gauge
+    ]
     return direct, value_bias, ffn, u @ clean.embeddings[row], logits[target] - shift
 
 
@@ -121,7 +123,9 @@ def play_row(clean: Clean, row: int, cut=()):
         own = torch.zeros(n_heads, width, dtype=h.dtype)
         for head in range(n_heads):
             seen = [p for p in range(row + 1) if clean.mask[p]]
-            scores = torch.stack([q[0, head, 0] @ k[0, head // group, p] for p in seen]) / width**0.5
+            scores = (
+                torch.stack([q[0, head, 0] @ k[0, head // group, p] for p in seen]) / width**0.5
+            )
             for p, weight in zip(seen, torch.softmax(scores, 0), strict=True):
                 weights[head, p] = weight
                 value, bias = clean.value(number, head, p, normed=normed_all[p])

@@ -120,7 +120,9 @@ def test_effects_sum_to_the_total(processor, shape, dtype, bound):
     fx = interp.extract.effects(model, inputs, **asked)
     assert relative(fx.total - fx.effect.sum("path"), ds) < bound
     by_layer = fx.effect_by_layer.sum("layer").values
-    np.testing.assert_allclose(by_layer, fx.effect[..., :-1], atol=bound * float(ds.magnitude.max()))
+    np.testing.assert_allclose(
+        by_layer, fx.effect[..., :-1], atol=bound * float(ds.magnitude.max())
+    )
     image = ds.direct.where(ds.source_role == "image", 0).sum(("layer", "head", "source"))
     direct = fx.effect.sel(path="direct", source_set="image")
     np.testing.assert_allclose(direct, image, atol=bound * float(ds.magnitude.max()))

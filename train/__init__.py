@@ -1,0 +1,1 @@
+"""Training: thin commands over TRL, and what they need."""

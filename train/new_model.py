@@ -160,7 +160,13 @@ def corpus(n_scenes: int = 4000):
     """Chat-formatted texts of training scenes, for the tokenizer's merges."""
     for i in range(n_scenes):
         scene = digits.make_sample("train", i, with_twin=False)
-        yield f"system\nYou are a helpful assistant.\nuser\n{scene.question}\nassistant\n{scene.text}"
+        turns = (
+            "system\nYou are a helpful assistant.\nuser\n",
+            scene.question,
+            "\nassistant\n",
+            scene.text,
+        )
+        yield "".join(turns)
 
 
 def main() -> None:

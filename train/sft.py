@@ -1,6 +1,7 @@
 """Supervised fine-tuning on samples, over TRL's SFTTrainer.
 
-    python -m train.new_model runs/new                      # once, for a model from nothing
+    python -m train.new_model runs/new                   # only for a model from nothing
+    python -m train.vision runs/new --out runs/seeing    # likewise
     python -m train.sft --config train/configs/tiny-sft.yaml
 
 Every key of TRL's SFTConfig can stand in the YAML file or on the command line. An interrupted run
@@ -38,7 +39,7 @@ class Data:
 
 
 def main(data: Data, config: SFTConfig, model: ModelConfig) -> None:
-    """Trains, resuming from the last checkpoint in the output folder, and saves model and processor."""
+    """Trains from the last checkpoint in the output folder, if any; saves model and processor."""
     mix = Mix(
         data.n_samples, data.scene_seed, tuple(data.stages), tuple(data.families), data.reading
     )

@@ -220,7 +220,7 @@ def _draw(paper: np.ndarray, digits) -> Image.Image:
 
 
 def _swap(digits: tuple[Digit, ...], index: int, digit: Digit) -> tuple[Digit, ...]:
-    return digits[:index] + (digit,) + digits[index + 1 :]
+    return (*digits[:index], digit, *digits[index + 1 :])
 
 
 def _unique_colors(hand, digits, chosen) -> tuple[Digit, ...]:

@@ -1,0 +1,49 @@
+# make report   the main analysis on the embedded model and data, into reports/out
+# make test     style, layers and the whole test-suite
+# make lab      JupyterLab on the notebooks
+# make tiny     rebuild the embedded model from nothing (hours)
+# make lock     resolve the versions again
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/.setup-done
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup report test lint lab tiny lock
+
+setup: $(DONE)
+
+$(DONE): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --no-deps --no-build-isolation --editable .
+	touch $(DONE)
+
+report: setup
+	$(BIN)/python analyses/direct_vs_indirect.py
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+tiny: setup
+	$(BIN)/python -m train.new_model runs/new
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.vision runs/new --out runs/seeing
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-sft.yaml
+	$(BIN)/python -m train.evaluate runs/tiny-sft/final
+
+lock: setup
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --python-version 3.11 \
+	  --python-platform x86_64-unknown-linux-gnu --output-file requirements.lock

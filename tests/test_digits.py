@@ -1,0 +1,87 @@
+"""The embedded scenes: deterministic, split by image, one answer each, twins that differ."""
+
+import numpy as np
+import pytest
+
+import interp
+from interp.data import digits
+from interp.inputs import box_overlap
+
+
+def test_the_same_seed_makes_the_same_scene():
+    a, b = digits.make_sample("test", 7), digits.make_sample("test", 7)
+    assert (a.question, a.text, a.twin.text) == (b.question, b.text, b.twin.text)
+    assert np.array_equal(np.asarray(a.image), np.asarray(b.image))
+    assert digits.make_sample("test", 7, seed=1).image.tobytes() != a.image.tobytes()
+
+
+def test_no_digit_image_is_in_both_splits():
+    train, test = (
+        {i for indices in digits.glyphs(split).values() for i in indices} for split in digits.SPLITS
+    )
+    assert not train & test
+    assert len(train) + len(test) == 1797
+    assert all(len(digits.glyphs("test")[label]) >= 50 for label in range(10))
+
+
+def test_families_take_turns_and_have_few_surprises():
+    samples = interp.load_samples("digits", split="test", limit=200)
+    assert [s.family for s in samples[:5]] == list(digits.QUESTIONS)
+    assert len({s.id for s in samples}) == 200
+    for s in samples:
+        assert s.answer != s.twin.answer
+        assert s.question == s.twin.question
+        assert s.image.size == s.twin.image.size
+        assert s.image.tobytes() != s.twin.image.tobytes()
+        assert s.boxes.shape[1] == 4
+    sizes = {s.image.size for s in samples}
+    assert any(w == h for w, h in sizes)
+    assert any(w != h for w, h in sizes)
+
+
+def test_twins_differ_only_inside_one_digit():
+    for s in interp.load_samples("digits", split="test", limit=60):
+        differs = (np.asarray(s.image) != np.asarray(s.twin.image)).any(axis=2)
+        rows, columns = np.nonzero(differs)
+        assert np.ptp(rows) < digits.SIZES[1]
+        assert np.ptp(columns) < digits.SIZES[1]
+
+
+def test_boxes_hold_the_evidence():
+    """Ink inside the boxes of a colour question has the colour that was asked for."""
+    for s in interp.load_samples("digits", split="test", limit=40, families=("count",)):
+        color = np.array(digits.COLORS[s.question.split()[-1].rstrip("?")], dtype=float)
+        pixels = np.asarray(s.image, dtype=float)
+        height, width, _ = pixels.shape
+        for x0, y0, x1, y1 in s.boxes * [width, height, width, height]:
+            patch = pixels[round(y0) : round(y1), round(x0) : round(x1)].reshape(-1, 3)
+            brightest = patch[patch.sum(axis=1).argmax()]
+            assert np.abs(brightest - color).max() < 40
+        assert int(s.answer) == len(s.boxes)
+        assert box_overlap(s.boxes, 4, 4).sum() > 0
+
+
+def test_the_thinking_of_count_and_sum_fixes_the_answer():
+    for s in interp.load_samples("digits", split="test", limit=40, families=("count", "sum")):
+        if s.family == "count":
+            assert int(s.answer) == s.thinking.count(",") + 1
+        else:
+            labels = [
+                int(word.rstrip(".")) for word in s.thinking.split() if word.rstrip(".").isdigit()
+            ]
+            assert int(s.answer) == sum(labels)
+
+
+def test_left_of_names_the_neighbour():
+    for s in interp.load_samples("digits", split="test", limit=30, families=("left_of",)):
+        left, right = sorted(s.boxes, key=lambda box: box[0])
+        assert left[2] <= right[0] + 1e-9
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="a split of"):
+        interp.load_samples("digits", split="validation")
+    with pytest.raises(ValueError, match="families of"):
+        interp.load_samples("digits", families=("rhyme",))
+    with pytest.raises(ValueError, match="a data set of"):
+        interp.load_samples("cifar")

@@ -1,0 +1,166 @@
+"""The main command in miniature: every file, redrawing without a model, bad samples, the page."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import interp
+from interp import store
+from interp.sample import Sample
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "analyses/direct_vs_indirect.py"
+
+
+def report(*arguments, code=0, **environment):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True, text=True, timeout=600, env=os.environ | environment,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "out"
+    done = report("--limit", 7, "--batch-size", 4, "--out", folder)
+    assert re.search(r"index.html: 7 samples ok, 0 skipped, 0 failed, \d+ s", done.stdout)
+    return folder
+
+
+def test_every_file_is_there(out):
+    names = ("paths", "shares", "by_layer", "scatter", "examples", "exactness")
+    for name in names:
+        for suffix in ("pdf", "svg", "png"):
+            assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 1000
+    for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness"):
+        assert len(pd.read_csv(out / "tables" / f"{name}.csv")) > 0
+        assert (out / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["counts"] == {"ok": 7, "skipped": 0, "failed": 0}
+    assert manifest["provenance"]["gauge"] == "centered"
+    assert len(list((out / "run/shards").glob("*.zarr"))) == 2
+
+
+def test_the_page_stands_alone_and_says_what_it_found(out):
+    page = (out / "index.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?https?:", page)
+    assert page.count("data:image/png;base64,") == 6
+    share = pd.read_csv(out / "tables/shares.csv").query("token_class == 'thinking'")
+    image = share.query("source_set == 'image'").iloc[0]
+    assert image.is_shown
+    assert f"carries {100 * image.estimate:.0f} % of it" in page
+    assert str(ROOT) not in page
+
+
+def test_tables_are_what_the_run_holds(out):
+    """The page's numbers, computed again from the stored arrays in plain numpy."""
+    run = interp.open_run(out / "run")
+    paths = pd.read_csv(out / "tables/paths.csv").set_index(["token_class", "source_set", "path"])
+    for token_class in ("answer", "thinking"):
+        images = []
+        for name in run["sample"].values:
+            mine = (run["target_sample"] == name) & (run["target_role"] == token_class)
+            one = run.isel(target=mine.values).sel(source_set="image")
+            images.append((float(one["total"].mean()), float(one["effect"].sel(path="ffn").mean())))
+        total, ffn = np.mean(images, axis=0)
+        assert paths.loc[(token_class, "image", "total"), "estimate"] == pytest.approx(
+            total, abs=1e-5
+        )
+        assert paths.loc[(token_class, "image", "ffn"), "estimate"] == pytest.approx(ffn, abs=1e-5)
+    exactness = pd.read_csv(out / "tables/exactness.csv").set_index("check")
+    assert (exactness["largest"] < exactness["bound"]).all()
+    assert exactness["largest"].max() > 0
+
+
+def test_completions_and_facts_are_stored(out):
+    run = interp.open_run(out / "run")
+    right = run["answer"].values == run["reference_answer"].values
+    assert right.tolist() == run["is_correct"].values.tolist()
+    for k, name in enumerate(run["sample"].values):
+        answer = run.isel(
+            target=((run["target_sample"] == name) & (run["target_role"] == "answer")).values
+        )
+        assert "".join(answer["target_token"].values) == run["answer"].values[k]
+        assert store.image_path(out / "run", str(name)).is_file()
+
+
+def test_redrawing_needs_no_model_and_gives_the_same(out, tmp_path):
+    """With torch and transformers out of reach."""
+    blocked = tmp_path / "blocked"
+    for name in ("torch", "transformers", "nnsight"):
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text("raise ImportError('not on this laptop')")
+    report("--from-run", out / "run", "--out", tmp_path / "again", PYTHONPATH=str(blocked))
+    for table in (out / "tables").iterdir():
+        assert (tmp_path / "again/tables" / table.name).read_text() == table.read_text()
+    for figure in (out / "figures").glob("*.png"):
+        assert (tmp_path / "again/figures" / figure.name).read_bytes() == figure.read_bytes()
+
+
+def test_a_damaged_run_is_an_error_in_one_line(out, tmp_path):
+    shutil.copytree(out / "run", tmp_path / "run")
+    chunk = next(p for p in (tmp_path / "run/shards/00001.zarr").rglob("c/*") if p.is_file())
+    chunk.unlink()
+    done = report("--from-run", tmp_path / "run", "--out", tmp_path / "x", code=2)
+    assert "00001.zarr" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, caplog):
+    from analyses import extraction
+
+    vlm = interp.load_model("tiny")
+    good = interp.load_samples("digits", limit=3)
+    bad = [
+        Sample("missing", tmp_path / "none.png", "what?", "a"),
+        Sample("special", good[0].image, "what <|image_pad|>?", "a"),
+    ]
+    options = Namespace(text="completion", max_new_tokens=40, gauge="centered", no_images=False,
+                        seed=0, limit=5)  # fmt: skip
+    run = store.start_run(tmp_path / "run", {"statuses": {}})
+    extraction._extract_batch(vlm, [good[0], bad[0], good[1], bad[1], good[2]], options, run)
+    opened = interp.open_run(tmp_path / "run")
+    assert opened["sample"].values.tolist() == [s.id for s in good]
+    statuses = opened.attrs["statuses"]
+    assert [statuses[s.id]["status"] for s in bad] == ["skipped", "skipped"]
+    assert "readable image" in statuses["missing"]["reason"]
+    assert "special tokens" in statuses["special"]["reason"]
+    assert "skipped missing" in caplog.text
+    alone = interp.extract.effects(
+        vlm, good[1], completion=vlm.answer(good[1].image, good[1].question)
+    )
+    mine = opened.isel(target=(opened["target_sample"] == good[1].id).values)
+    np.testing.assert_allclose(mine["total"], alone["total"], atol=1e-5)
+
+
+def test_reference_text_is_explained_where_asked(tmp_path):
+    report("--limit", 2, "--text", "reference", "--out", tmp_path, "--no-images")
+    run = interp.open_run(tmp_path / "run")
+    assert run["text"].values.tolist() == [s.text for s in interp.load_samples("digits", limit=2)]
+    assert not (tmp_path / "run/images").exists()
+    assert not (tmp_path / "figures/examples.png").exists()
+
+
+def test_help_answers_at_once_and_errors_are_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(SCRIPT), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "--from-run" in done.stdout
+    for heavy in ("torch", "xarray", "matplotlib", "numpy"):
+        assert f" {heavy}\n" not in done.stderr
+    done = report("--model", "nowhere/nothing", "--out", tmp_path, code=2)
+    assert done.stderr.strip().splitlines()[-1].startswith("error: expected a hub id")

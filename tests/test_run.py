@@ -1,0 +1,213 @@
+"""Stores, statistics, measures, maps: the half of the package that needs no model."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import interp
+from interp import labels, maps, measures, stats, store
+
+
+def one_sample(name: str, n_targets: int, n_sources: int, seed: int) -> xr.Dataset:
+    """What `interp.extract` gives for one sample, with random numbers that add up."""
+    rng = np.random.default_rng(seed)
+    effect = rng.normal(size=(n_targets, 2, 5)).astype(np.float32)
+    roles = ["system", *["image"] * 6, *["thinking"] * (n_sources - 8), "answer"]
+    return xr.Dataset(
+        {
+            "effect": (("target", "source_set", "path"), effect),
+            "total": (("target", "source_set"), effect.sum(axis=2)),
+            "is_defined": (("target", "source_set"), np.ones((n_targets, 2), dtype=bool)),
+            "direct": (("target", "source"), rng.normal(size=(n_targets, n_sources))),
+            "magnitude": ("target", np.full(n_targets, 4.0)),
+            "remainder": ("target", np.full(n_targets, 4e-6)),
+            "replay_drift": ("target", np.full(n_targets, -2e-6)),
+        },
+        coords={
+            "target": np.arange(n_targets),
+            "target_role": ("target", ["thinking"] * (n_targets - 1) + ["answer"]),
+            "target_token": ("target", [f"t{i}" for i in range(n_targets)]),
+            "source_set": ["image", "question"],
+            "path": list(labels.EDGE_PATHS),
+            "source": np.arange(n_sources),
+            "source_role": ("source", roles[:n_sources]),
+            "source_token": ("source", ["ü\x00"] * n_sources),
+            "image": ("source", [-1, *[0] * 6, *[-1] * (n_sources - 7)]),
+            "row": ("source", [-1, 0, 0, 0, 1, 1, 1, *[-1] * (n_sources - 7)]),
+            "column": ("source", [-1, 0, 1, 2, 0, 1, 2, *[-1] * (n_sources - 7)]),
+        },
+    )
+
+
+def facts(names):
+    return xr.Dataset(
+        {"family": ("sample", ["sum"] * len(names)), "is_correct": ("sample", [True] * len(names))},
+        coords={"sample": names},
+    )
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A run of three samples of different lengths in two shards, and the samples' datasets."""
+    made = {
+        "a": one_sample("a", 3, 12, 0),
+        "b": one_sample("b", 5, 10, 1),
+        "c": one_sample("c", 2, 15, 2),
+    }
+    run = store.start_run(tmp_path / "run", {"model": "m", "dtype": "float32", "statuses": {}})
+    run.add(store.stack([made["a"], made["b"]], facts(["a", "b"])))
+    run.add(store.stack([made["c"]], facts(["c"])))
+    return tmp_path / "run", made
+
+
+def test_a_run_gives_every_sample_back(written):
+    path, made = written
+    run = interp.open_run(path)
+    assert run.sizes["sample"] == 3
+    assert run.sizes["target"] == 10
+    assert run.sizes["source"] == 15
+    assert run.attrs["model"] == "m"
+    for name, dataset in made.items():
+        mine = run.isel(target=(run["target_sample"] == name).values).sel(sample=name)
+        n_sources = dataset.sizes["source"]
+        np.testing.assert_array_equal(mine["effect"], dataset["effect"])
+        np.testing.assert_array_equal(mine["direct"][:, :n_sources], dataset["direct"])
+        assert (mine["direct"][:, n_sources:] == 0).all()
+        assert (
+            mine["source_role"].values[:n_sources].tolist()
+            == dataset["source_role"].values.tolist()
+        )
+        assert set(mine["source_role"].values[n_sources:]) <= {"padding"}
+        assert mine["target_role"].values.tolist() == dataset["target_role"].values.tolist()
+        grid = maps.on_grid(mine["direct"].isel(target=0))
+        np.testing.assert_array_equal(grid, dataset["direct"].values[0, 1:7].reshape(2, 3))
+
+
+def test_every_flipped_byte_and_missing_file_is_refused(written):
+    path, _ = written
+    shard = path / "shards" / "00000.zarr"
+    chunk = max((p for p in shard.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = chunk.read_bytes()
+    for at in range(0, len(content), max(1, len(content) // 25)):
+        chunk.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(ValueError, match=r"00000\.zarr.*other bytes"):
+            interp.open_run(path)
+    chunk.unlink()
+    with pytest.raises(ValueError, match=r"00000\.zarr.*other bytes"):
+        interp.open_run(path)
+    chunk.write_bytes(content)
+    assert interp.open_run(path).sizes["sample"] == 3
+
+
+def test_what_the_manifest_does_not_confirm_is_not_opened(written, tmp_path):
+    path, _ = written
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"schema": 0}))
+    with pytest.raises(ValueError, match="expected schema 1, got 0"):
+        interp.open_run(path)
+    with pytest.raises(ValueError, match="a run with a manifest"):
+        interp.open_run(tmp_path / "nothing")
+    store.start_run(tmp_path / "empty", {})
+    with pytest.raises(ValueError, match="at least one shard"):
+        interp.open_run(tmp_path / "empty")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    with pytest.raises(ValueError, match="an empty folder or a run"):
+        store.start_run(tmp_path / "thesis", {})
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", ""])
+def test_sample_ids_cannot_leave_the_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="a sample id"):
+        store.image_path(tmp_path, name)
+
+
+# ---------------------------------------------------------------------------- statistics, measures
+
+
+def test_intervals_cover_the_mean_of_a_known_law():
+    rng = np.random.default_rng(0)
+    draws = xr.DataArray(rng.exponential(size=(150, 60)), dims=("trial", "sample"))
+    found = stats.mean_interval(draws)
+    assert found["estimate"].dims == ("trial",)
+    covered = ((found["lower"] < 1) & (found["upper"] > 1)).mean()
+    assert 0.86 < float(covered) < 0.99
+    np.testing.assert_allclose(found["estimate"], draws.mean("sample"))
+
+
+def test_copies_of_a_sample_are_one_unit_each():
+    """An interval over images does not shrink when every image brings its targets twice."""
+    rng = np.random.default_rng(1)
+    part = xr.DataArray(rng.normal(1, 1, 80), dims="sample")
+    whole = xr.DataArray(rng.normal(3, 1, 80), dims="sample")
+    found = stats.share_interval(part, whole)
+    assert float(found["estimate"]) == pytest.approx(float(part.sum() / whole.sum()))
+    again = stats.share_interval(2 * part, 2 * whole)
+    assert float(again["upper"]) == pytest.approx(float(found["upper"]))
+    assert float(found["lower"]) < float(found["estimate"]) < float(found["upper"])
+
+
+def test_missing_units_are_left_out_and_counted():
+    values = xr.DataArray([[1.0, 2.0, np.nan], [np.nan] * 3], dims=("path", "sample"))
+    found = stats.mean_interval(values)
+    assert found["n"].values.tolist() == [2, 0]
+    assert float(found["estimate"][0]) == 1.5
+    assert np.isnan(found["estimate"][1])
+    with pytest.raises(ValueError, match="expected dimensions"):
+        stats.mean_interval(values, over="image")
+
+
+def test_per_image_means_leave_undefined_targets_out(written):
+    path, made = written
+    run = interp.open_run(path).load()
+    run["is_defined"][0, 0] = False  # first thinking token of sample a
+    found = measures.per_image(run, "total")
+    assert found.dims[:2] == ("token_class", "sample")
+    one = found.sel(token_class="thinking", sample="a", source_set="image")
+    assert float(one) == pytest.approx(float(made["a"]["total"].values[1, 0]), rel=1e-6)
+    answer = found.sel(token_class="answer", sample="b", source_set="question")
+    assert float(answer) == pytest.approx(float(made["b"]["total"].values[4, 1]), rel=1e-6)
+
+
+def test_relative_errors_see_what_does_not_add_up(written):
+    run = interp.open_run(written[0]).load()
+    errors = measures.relative_errors(run)
+    np.testing.assert_allclose(errors["ledger"], 1e-6)
+    assert float(errors["effects"].max()) < 1e-6
+    run["effect"][3, 1, 2] += 1
+    assert float(measures.relative_errors(run)["effects"][3]) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_vocabulary_is_enforced():
+    with pytest.raises(ValueError, match="VARIABLES, got 'loudness'"):
+        labels.describe(xr.Dataset({"loudness": ("target", [1.0])}))
+    with pytest.raises(ValueError, match="'head'"):
+        labels.require(xr.DataArray([1.0], dims="layer"), "layer", "head")
+    described = labels.describe(xr.Dataset({"total": ("target", [1.0])}))
+    assert described["total"].attrs["units"] == "logit"
+
+
+def test_targets_are_found_by_index_token_and_role(written):
+    ledger = written[1]["b"]
+    assert maps.target_index(ledger, 2) == 2
+    assert maps.target_index(ledger, "t3") == 3
+    assert maps.target_index(ledger, "answer") == 4
+    for wrong in (5, -1, "t9"):
+        with pytest.raises(ValueError, match="target"):
+            maps.target_index(ledger, wrong)
+
+
+def test_figures_redraw_where_torch_is_absent():
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'nnsight', 'transformers', 'peft'): sys.modules[name] = None\n"
+        "import interp, analyses.page\n"
+        "from interp import labels, sample, data, store, stats, measures, maps, plots\n"
+        "assert interp.load_samples('digits', limit=2)[1].boxes.shape == (1, 4)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,124 @@
+"""How good is a model on held-out scenes, and does its answer listen to its thinking?
+
+    python -m train.evaluate tiny --limit 400 --out reports/benchmarks/tiny.json
+
+By greedy generation: answers right over all and by family, with Wilson intervals. Then the thinking
+text of each scene is corrupted in its intermediate result, the rest teacher-forced, and the answer
+generated again: how often does it change?
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import interp
+from interp import inputs
+from interp.data import digits
+from interp.model import PROMPTS, VLM
+from interp.sample import THINK_CLOSE, THINK_OPEN, Sample
+from interp.stats import proportion_interval
+
+
+def corrupt(sample: Sample) -> str:
+    """The sample's thinking with one intermediate result replaced: a place, or a digit of a sum."""
+    rng = np.random.default_rng(int(sample.id[-6:]))
+    if sample.family == "sum":
+        head, last = sample.thinking.rstrip(".").rsplit(" ", 1)
+        return f"{head} {(int(last) + int(rng.integers(1, 10))) % 10}."
+    if sample.family == "count":
+        head, listed = sample.thinking.rstrip(".").split(": ")
+        places = listed.split(", ")
+        free = [place for place in _places() if place not in places]
+        if len(places) > 1 and rng.random() < 0.5:
+            return f"{head}: {', '.join(places[:-1])}."
+        return f"{head}: {', '.join([*places, free[int(rng.integers(len(free)))]])}."
+    head, _, _ = sample.thinking.rstrip(".").rsplit(" ", 2)
+    place = " ".join(sample.thinking.rstrip(".").split(" ")[-2:])
+    others = [other for other in _places() if other != place]
+    return f"{head} {others[int(rng.integers(len(others)))]}."
+
+
+def _places() -> list[str]:
+    return [digits.place_name((r, c), (2, 2)) for r in range(2) for c in range(2)]
+
+
+def answers_after(vlm: VLM, samples: list[Sample], thinking: list[str]) -> list[str]:
+    """The model's greedy answers when its thinking is given."""
+    texts = []
+    for sample in samples:
+        texts.append(inputs.prompt_text(vlm.processor, sample.question, PROMPTS[vlm.prompt]))
+    given = [f"{THINK_OPEN}\n{text}\n{THINK_CLOSE}\n" for text in thinking]
+    batch = vlm.processor(
+        images=[sample.image for sample in samples],
+        text=[prompt + text for prompt, text in zip(texts, given, strict=True)],
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+        return_tensors="pt",
+    ).to(vlm.device)
+    with torch.no_grad():
+        out = vlm.model.generate(**batch, max_new_tokens=8, do_sample=False)
+    new = out[:, batch["input_ids"].shape[1] :].tolist()
+    return [inputs.completion(vlm.processor.tokenizer, row).answer for row in new]
+
+
+def evaluate(vlm: VLM, samples: list[Sample], batch_size: int = 32) -> dict:
+    """Accuracy and corruption rates, over all and by family."""
+    right, same_thinking, changed = defaultdict(list), defaultdict(list), defaultdict(list)
+    for first in range(0, len(samples), batch_size):
+        part = samples[first : first + batch_size]
+        made = vlm.answers([(s.image, s.question) for s in part], max_new_tokens=64)
+        given = answers_after(vlm, part, [s.thinking for s in part])
+        misled = answers_after(vlm, part, [corrupt(s) for s in part])
+        for s, completion, before, after in zip(part, made, given, misled, strict=True):
+            right[s.family].append(completion.answer == s.answer)
+            same_thinking[s.family].append(completion.thinking == s.thinking)
+            changed[s.family].append(before != after)
+    found = {name: _rates(right[name], same_thinking[name], changed[name]) for name in right}
+    tables = (right, same_thinking, changed)
+    everything = (list(chain(*table.values())) for table in tables)
+    return {"all": _rates(*everything), **found}
+
+
+def _rates(right: list[bool], same_thinking: list[bool], changed: list[bool]) -> dict:
+    low, high = proportion_interval(sum(right), len(right))
+    return {
+        "n": len(right),
+        "accuracy": float(np.mean(right)),
+        "accuracy_interval": [low, high],
+        "thinking_as_reference": float(np.mean(same_thinking)),
+        "answer_changed_by_corrupted_thinking": float(np.mean(changed)),
+    }
+
+
+def main() -> None:
+    """Evaluates and prints; writes JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", help="embedded name, hub id or folder")
+    parser.add_argument("--adapter", help="peft adapter")
+    parser.add_argument("--prompt", default="plain", choices=list(PROMPTS))
+    parser.add_argument("--limit", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=100, help="of the scenes")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    vlm = interp.load_model(options.model, adapter=options.adapter, prompt=options.prompt)
+    samples = interp.load_samples("digits", split="test", limit=options.limit, seed=options.seed)
+    found = evaluate(vlm, samples)
+    for name, rates in found.items():
+        print(
+            f"{name:16s} n {rates['n']:4d}  right {rates['accuracy']:.3f}  thinking as reference "
+            f"{rates['thinking_as_reference']:.3f}  answer changed by corrupted thinking "
+            f"{rates['answer_changed_by_corrupted_thinking']:.3f}"
+        )
+    if options.out:
+        content = {"model": options.model, "seed": options.seed, "families": found}
+        options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
