@@ -1,7 +1,10 @@
 """Samples → a run on disk: the model's text, ledgers and edge effects, batch by batch."""
 
 import logging
+import subprocess
 from argparse import Namespace
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,7 @@ def extract_run(options: Namespace, path: Path) -> Path:
     samples = interp.load_samples(
         options.data, split=options.split, limit=options.limit, seed=options.seed
     )
-    run = store.start_run(path, {"statuses": {}})
+    run = store.start_run(path, {"statuses": {}, "code": _commit()})
     statuses = run.attributes["statuses"]
     with tqdm(total=len(samples), desc="samples", disable=None) as bar:
         for first in range(0, len(samples), options.batch_size):
@@ -44,6 +47,13 @@ def extract_run(options: Namespace, path: Path) -> Path:
             f"expected at least one readable sample, got {len(samples)} skipped: {reasons[:3]}"
         )
     return path
+
+
+def _commit() -> str:
+    """The package's version, with the commit where the scripts are in a git checkout."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return f"{version('vlm-interp')} {found.stdout.strip()}".strip()
 
 
 def _extract_batch(vlm, samples: list[Sample], options: Namespace, run: store.Run) -> None:
@@ -68,6 +78,8 @@ def _extract_batch(vlm, samples: list[Sample], options: Namespace, run: store.Ru
         return
     run.attributes.update({k: v for k, v in made[0][2].attrs.items() if k in COMMON})
     run.attributes.update(text=options.text, seed=options.seed, limit=options.limit)
+    seen = run.attributes.get("data_hash", "") + "".join(s.fingerprint for s, *_ in made)
+    run.attributes["data_hash"] = sha256(seen.encode()).hexdigest()[:16]
     facts = xr.concat([_facts(s, c, d) for s, c, d, _ in made], dim="sample", join="exact")
     run.add(store.stack([d for _, _, d, _ in made], facts))
     if not options.no_images:

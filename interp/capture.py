@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from interp.model import Parts, base_model, parts
+from interp.model import Parts, parts, undisturbed
 from interp.readout import check_linear
 
 REPLAY = "interp_replay"
@@ -229,25 +229,6 @@ def _replaying(language_model: nn.Module) -> Iterator[None]:
         config._attn_implementation = before
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; training modes and the rotary offset of generation as before outside.
-
-    In training mode LoRA's dropout makes a replay wrong by 0.3, and gradient checkpointing leaves
-    no cache.
-    """
-    inner = base_model(model).model
-    modes = [(module, module.training) for module in model.modules()]
-    offset = inner.rope_deltas
-    model.eval()
-    try:
-        yield
-    finally:
-        inner.rope_deltas = offset
-        for module, mode in modes:
-            module.training = mode
-
-
 # ------------------------------------------------------------------------------------------ traces
 
 
@@ -255,11 +236,19 @@ def wrapped(model: nn.Module) -> nnsight.NNsight:
     """nnsight around the language model, kept with it, and made anew when its modules changed.
 
     Wrapped before an adapter was added, nnsight would capture the base projection without a word.
+
+    Raises:
+        ValueError: an adapter that is not linear.
     """
-    language_model = parts(model).language_model
+    where = parts(model)
+    language_model = where.language_model
     known = language_model.__dict__.get(_WRAPPER)
     modules = [id(module) for module in language_model.modules()]
     if known is None or known[1] != modules:
+        for number, layer in enumerate(language_model.layers):
+            check_linear(layer.self_attn.v_proj, f"layer {number} v_proj")
+            check_linear(layer.self_attn.o_proj, f"layer {number} o_proj")
+        check_linear(where.output_embedding, "the output embedding")
         known = (nnsight.NNsight(language_model), modules)
         language_model.__dict__[_WRAPPER] = known
     return known[0]
@@ -323,10 +312,6 @@ def self_check(model: nn.Module) -> None:
         ValueError: a check failed, naming it; or an adapter that is not linear.
     """
     where = parts(model)
-    for number, layer in enumerate(where.language_model.layers):
-        check_linear(layer.self_attn.v_proj, f"layer {number} v_proj")
-        check_linear(layer.self_attn.o_proj, f"layer {number} o_proj")
-    check_linear(where.output_embedding, "the output embedding")
     device = next(model.parameters()).device
     ids = torch.tensor([[i for i in range(20, 30) if i != where.image_token_id][:8]], device=device)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

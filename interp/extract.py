@@ -18,7 +18,7 @@ from interp import capture
 from interp.effects import cut_masks, edge_effects
 from interp.labels import EDGE_PATHS, LAYER_PATHS, ROLES, describe
 from interp.ledger import bias_scores, own_scores, project, slot_scores, with_own_row
-from interp.model import VLM
+from interp.model import VLM, undisturbed
 from interp.query import Query, ask, source_sets
 from interp.readout import Readout, check_gauge, gauge_logits, gauge_rows, read_out
 
@@ -63,7 +63,7 @@ def ledger(
         raise ValueError(f"expected a detail of {DETAILS}, got {detail!r}")
     query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
     foils = _checked_foils(query, gauge, foils)
-    with torch.no_grad(), capture.undisturbed(query.model):
+    with torch.no_grad(), undisturbed(query.model):
         context = capture.prefill(query.model, query.batch, query.rows)
         rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
         chunks = [
@@ -119,7 +119,7 @@ def effects(
     query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
     names, members = source_sets(query, sources)
     foils = _checked_foils(query, gauge, foils)
-    with torch.no_grad(), capture.undisturbed(query.model):
+    with torch.no_grad(), undisturbed(query.model):
         context = capture.prefill(query.model, query.batch, query.rows)
         rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
         cuts = cut_masks(members, query.rows, context.is_visible)

@@ -4,7 +4,8 @@ The only file that knows module paths of Hugging Face models. A new family is on
 `SPECS`: the class of its config and a function from the model to its `Parts`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -106,6 +107,25 @@ def parts(model: nn.Module) -> Parts:
     return SPECS[family](model)
 
 
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; training modes and the rotary offset of generation as before outside.
+
+    In training mode LoRA's dropout makes a replay wrong by 0.3, and gradient checkpointing leaves
+    no cache.
+    """
+    inner = base_model(model).model
+    modes = [(module, module.training) for module in model.modules()]
+    offset = inner.rope_deltas
+    model.eval()
+    try:
+        yield
+    finally:
+        inner.rope_deltas = offset
+        for module, mode in modes:
+            module.training = mode
+
+
 @dataclass(frozen=True)
 class VLM:
     """A loaded model with its processor; the first argument of every extraction."""
@@ -133,8 +153,8 @@ class VLM:
     def answers(self, pairs: list[tuple], *, max_new_tokens: int = 256) -> list:
         """`answer` for several (image, question) pairs in one left-padded batch."""
         batch = inputs.prompts(self.processor, pairs, PROMPTS[self.prompt]).to(self.device)
-        with torch.no_grad():
-            generated = self.model.eval().generate(
+        with undisturbed(self.model), torch.no_grad():
+            generated = self.model.generate(
                 **batch, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True
             )
         new = generated[:, batch["input_ids"].shape[1] :]

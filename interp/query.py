@@ -91,6 +91,7 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
         "prompt": vlm.prompt,
         "sample": sample.id,
         "data": f"{sample.dataset}/{sample.split}",
+        "data_hash": sample.fingerprint,
     }
     pieces = inputs.token_bytes(vlm.processor.tokenizer, ids.tolist())
     text = tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
@@ -187,7 +188,10 @@ def named_sets(query: Query) -> dict[str, np.ndarray]:
     sets = {name: role == name for name in ("image", "question", "thinking")}
     if query.has_boxes and sets["image"].any():
         overlap = np.where(sets["image"], query.tokens.box_overlap, -1)
-        sets["evidence"] = overlap >= min(EVIDENCE_OVERLAP, overlap.max())
+        sets["evidence"] = overlap >= EVIDENCE_OVERLAP
+        sets["evidence"][overlap.argmax()] = (
+            True  # a box smaller than half a cell has one all the same
+        )
         sets["background"] = sets["image"] & ~sets["evidence"]
     return sets
 

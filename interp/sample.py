@@ -5,6 +5,7 @@ The text that a model writes, or is taught to write, has the form of Saliency-R1
 """
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Optional
 
@@ -38,6 +39,10 @@ class Sample:
     split: str = ""
 
     def __post_init__(self):
+        if not isinstance(self.image, Image.Image | Path):
+            raise ValueError(
+                f"sample {self.id}: expected one image or its path, got {type(self.image).__name__}"
+            )
         if not self.answer.strip():
             raise ValueError(f"sample {self.id}: expected a non-empty answer, got {self.answer!r}")
         if self.boxes is not None:
@@ -47,6 +52,14 @@ class Sample:
     def text(self) -> str:
         """The reference text that teacher forcing uses."""
         return format_text(self.thinking, self.answer)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash over image, question, text and boxes."""
+        image = open_image(self.image)
+        boxes = b"" if self.boxes is None else np.asarray(self.boxes, dtype=np.float64).tobytes()
+        facts = f"{image.size}{self.question}\n{self.text}".encode()
+        return sha256(image.tobytes() + facts + boxes).hexdigest()[:16]
 
 
 def format_text(thinking: str | None, answer: str) -> str:

@@ -1,5 +1,8 @@
 """Roles on token ids, the patch grid, box overlap, completions and bad images."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -150,6 +153,16 @@ def test_empty_boxes_and_answers_are_refused():
         Sample("s", image, "q", "a", boxes=np.zeros((0, 4)))
     with pytest.raises(ValueError, match="non-empty answer"):
         Sample("s", image, "q", " ")
+
+
+def test_a_sample_needs_one_image():
+    """In a process of its own, without the shape checking that would speak first."""
+    for nothing in ("None", "[]", "'image.png'"):
+        code = f"from interp.sample import Sample; Sample('s', {nothing}, 'q', 'a')"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
+        assert "ValueError: sample s: expected one image or its path" in done.stderr
 
 
 def test_images_are_opened_in_rgb_or_refused(tmp_path):

@@ -205,7 +205,11 @@ def test_targets_are_found_by_index_token_and_role(written):
 def test_figures_redraw_where_torch_is_absent():
     code = (
         "import sys\n"
-        "for name in ('torch', 'nnsight', 'transformers', 'peft'): sys.modules[name] = None\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'nnsight', 'transformers', 'peft'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         "import interp, analyses.page\n"
         "from interp import labels, sample, data, store, stats, measures, maps, plots\n"
         "assert interp.load_samples('digits', limit=2)[1].boxes.shape == (1, 4)\n"

@@ -19,7 +19,7 @@ import torch
 import interp
 from interp import inputs
 from interp.data import digits
-from interp.model import PROMPTS, VLM
+from interp.model import PROMPTS, VLM, undisturbed
 from interp.sample import THINK_CLOSE, THINK_OPEN, Sample
 from interp.stats import proportion_interval
 
@@ -61,7 +61,7 @@ def answers_after(vlm: VLM, samples: list[Sample], thinking: list[str]) -> list[
         add_special_tokens=False,
         return_tensors="pt",
     ).to(vlm.device)
-    with torch.no_grad():
+    with undisturbed(vlm.model), torch.no_grad():
         out = vlm.model.generate(**batch, max_new_tokens=8, do_sample=False)
     new = out[:, batch["input_ids"].shape[1] :].tolist()
     return [inputs.completion(vlm.processor.tokenizer, row).answer for row in new]
