@@ -111,7 +111,7 @@ def _extract_one(vlm, sample, completion, options) -> tuple[xr.Dataset, tuple[in
     # A sample without boxes has no evidence set: no effect there, and is_defined False.
     effects = effects.reindex(source_set=list(SOURCE_SETS), fill_value=0)
     effects["is_defined"] = effects["is_defined"].astype(bool)
-    merged = xr.merge([ledger, effects], join="exact", combine_attrs="override")
+    merged = xr.merge([ledger, effects], join="exact", compat="equals", combine_attrs="override")
     cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
     size = (int(ledger["column"].max()) + 1) * cell, (int(ledger["row"].max()) + 1) * cell
     return merged, size

@@ -113,8 +113,11 @@ def examples(found: Findings, run_path: Path) -> Figure | None:
         return None
     drawn = [_example(run, i) for i in chosen]
     limits = [max(float(np.abs(one[k]).max()) for one in drawn) for k in range(2)]
-    figure, axes = plt.subplots(len(ids), 3, figsize=(7.2, 1.75 * len(ids)), squeeze=False)
-    for row, name, i, both in zip(axes, ids, chosen, drawn, strict=True):
+    heights = [1.0] * len(ids) + [0.07]
+    figure, axes = plt.subplots(
+        len(heights), 3, figsize=(7.2, 1.75 * len(ids)), height_ratios=heights, squeeze=False
+    )
+    for row, name, i, both in zip(axes, ids, chosen, drawn, strict=False):
         image = Image.open(store.image_path(run_path, name))
         one = run.isel(sample=i)
         boxes = one["box"].values[: int(one["n_boxes"])]
@@ -127,10 +130,11 @@ def examples(found: Findings, run_path: Path) -> Figure | None:
         axes[0], ("image and evidence", "answer", "thinking, summed"), strict=True
     ):
         ax.set_title(title)
-    for k, limit in enumerate(limits, start=1):
+    axes[-1, 0].axis("off")
+    for ax, limit in zip(axes[-1, 1:], limits, strict=True):
         scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), cmap="RdBu_r")
-        figure.colorbar(scale, ax=axes[:, k], location="bottom", shrink=0.8, pad=0.02,
-                        label="Direct contribution [logit]")  # fmt: skip
+        label = "Direct contribution [logit]"
+        figure.colorbar(scale, cax=ax, orientation="horizontal", label=label)
     return figure
 
 
@@ -145,6 +149,8 @@ def _example(run: xr.Dataset, index: int) -> tuple[xr.DataArray, xr.DataArray]:
 
 
 def _caption(one: xr.Dataset) -> str:
-    right = "right" if bool(one["is_correct"]) else f"wrong: {one['reference_answer'].item()}"
+    right = (
+        "right" if bool(one["is_correct"]) else f"wrong, should be {one['reference_answer'].item()}"
+    )
     question = textwrap.fill(str(one["question"].item()), 24)
     return f"{question}\n→ {one['answer'].item()} ({right})"

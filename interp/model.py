@@ -179,9 +179,8 @@ def load(
     family = _family(name, source, options)
     if family not in SPECS:
         raise ValueError(f"{name}: expected an architecture of {sorted(SPECS)}, got {family!r}")
-    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    limits = {key: value for key, value in limits.items() if value is not None}
-    processor = AutoProcessor.from_pretrained(source, **limits, **options)
+    processor = AutoProcessor.from_pretrained(source, **options)
+    _limit_pixels(processor.image_processor, min_pixels, max_pixels)
     processor.tokenizer.padding_side = "left"
     model = _weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
     if adapter is not None:
@@ -199,6 +198,18 @@ def load(
         revision=revision or "",
         adapter=adapter or "",
     )
+
+
+def _limit_pixels(image_processor, min_pixels: int | None, max_pixels: int | None) -> None:
+    size = dict(image_processor.size)
+    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    size.update({key: value for key, value in limits.items() if value is not None})
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise ValueError(
+            f"expected min_pixels <= max_pixels, got {size['shortest_edge']} and "
+            f"{size['longest_edge']}; pass both"
+        )
+    image_processor.size = type(image_processor.size)(**size)
 
 
 def _family(name: str, source: str, options: dict) -> str:

@@ -59,7 +59,7 @@ def path_means(interval: xr.Dataset, ax: Axes) -> Axes:
         )
     ax.axhline(0, color="0.3", linewidth=0.8)
     ax.set_xticks(np.arange(len(sets)), sets)
-    ax.set(xlabel="Source set that the row cannot read", ylabel="Mean effect on the target [logit]")
+    ax.set(xlabel="Source set that the row cannot read", ylabel="Mean effect [logit]")
     ax.grid(axis="x", visible=False)
     return ax
 

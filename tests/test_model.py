@@ -107,6 +107,10 @@ def test_a_folder_in_the_hubs_format_loads(folder):
     smaller = interp.load_model(str(path), min_pixels=28 * 28, max_pixels=56 * 56)
     sample = interp.load_samples("digits", limit=1)[0]
     assert interp.extract.ledger(smaller, sample).row.max() <= 1
+    larger = interp.load_model(str(path), min_pixels=224 * 224)
+    assert interp.extract.ledger(larger, sample).row.max() >= 5
+    with pytest.raises(ValueError, match="min_pixels <= max_pixels"):
+        interp.load_model(str(path), min_pixels=3000, max_pixels=2000)
 
 
 def test_a_peft_adapter_loads_and_counts(folder, tmp_path):
