@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from interp.checks import check_inputs
 from interp.model import Parts, parts, undisturbed
 from interp.readout import check_linear
 
@@ -80,7 +81,7 @@ def prefill(model: nn.Module, batch, positions: Int[Tensor, " target"]) -> Prefi
     """The model's own forward over one sequence, its cache kept, logits only at `positions`.
 
     Raises:
-        ValueError: inputs that do not belong together (see `check_inputs`).
+        ValueError: inputs that do not belong together (see `checks`).
     """
     where = parts(model)
     check_inputs(where, batch)
@@ -297,129 +298,3 @@ def _checked(rows: Replay) -> Replay:
                     )
         raise ValueError("expected finite activations, got NaN or infinity in the embeddings")
     return rows
-
-
-# ------------------------------------------------------------------------------------------ checks
-
-
-def self_check(model: nn.Module) -> None:
-    """Proves on a short text that replays read the live tensors of this very model.
-
-    The attention rows have the right shape and sum to 1; the replay gives the prefill's logits; and
-    every layer's cached values move the result (by their gradient, which is nowhere all zero).
-
-    Raises:
-        ValueError: a check failed, naming it; or an adapter that is not linear.
-    """
-    where = parts(model)
-    device = next(model.parameters()).device
-    ids = torch.tensor([[i for i in range(20, 30) if i != where.image_token_id][:8]], device=device)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    rows = torch.tensor([3, 7], device=device)
-    context = prefill(model, batch, rows)
-    for values in context.values:
-        values.requires_grad_()
-    with torch.enable_grad():
-        played = replay(model, context, rows)
-        moved = torch.autograd.grad(played.final.float().square().sum(), context.values)
-    _check_rows(where, played, n_tokens=ids.shape[1])
-    _check_drift(where, context, played)
-    dead = [layer for layer, gradient in enumerate(moved) if not gradient.abs().sum() > 0]
-    if dead:
-        raise ValueError(
-            f"self-check: expected cached values to move the result, not in layers {dead}"
-        )
-
-
-def _check_rows(where: Parts, played: Replay, n_tokens: int) -> None:
-    expected = (1, 2, where.n_heads, n_tokens)
-    for layer, weights in enumerate(played.weights):
-        if tuple(weights.shape) != expected or (weights.sum(-1) - 1).abs().max() > 1e-5:
-            raise ValueError(
-                f"self-check: expected attention rows {expected} summing to 1 in layer {layer}, "
-                f"got {tuple(weights.shape)} and sums {weights.sum(-1).flatten().tolist()}"
-            )
-
-
-def _check_drift(where: Parts, context: Prefill, played: Replay) -> None:
-    with torch.no_grad():
-        again = where.output_embedding(where.language_model.norm(played.final[0]))
-    drift = (again - context.logits).float().norm() / context.logits.float().norm()
-    limit = 1e-4 if again.dtype in (torch.float32, torch.float64) else 5e-2
-    if not drift <= limit:
-        raise ValueError(
-            f"self-check: expected the replay to give the prefill's logits to {limit}, got a "
-            f"relative difference of {float(drift):.2g}; is the model changed by hooks of its own?"
-        )
-
-
-def check_inputs(where: Parts, batch) -> None:
-    """Raises ValueError unless the batch is one sequence whose parts belong together.
-
-    Losing `mm_token_type_ids`, for one, raises nothing in the model: positions silently become
-    one-dimensional.
-    """
-    if "pixel_values_videos" in batch or "video_grid_thw" in batch:
-        raise ValueError("expected images, got a video; extract its frames as images")
-    ids, mask = _present(batch, "input_ids"), _present(batch, "attention_mask")
-    if ids.ndim != 2 or len(ids) != 1 or mask.shape != ids.shape:
-        raise ValueError(
-            "expected input_ids and attention_mask of shape (1, tokens), got "
-            f"{tuple(ids.shape)} and {tuple(mask.shape)}; pass one sequence"
-        )
-    if ids.shape[1] > where.max_positions:
-        raise ValueError(
-            f"expected at most {where.max_positions} tokens, got {ids.shape[1]}; "
-            "lower max_pixels or shorten the text"
-        )
-    _check_mask(ids[0], mask[0].bool())
-    is_image = ids[0] == where.image_token_id
-    if is_image.any():
-        _check_images(batch, is_image, where.patches_per_token)
-
-
-def _present(batch, name: str) -> Tensor:
-    if name not in batch:
-        raise ValueError(
-            f"expected {name} in the inputs, got {sorted(batch)}; pass all the processor gives"
-        )
-    return batch[name]
-
-
-def _check_mask(ids: Tensor, mask: Tensor) -> None:
-    """Padding is one run on one side, of one token that does not stand next to it."""
-    edges = (mask[1:] != mask[:-1]).sum() if len(mask) > 1 else 0
-    padding, seen = ids[~mask], ids[mask]
-    if len(seen) == 0 or edges > 1:
-        raise ValueError(
-            "expected padding on one side only, got an attention_mask with gaps or all zero"
-        )
-    if (
-        len(padding)
-        and not mask[0]
-        and not ((padding == padding[0]).all() and seen[0] != padding[0])
-    ):
-        raise ValueError(
-            "expected attention_mask to cover exactly the padding tokens, got one that is shifted; "
-            "take it from the same processor call as input_ids"
-        )
-
-
-def _check_images(batch, is_image: Tensor, patches_per_token: int) -> None:
-    types = _present(batch, "mm_token_type_ids")[0]
-    if types.shape != is_image.shape or not torch.equal(types == 1, is_image):
-        raise ValueError(
-            "expected mm_token_type_ids to be 1 exactly at the image tokens, got another pattern; "
-            "extend it with zeros for text that is added behind the prompt"
-        )
-    pixels, grids = _present(batch, "pixel_values"), _present(batch, "image_grid_thw")
-    if len(pixels) != int(grids.prod(dim=1).sum()):
-        raise ValueError(
-            f"expected {int(grids.prod(dim=1).sum())} patches for image_grid_thw={grids.tolist()}, "
-            f"got {len(pixels)} rows of pixel_values; take both from one processor call"
-        )
-    if len(pixels) != patches_per_token * int(is_image.sum()):
-        raise ValueError(
-            f"expected {len(pixels) // patches_per_token} image tokens, got {int(is_image.sum())}; "
-            "take input_ids and pixel_values from one processor call"
-        )

@@ -1,9 +1,11 @@
 """Load a model and see that the capture reads it."""
 
 import torch
+from torch import nn
 
-from interp import capture, model
-from interp.model import VLM
+from interp import model
+from interp.capture import Prefill, Replay, prefill, replay
+from interp.model import VLM, Parts, parts
 
 
 def load_model(
@@ -46,5 +48,56 @@ def load_model(
         max_pixels=max_pixels,
         prompt=prompt,
     )
-    capture.self_check(vlm.model)
+    self_check(vlm.model)
     return vlm
+
+
+def self_check(model: nn.Module) -> None:
+    """Proves on a short text that replays read the live tensors of this very model.
+
+    The attention rows have the right shape and sum to 1; the replay gives the prefill's logits; and
+    every layer's cached values move the result (by their gradient, which is nowhere all zero).
+
+    Raises:
+        ValueError: a check failed, naming it; or an adapter that is not linear.
+    """
+    where = parts(model)
+    device = next(model.parameters()).device
+    ids = torch.tensor([[i for i in range(20, 30) if i != where.image_token_id][:8]], device=device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    rows = torch.tensor([3, 7], device=device)
+    context = prefill(model, batch, rows)
+    for values in context.values:
+        values.requires_grad_()
+    with torch.enable_grad():
+        played = replay(model, context, rows)
+        moved = torch.autograd.grad(played.final.float().square().sum(), context.values)
+    _check_rows(where, played, n_tokens=ids.shape[1])
+    _check_drift(where, context, played)
+    dead = [layer for layer, gradient in enumerate(moved) if not gradient.abs().sum() > 0]
+    if dead:
+        raise ValueError(
+            f"self-check: expected cached values to move the result, not in layers {dead}"
+        )
+
+
+def _check_rows(where: Parts, played: Replay, n_tokens: int) -> None:
+    expected = (1, 2, where.n_heads, n_tokens)
+    for layer, weights in enumerate(played.weights):
+        if tuple(weights.shape) != expected or (weights.sum(-1) - 1).abs().max() > 1e-5:
+            raise ValueError(
+                f"self-check: expected attention rows {expected} summing to 1 in layer {layer}, "
+                f"got {tuple(weights.shape)} and sums {weights.sum(-1).flatten().tolist()}"
+            )
+
+
+def _check_drift(where: Parts, context: Prefill, played: Replay) -> None:
+    with torch.no_grad():
+        again = where.output_embedding(where.language_model.norm(played.final[0]))
+    drift = (again - context.logits).float().norm() / context.logits.float().norm()
+    limit = 1e-4 if again.dtype in (torch.float32, torch.float64) else 5e-2
+    if not drift <= limit:
+        raise ValueError(
+            f"self-check: expected the replay to give the prefill's logits to {limit}, got a "
+            f"relative difference of {float(drift):.2g}; is the model changed by hooks of its own?"
+        )

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from interp import inputs
-from interp.capture import check_inputs
+from interp.checks import check_inputs
 from interp.labels import SOURCE_SETS
 from interp.model import PROMPTS, VLM, Parts, fingerprint, parts
 from interp.sample import Sample

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 
 import interp
-from interp import capture
+from interp import capture, load
 from tests import reference
 from tests.odd_models import batch, make
 
@@ -39,13 +39,13 @@ def test_replay_is_the_clean_forward_at_its_rows(odd_model, processor):
 
 
 def test_self_check_passes_and_catches_a_model_that_is_not_what_it_reads(odd_model):
-    capture.self_check(odd_model)
+    load.self_check(odd_model)
     layer = odd_model.model.language_model.layers[0].self_attn
     handle = layer.register_forward_hook(lambda module, args, out: (out[0] * 0, out[1]))
     with pytest.raises(ValueError, match="cached values to move the result"):
-        capture.self_check(odd_model)
+        load.self_check(odd_model)
     handle.remove()
-    capture.self_check(odd_model)
+    load.self_check(odd_model)
 
 
 def test_changing_the_captured_values_changes_the_logits(odd_model, processor):
@@ -192,7 +192,7 @@ def test_an_adapter_that_is_not_linear_is_refused(processor):
     layer = model.model.language_model.layers[2].self_attn
     layer.o_proj = Squashed(layer.o_proj)
     with pytest.raises(ValueError, match="non-linear Squashed at layer 2 o_proj"):
-        capture.self_check(model)
+        load.self_check(model)
 
 
 # ----------------------------------------------------------------------------------------- errors

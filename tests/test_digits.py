@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import interp
-from interp.data import digits
+from interp.data import digits, scene
 from interp.inputs import box_overlap
 
 
@@ -17,11 +17,11 @@ def test_the_same_seed_makes_the_same_scene():
 
 def test_no_digit_image_is_in_both_splits():
     train, test = (
-        {i for indices in digits.glyphs(split).values() for i in indices} for split in digits.SPLITS
+        {i for indices in scene.glyphs(split).values() for i in indices} for split in scene.SPLITS
     )
     assert not train & test
     assert len(train) + len(test) == 1797
-    assert all(len(digits.glyphs("test")[label]) >= 50 for label in range(10))
+    assert all(len(scene.glyphs("test")[label]) >= 50 for label in range(10))
 
 
 def test_families_take_turns_and_have_few_surprises():
@@ -43,14 +43,14 @@ def test_twins_differ_only_inside_one_digit():
     for s in interp.load_samples("digits", split="test", limit=60):
         differs = (np.asarray(s.image) != np.asarray(s.twin.image)).any(axis=2)
         rows, columns = np.nonzero(differs)
-        assert np.ptp(rows) < digits.SIZES[1]
-        assert np.ptp(columns) < digits.SIZES[1]
+        assert np.ptp(rows) < scene.SIZES[1]
+        assert np.ptp(columns) < scene.SIZES[1]
 
 
 def test_boxes_hold_the_evidence():
     """Ink inside the boxes of a colour question has the colour that was asked for."""
     for s in interp.load_samples("digits", split="test", limit=40, families=("count",)):
-        color = np.array(digits.COLORS[s.question.split()[-1].rstrip("?")], dtype=float)
+        color = np.array(scene.COLORS[s.question.split()[-1].rstrip("?")], dtype=float)
         pixels = np.asarray(s.image, dtype=float)
         height, width, _ = pixels.shape
         for x0, y0, x1, y1 in s.boxes * [width, height, width, height]:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import interp
-from interp import capture
+from interp import load
 from interp.model import CHECKPOINTS, fingerprint
 from tests import odd_models
 
@@ -165,7 +165,7 @@ def test_extraction_after_an_adapter_is_added_reads_the_adapter(tiny, sample):
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.fill_(0.02)
-    capture.self_check(wrapped)
+    load.self_check(wrapped)
     rows = before.target_position.values.tolist()
     from interp import inputs
 

@@ -18,7 +18,7 @@ import torch
 
 import interp
 from interp import inputs
-from interp.data import digits
+from interp.data.scene import place_name
 from interp.model import PROMPTS, VLM, undisturbed
 from interp.sample import THINK_CLOSE, THINK_OPEN, Sample
 from interp.stats import proportion_interval
@@ -44,7 +44,7 @@ def corrupt(sample: Sample) -> str:
 
 
 def _places() -> list[str]:
-    return [digits.place_name((r, c), (2, 2)) for r in range(2) for c in range(2)]
+    return [place_name((r, c), (2, 2)) for r in range(2) for c in range(2)]
 
 
 def answers_after(vlm: VLM, samples: list[Sample], thinking: list[str]) -> list[str]:
