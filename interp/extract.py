@@ -6,8 +6,6 @@ second `positions` (rows of `input_ids`, padding counted) and `targets` (token i
 the tokens that follow) say what to explain.
 """
 
-from importlib.metadata import version
-
 import numpy as np
 import torch
 import xarray as xr
@@ -16,8 +14,9 @@ from torch import Tensor
 
 from interp import capture
 from interp.effects import cut_masks, edge_effects
-from interp.labels import EDGE_PATHS, LAYER_PATHS, ROLES, describe
-from interp.ledger import bias_scores, own_scores, project, slot_scores, with_own_row
+from interp.labelled import as_array, coordinates, finished
+from interp.labels import EDGE_PATHS, LAYER_PATHS, ROLES
+from interp.ledger import bias_scores, direct_terms, project
 from interp.model import VLM, undisturbed
 from interp.query import Query, ask, source_sets
 from interp.readout import Readout, check_gauge, gauge_logits, gauge_rows, read_out
@@ -81,11 +80,11 @@ def ledger(
     found["replay_drift"] = logit - replayed
     found["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
     variables = {
-        name: (dims.get(name, ("target",)), _array(value)) for name, value in found.items()
+        name: (dims.get(name, ("target",)), as_array(value)) for name, value in found.items()
     }
     attributes = {"gauge": gauge, "detail": detail, "include_value_bias": str(include_value_bias)}
-    dataset = xr.Dataset(variables, coords=_coordinates(query, sources=detail != "summary"))
-    return _finished(query, dataset.assign_coords(role=list(ROLES)), attributes)
+    dataset = xr.Dataset(variables, coords=coordinates(query, sources=detail != "summary"))
+    return finished(query, dataset.assign_coords(role=list(ROLES)), attributes)
 
 
 def effects(
@@ -140,13 +139,13 @@ def effects(
         "is_defined": (("target", "source_set"), is_defined),
     }
     dataset = xr.Dataset(
-        {name: (dims, _array(value)) for name, (dims, value) in variables.items()},
-        coords=_coordinates(query, sources=False),
+        {name: (dims, as_array(value)) for name, (dims, value) in variables.items()},
+        coords=coordinates(query, sources=False),
     )
     dataset = dataset.assign_coords(
         source_set=list(names), path=list(EDGE_PATHS), layer_path=list(LAYER_PATHS)
     )
-    return _finished(query, dataset, {"gauge": gauge, "mode": mode})
+    return finished(query, dataset, {"gauge": gauge, "mode": mode})
 
 
 def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
@@ -173,7 +172,7 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
         raise ValueError(f"expected positions in 0..{n_tokens - 1}, got {kept}")
     index = torch.tensor(kept, device=query.rows.device)
     found = capture.residual(query.model, query.batch, index)
-    stacked = np.stack([_array(found[name]) for name in found])
+    stacked = np.stack([as_array(found[name]) for name in found])
     dataset = xr.Dataset(
         {"residual": (("component", "layer", "position", "d_model"), stacked)},
         coords={
@@ -184,7 +183,7 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
             "token_role": ("position", [query.tokens.role[i] for i in kept]),
         },
     )
-    return _finished(query, dataset, {})
+    return finished(query, dataset, {})
 
 
 # ------------------------------------------------------------------------------------ one chunk
@@ -233,10 +232,9 @@ def _ledger_layer(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """direct (target, head, source), value_bias (target, head) and ffn (target) of one layer."""
     folded, bias = readout.folded[layer], readout.biases[layer]
-    slots = context.values[layer].to(folded.dtype) - bias[:, None]
-    own = own_scores(folded, played.own_values[layer].to(folded.dtype) - bias)[0]
     weights = played.weights[layer][0]
-    direct = weights * with_own_row(slot_scores(folded, slots), own, rows)
+    values, own = context.values[layer].to(folded.dtype), played.own_values[layer].to(folded.dtype)
+    direct = direct_terms(folded, values - bias[:, None], own[0] - bias, weights, rows)
     value_bias = bias_scores(folded, bias)
     if include_value_bias:
         direct = direct + weights * value_bias[..., None]
@@ -272,48 +270,3 @@ def _checked_foils(query: Query, gauge: str, foils) -> Tensor | None:
             f"expected one foil per target, got {len(foils)} for {len(query.targets)} targets"
         )
     return foils
-
-
-def _array(value: Tensor) -> np.ndarray:
-    return value.cpu().numpy()
-
-
-def _coordinates(query: Query, *, sources: bool) -> dict:
-    tokens, rows = query.tokens, query.rows.tolist()
-    after = [tokens.role[r + 1] if r + 1 < len(tokens.ids) else "text" for r in rows]
-    coordinates = {
-        "target": np.arange(len(rows)),
-        "target_position": ("target", rows),
-        "target_token": ("target", list(query.target_text)),
-        "target_token_id": ("target", query.targets.tolist()),
-        "target_role": ("target", after),
-        "layer": np.arange(query.where.n_layers),
-        "head": np.arange(query.where.n_heads),
-    }
-    if sources:
-        coordinates |= {
-            "source": np.arange(len(tokens.ids)),
-            "source_token": ("source", list(tokens.text)),
-            "source_token_id": ("source", tokens.ids),
-            "source_role": ("source", list(tokens.role)),
-            "image": ("source", tokens.image),
-            "row": ("source", tokens.row),
-            "column": ("source", tokens.column),
-            "box_overlap": ("source", tokens.box_overlap),
-        }
-    return coordinates
-
-
-def _finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:
-    """Units, titles and provenance."""
-    used = {dim for array in dataset.data_vars.values() for dim in array.dims}
-    dataset = describe(dataset.drop_vars({"head", "layer", "role"} & set(dataset.coords) - used))
-    dataset.attrs = {
-        **query.attributes,
-        **attributes,
-        "norm": "frozen at the clean run",
-        "dtype": str(query.model.dtype).removeprefix("torch."),
-        "attn_implementation": query.where.language_model.config._attn_implementation,
-        **{name: version(name) for name in ("torch", "transformers", "nnsight", "xarray")},
-    }
-    return dataset

@@ -74,3 +74,23 @@ def with_own_row(
     """Scores whose entry at the target's own row comes from the row's own value."""
     index = repeat(rows, "t -> t h 1", h=scores.shape[1])
     return scores.scatter(2, index, rearrange(own, "t h -> t h 1"))
+
+
+def direct_terms(
+    folded: Float[Tensor, "target head d_head"],
+    values: Float[Tensor, "1 kv_head source d_head"],
+    own_values: Float[Tensor, "target kv_head d_head"],
+    weights: Float[Tensor, "target head source"],
+    rows: Int[Tensor, " target"],
+) -> Float[Tensor, "target head source"]:
+    """α u·W_o v for each head and source of one layer: Eq. 1 term by term (METHODS.md 2).
+
+    Args:
+        folded: W_oᵀ u.
+        values: v of all slots, without the bias.
+        own_values: v of each target's own row, without the bias.
+        weights: attention rows, 0 on what a row cannot see.
+        rows: each target's own position.
+    """
+    own = own_scores(folded, rearrange(own_values, "t kv d -> 1 t kv d"))[0]
+    return weights * with_own_row(slot_scores(folded, values), own, rows)

@@ -1,0 +1,57 @@
+"""Numbers of a query → a labelled dataset: coordinates, units, titles and provenance."""
+
+from importlib.metadata import version
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from interp.labels import describe
+from interp.query import Query
+
+
+def as_array(value: Tensor) -> np.ndarray:
+    """A tensor as a numpy array in memory."""
+    return value.cpu().numpy()
+
+
+def coordinates(query: Query, *, sources: bool) -> dict:
+    """Coordinates of the targets, layers and heads, and of the source tokens where asked."""
+    tokens, rows = query.tokens, query.rows.tolist()
+    after = [tokens.role[r + 1] if r + 1 < len(tokens.ids) else "text" for r in rows]
+    coordinates = {
+        "target": np.arange(len(rows)),
+        "target_position": ("target", rows),
+        "target_token": ("target", list(query.target_text)),
+        "target_token_id": ("target", query.targets.tolist()),
+        "target_role": ("target", after),
+        "layer": np.arange(query.where.n_layers),
+        "head": np.arange(query.where.n_heads),
+    }
+    if sources:
+        coordinates |= {
+            "source": np.arange(len(tokens.ids)),
+            "source_token": ("source", list(tokens.text)),
+            "source_token_id": ("source", tokens.ids),
+            "source_role": ("source", list(tokens.role)),
+            "image": ("source", tokens.image),
+            "row": ("source", tokens.row),
+            "column": ("source", tokens.column),
+            "box_overlap": ("source", tokens.box_overlap),
+        }
+    return coordinates
+
+
+def finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:
+    """Units, titles and provenance."""
+    used = {dim for array in dataset.data_vars.values() for dim in array.dims}
+    dataset = describe(dataset.drop_vars({"head", "layer", "role"} & set(dataset.coords) - used))
+    dataset.attrs = {
+        **query.attributes,
+        **attributes,
+        "norm": "frozen at the clean run",
+        "dtype": str(query.model.dtype).removeprefix("torch."),
+        "attn_implementation": query.where.language_model.config._attn_implementation,
+        **{name: version(name) for name in ("torch", "transformers", "nnsight", "xarray")},
+    }
+    return dataset
