@@ -217,4 +217,5 @@ def test_residual_stream_adds_up_and_ends_in_the_norm(case):
     np.testing.assert_array_equal(stream["resid_post"][:-1], stream["resid_pre"][1:])
     clean = slow(model, inputs)
     expected = torch.stack([clean.final(row - PADDING) for row in positions]).detach()
-    np.testing.assert_allclose(stream["resid_post"][-1], expected, atol=1e-6)
+    scale = float(expected.abs().max())  # the two attentions differ by their float32 softmax
+    np.testing.assert_allclose(stream["resid_post"][-1], expected, rtol=0, atol=1e-6 * scale)
