@@ -30,7 +30,7 @@ def new(tmp_path_factory):
     assert "parameters" in command("train.new_model", folder / "new")
     said = command("train.vision", folder / "new", "--out", folder / "seeing", "--steps", 3,
                    "--batch-size", 4)  # fmt: skip
-    assert "digit cells named" in said
+    assert "cells named" in said
     return folder
 
 

@@ -135,7 +135,7 @@ def _compose_read(hand, digits):
 
 
 def _ask_read(digits, _) -> Query:
-    labels = ", ".join(str(d.label) for d in digits)
+    labels = ", ".join(f"{d.color} {d.label}" for d in digits)
     thinking = f"there are {len(digits)} digits."
     return Query("which digits are there?", thinking, labels, tuple(range(len(digits))))
 
