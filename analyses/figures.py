@@ -83,7 +83,8 @@ def by_layer(found: Findings) -> Figure:
     for token_class, ax in zip(classes, axes[0], strict=True):
         plots.by_layer(found.layers.sel(token_class=token_class), ax)
         ax.set_title(f"Targets: {token_class} tokens")
-    axes[0, 0].legend(loc="best")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     return figure
 
 

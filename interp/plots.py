@@ -65,7 +65,7 @@ def path_means(interval: xr.Dataset, ax: Axes) -> Axes:
 
 
 def shares(interval: xr.Dataset, ax: Axes) -> Axes:
-    """Direct share by source set and token class, with intervals.
+    """Direct share by source set and token class, with intervals; "no effect" where it is missing.
 
     Args:
         interval: estimate, lower, upper over (source_set, token_class).
@@ -79,10 +79,12 @@ def shares(interval: xr.Dataset, ax: Axes) -> Axes:
         errors = np.abs(np.stack([one["lower"], one["upper"]]) - one["estimate"].values)
         ax.errorbar(one["estimate"], at, xerr=errors, fmt=marker, color=color, capsize=3,
                     label=f"{token_class} tokens")  # fmt: skip
+        for y in at[np.isnan(one["estimate"].values)]:
+            ax.annotate("no effect", (0.01, y), color=color, fontsize=7, va="center", alpha=0.8)
     for x, style in ((0, "-"), (0.5, ":"), (1, "-")):
         ax.axvline(x, color="0.4", linewidth=0.9, linestyle=style)
     ax.set_yticks(np.arange(len(sets)), sets)
-    ax.invert_yaxis()
+    ax.set_ylim(len(sets) - 0.5, -0.5)
     ax.set(xlabel="Direct share of the total effect, Σ direct / Σ total", ylabel="Source set")
     return ax
 
@@ -103,7 +105,7 @@ def by_layer(interval: xr.Dataset, ax: Axes) -> Axes:
             one["layer"], one["lower"], one["upper"], color=color, alpha=0.2, linewidth=0
         )
     ax.axhline(0, color="0.3", linewidth=0.8)
-    ax.set(xlabel="Layer (0 = first)", ylabel="Mean effect written in the layer [logit]")
+    ax.set(xlabel="Layer (0 = first)", ylabel="Mean effect [logit]")
     ax.set_xticks(interval["layer"].values[:: max(1, interval.sizes["layer"] // 12)])
     return ax
 
@@ -133,7 +135,7 @@ def direct_against_total(points: Mapping[str, xr.Dataset], ax: Axes) -> Axes:
 
 
 def errors(found: xr.Dataset, ax: Axes, bound: float) -> Axes:
-    """Cumulative distribution of relative errors with the bound they must keep.
+    """Cumulative distribution of relative errors, with their bound; zeros stand at 1e-9.
 
     Args:
         found: as `interp.measures.relative_errors`.
@@ -143,7 +145,7 @@ def errors(found: xr.Dataset, ax: Axes, bound: float) -> Axes:
     for (name, array), color in zip(found.items(), ("#D55E00", "#0072B2", "#009E73"), strict=True):
         values = np.sort(array.values)
         shares_below = np.arange(1, len(values) + 1) / len(values)
-        ax.step(np.maximum(values, 1e-12), shares_below, where="post", color=color,
+        ax.step(np.maximum(values, 1e-9), shares_below, where="post", color=color,
                 linestyle=styles[str(name)], label=str(name))  # fmt: skip
     ax.axvline(bound, color="0.2", linewidth=1)
     ax.annotate(f"bound {bound:g}", (bound, 0.5), rotation=90, ha="right", va="center", fontsize=8)
