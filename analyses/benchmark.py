@@ -228,9 +228,9 @@ def release_arithmetic(
         direct = weights.permute(1, 0, 2) * slot_scores(back, values)
         found["folded"] = direct.sum(dim=1)[:, visual]
 
-    slow = seconds(release, device)
-    folded()
-    fast = sorted(seconds(folded, device) for _ in range(20))[10]
+    release(), folded()
+    slow = sorted(seconds(release, device) for _ in range(3))[1]
+    fast = sorted(seconds(folded, device) for _ in range(21))[10]
     error = (found["release"] - found["folded"]).abs().max() / found["release"].abs().max()
     return {"speedup": slow / fast, "folded_seconds": fast, "release_seconds": slow,
             "largest_relative_difference": float(error)}  # fmt: skip
@@ -270,7 +270,7 @@ def main() -> int:
         print(f"folded extraction: {against['speedup']:.0f} times the release's speed")
     options.out.mkdir(parents=True, exist_ok=True)
     kind = "gpu" if options.device != "cpu" else "cpu"
-    path = options.out / f"{options.shape}-{options.layers}-layers-{kind}.json"
+    path = options.out / f"{options.shape}-{options.layers}-layers-{kind}-{options.dtype}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(path)
     return 0

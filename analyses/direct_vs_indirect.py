@@ -34,13 +34,14 @@ def arguments() -> argparse.Namespace:
         help="explain the model's own greedy text, or the samples' text")  # fmt: skip
     add("--gauge", choices=("centered", "raw"), default="centered", help="gauge of the logits")
     add("--device", help="default: a GPU where there is one")
-    add("--dtype", default="auto", help="auto (the checkpoint's), float32, bfloat16 or float64")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
+        help="default: auto, the checkpoint's")  # fmt: skip
     add("--max-new-tokens", type=int, default=256, help="length limit of the model's text")
     add("--batch-size", type=int, default=16, help="samples per generation batch and shard")
     add("--out", type=Path, default=Path("reports/out"), help="folder to write")
     add("--from-run", type=Path, help="redraw from this run instead of loading a model")
     add("--no-images", action="store_true", help="do not copy the samples' images into the run")
-    add("--log-level", default="warning", help="debug, info, warning or error")
+    add("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return parser.parse_args()
 
 
@@ -58,7 +59,7 @@ def main() -> int:
             run = options.from_run
         from analyses.page import write_report
 
-        counts = write_report(run, options.out, seed=options.seed)
+        counts = write_report(run, options.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

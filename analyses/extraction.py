@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import interp
 from interp import store
+from interp.inputs import Completion
 from interp.labels import SOURCE_SETS
 from interp.sample import Sample, open_image
 
@@ -35,12 +36,16 @@ def extract_run(options: Namespace, path: Path) -> Path:
     samples = interp.load_samples(
         options.data, split=options.split, limit=options.limit, seed=options.seed
     )
-    run = store.start_run(path, {"statuses": {}, "code": _commit()})
+    settings = {"text": options.text, "seed": options.seed, "limit": options.limit}
+    run = store.start_run(path, {"statuses": {}, "data_hashes": {}, "code": _commit(), **settings})
     statuses = run.attributes["statuses"]
     with tqdm(total=len(samples), desc="samples", disable=None) as bar:
         for first in range(0, len(samples), options.batch_size):
             _extract_batch(vlm, samples[first : first + options.batch_size], options, run)
             bar.update(min(options.batch_size, len(samples) - first))
+    hashes = "".join(sorted(run.attributes["data_hashes"].values()))
+    run.attributes["data_hash"] = sha256(hashes.encode()).hexdigest()[:16]
+    run.confirm()
     if not run.shards:
         reasons = sorted({status["reason"] for status in statuses.values()})
         raise ValueError(
@@ -58,30 +63,25 @@ def _commit() -> str:
 
 def _extract_batch(vlm, samples: list[Sample], options: Namespace, run: store.Run) -> None:
     """One shard: those of the samples that work, the others with their reason in the statuses."""
-    statuses = run.attributes["statuses"]
-    completions = _completions(vlm, samples, options)
-    made = []
-    for sample in samples:
+    made, fingerprints = [], run.attributes["data_hashes"]
+    for sample, completion in zip(samples, _completions(vlm, samples, options), strict=True):
+        status = _status(sample, completion)
         try:
-            completion = completions[sample.id]
-            if isinstance(completion, ValueError):
+            if isinstance(completion, Exception):
                 raise completion
             made.append((sample, completion, *_extract_one(vlm, sample, completion, options)))
-            statuses[sample.id] = {"status": "ok", "reason": ""}
+            fingerprints[sample.id] = sample.fingerprint
         except ValueError as error:
-            statuses[sample.id] = {"status": "skipped", "reason": str(error)}
+            status |= {"status": "skipped", "reason": str(error)}
             log.warning("skipped %s: %s", sample.id, error)
         except torch.OutOfMemoryError as error:
-            statuses[sample.id] = {"status": "failed", "reason": str(error)}
+            status |= {"status": "failed", "reason": str(error)}
             log.error("failed %s: %s", sample.id, error)
-    if not made:
-        return
-    run.attributes.update({k: v for k, v in made[0][2].attrs.items() if k in COMMON})
-    run.attributes.update(text=options.text, seed=options.seed, limit=options.limit)
-    seen = run.attributes.get("data_hash", "") + "".join(s.fingerprint for s, *_ in made)
-    run.attributes["data_hash"] = sha256(seen.encode()).hexdigest()[:16]
-    facts = xr.concat([_facts(s, c, d) for s, c, d, _ in made], dim="sample", join="exact")
-    run.add(store.stack([d for _, _, d, _ in made], facts))
+        run.attributes["statuses"][sample.id] = status
+    if made:
+        run.attributes.update({k: v for k, v in made[0][2].attrs.items() if k in COMMON})
+        run.add(store.stack([d for _, _, d, _ in made], _facts(made)))
+    run.confirm()
     if not options.no_images:
         for sample, _, _, size in made:
             target = store.image_path(run.path, sample.id)
@@ -89,18 +89,31 @@ def _extract_batch(vlm, samples: list[Sample], options: Namespace, run: store.Ru
             open_image(sample.image).resize(size).save(target)
 
 
-def _completions(vlm, samples: list[Sample], options: Namespace) -> dict:
-    """By sample the model's text, or None for the reference text, or why there is none."""
+def _status(sample: Sample, completion) -> dict:
+    """What becomes of a sample, and whether the model, if it was asked, was right."""
+    status = {"status": "ok", "reason": "", "family": sample.family}
+    if isinstance(completion, Completion):
+        status["is_correct"] = is_right(completion.answer, sample.answer)
+        status["is_complete"] = completion.is_complete
+    return status
+
+
+def is_right(answer: str, reference: str) -> bool:
+    """Exact match after lower-casing and stripping."""
+    return answer.strip().lower() == reference.strip().lower()
+
+
+def _completions(vlm, samples: list[Sample], options: Namespace) -> list:
+    """For each sample the model's text, None for the reference text, or why there is none."""
     if options.text == "reference":
-        return {s.id: None for s in samples}
+        return [None] * len(samples)
     try:
         pairs = [(s.image, s.question) for s in samples]
-        texts = vlm.answers(pairs, max_new_tokens=options.max_new_tokens)
-        return {s.id: text for s, text in zip(samples, texts, strict=True)}
-    except ValueError as error:
+        return vlm.answers(pairs, max_new_tokens=options.max_new_tokens)
+    except (ValueError, torch.OutOfMemoryError) as error:
         if len(samples) == 1:
-            return {samples[0].id: error}
-    return {key: text for s in samples for key, text in _completions(vlm, [s], options).items()}
+            return [error]
+    return [text for sample in samples for text in _completions(vlm, [sample], options)]
 
 
 def _extract_one(vlm, sample, completion, options) -> tuple[xr.Dataset, tuple[int, int]]:
@@ -117,27 +130,31 @@ def _extract_one(vlm, sample, completion, options) -> tuple[xr.Dataset, tuple[in
     return merged, size
 
 
-def _facts(sample: Sample, completion, dataset: xr.Dataset) -> xr.Dataset:
-    """What a report needs to know about a sample."""
-    boxes = np.zeros((8, 4)) if sample.boxes is None else sample.boxes[:8]
-    n_boxes = 0 if sample.boxes is None else len(boxes)
-    text, answer, is_complete = sample.text, sample.answer, True
-    if completion is not None:
-        text, answer, is_complete = completion.text, completion.answer, completion.is_complete
+def _facts(made: list[tuple]) -> xr.Dataset:
+    """What a report needs to know about the samples of a shard."""
+    samples = [sample for sample, *_ in made]
+    completions = [completion for _, completion, *_ in made]
+    none = np.zeros((0, 4))
+    boxes = [none if sample.boxes is None else sample.boxes for sample in samples]
+    most = max(1, *(len(b) for b in boxes))
+    padded = np.stack([np.pad(b, ((0, most - len(b)), (0, 0))) for b in boxes])
+    texts = [s.text if c is None else c.text for s, c in zip(samples, completions, strict=True)]
+    answers = [
+        s.answer if c is None else c.answer for s, c in zip(samples, completions, strict=True)
+    ]
     return xr.Dataset(
         {
-            "question": ("sample", [sample.question]),
-            "reference_answer": ("sample", [sample.answer]),
-            "text": ("sample", [text]),
-            "answer": ("sample", [answer]),
-            "is_correct": ("sample", [answer.strip().lower() == sample.answer.strip().lower()]),
-            "is_complete": ("sample", [is_complete]),
-            "family": ("sample", [sample.family]),
-            "box": (
-                ("sample", "box_number", "edge"),
-                np.pad(boxes, ((0, 8 - len(boxes)), (0, 0)))[None],
+            "question": ("sample", [s.question for s in samples]),
+            "reference_answer": ("sample", [s.answer for s in samples]),
+            "text": ("sample", texts),
+            "answer": ("sample", answers),
+            "is_correct": (
+                "sample",
+                [is_right(a, s.answer) for a, s in zip(answers, samples, strict=True)],
             ),
-            "n_boxes": ("sample", [n_boxes]),
+            "family": ("sample", [s.family for s in samples]),
+            "box": (("sample", "box_number", "edge"), padded),
+            "n_boxes": ("sample", [len(b) for b in boxes]),
         },
-        coords={"sample": [sample.id]},
+        coords={"sample": [s.id for s in samples]},
     )

@@ -153,5 +153,7 @@ def _caption(one: xr.Dataset) -> str:
     right = (
         "right" if bool(one["is_correct"]) else f"wrong, should be {one['reference_answer'].item()}"
     )
+    if one.attrs["text"] == "reference":
+        right = "reference text"
     question = textwrap.fill(str(one["question"].item()), 24)
     return f"{question}\n→ {one['answer'].item()} ({right})"

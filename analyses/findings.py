@@ -25,14 +25,15 @@ class Findings:
     """Mean of direct − (total − direct) by (token_class, source_set)."""
     layers: xr.Dataset
     """Mean effect of the image by (token_class, layer_path, layer)."""
-    accuracy: pd.DataFrame
+    accuracy: pd.DataFrame | None
+    """Of all texts that the model wrote, explained or not; None for reference text."""
     errors: xr.Dataset
     bound: float
 
 
-def find(run: xr.Dataset, seed: int = 0) -> Findings:
-    """All numbers of the report from a run."""
-    run = run.load()
+def find(run: xr.Dataset) -> Findings:
+    """All numbers of the report from a run; the bootstrap's seed is the run's."""
+    run, seed = run.load(), run.attrs["seed"]
     effect, total = measures.per_image(run, "effect"), measures.per_image(run, "total")
     with_total = xr.concat([total.expand_dims(path=["total"]), effect], dim="path")
     direct = effect.sel(path="direct", drop=True)
@@ -52,8 +53,11 @@ def find(run: xr.Dataset, seed: int = 0) -> Findings:
     )
 
 
-def _accuracy(run: xr.Dataset) -> pd.DataFrame:
-    frame = pd.DataFrame({"family": run["family"].values, "is_correct": run["is_correct"].values})
+def _accuracy(run: xr.Dataset) -> pd.DataFrame | None:
+    answered = [entry for entry in run.attrs["statuses"].values() if "is_correct" in entry]
+    if not answered:
+        return None
+    frame = pd.DataFrame(answered)
     groups = [("all", frame), *frame.groupby("family", sort=True)]
     rows = []
     for family, group in groups:
@@ -81,14 +85,37 @@ def tables(found: Findings) -> dict[str, pd.DataFrame]:
         name: {"median": float(array.median()), "largest": float(array.max()), "bound": found.bound}
         for name, array in found.errors.items()
     }
-    return {
+    made = {
         "paths": table(found.paths),
         "shares": table(found.shares),
         "margins": table(found.margins),
         "by_layer": table(found.layers),
-        "accuracy": found.accuracy,
         "exactness": pd.DataFrame(errors).T.rename_axis("check").reset_index(),
+        "targets": _targets(found),
     }
+    return made if found.accuracy is None else made | {"accuracy": found.accuracy}
+
+
+def _targets(found: Findings) -> pd.DataFrame:
+    """One row per target: total and direct effect of every source set, and the errors."""
+    names = ["target_sample", "target_position", "target_token", "target_role"]
+    frame = pd.DataFrame({name: found.run[name].values for name in names})
+    for source_set in found.run["source_set"].values:
+        one = found.run.sel(source_set=source_set)
+        frame[f"total_{source_set}"] = one["total"].where(one["is_defined"]).values
+        direct = one["effect"].sel(path="direct").where(one["is_defined"])
+        frame[f"direct_{source_set}"] = direct.values
+    return frame.assign(**{f"error_{name}": array.values for name, array in found.errors.items()})
+
+
+def reading(total: xr.Dataset) -> str:
+    """How a mean total effect is to be read: "share", "negative", "no effect" or "undecided"."""
+    low, high = float(total["lower"]), float(total["upper"])
+    if low >= GATE:
+        return "share"
+    if high < 0:
+        return "negative"
+    return "no effect" if low > -GATE and high < GATE else "undecided"
 
 
 def is_exact(found: Findings) -> bool:

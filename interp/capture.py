@@ -272,13 +272,12 @@ def _trace_residual(envoy: nnsight.NNsight, given: dict, positions: Tensor) -> d
         for layer in envoy.layers:
             before = layer.input[0, positions]
             attention = layer.self_attn.output[0][0, positions]
+            mid = layer.post_attention_layernorm.input[0, positions]
             ffn = layer.mlp.output[0, positions]
             after = layer.output[0, positions]
-            found.append((before, attention, ffn, after))
-    before, attention, ffn, after = (torch.stack(column) for column in zip(*found, strict=True))
-    mid = before + attention
+            found.append((before, attention, mid, ffn, after))
     names = ("resid_pre", "attn_out", "resid_mid", "ffn_out", "resid_post")
-    return dict(zip(names, (before, attention, mid, ffn, after), strict=True))
+    return {n: torch.stack(c) for n, c in zip(names, zip(*found, strict=True), strict=True)}
 
 
 def _as_replay(where: Parts, layers: list, final: Tensor) -> Replay:

@@ -47,11 +47,8 @@ def _check_mask(ids: Tensor, mask: Tensor) -> None:
         raise ValueError(
             "expected padding on one side only, got an attention_mask with gaps or all zero"
         )
-    if (
-        len(padding)
-        and not mask[0]
-        and not ((padding == padding[0]).all() and seen[0] != padding[0])
-    ):
+    is_left = len(padding) > 0 and not mask[0]
+    if len(padding) and ((padding != padding[0]).any() or (is_left and seen[0] == padding[0])):
         raise ValueError(
             "expected attention_mask to cover exactly the padding tokens, got one that is shifted; "
             "take it from the same processor call as input_ids"

@@ -13,12 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import capture
+from interp.checks import check_inputs
 from interp.effects import cut_masks, edge_effects
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import EDGE_PATHS, LAYER_PATHS, ROLES
 from interp.ledger import bias_scores, direct_terms, project
-from interp.model import VLM, undisturbed
-from interp.query import Query, ask, source_sets
+from interp.model import VLM, parts, undisturbed
+from interp.query import Query, ask, check_ids, source_sets
 from interp.readout import Readout, check_gauge, gauge_logits, gauge_rows, read_out
 
 DETAILS = ("full", "tokens", "summary")
@@ -164,6 +165,7 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
     if isinstance(model, VLM):
         query = ask(model, inputs, completion=completion)
     else:
+        check_inputs(parts(model), inputs)
         first = int(inputs["attention_mask"][0].nonzero()[0])
         query = ask(model, inputs, positions=[first], targets=[0])
     n_tokens = len(query.tokens.ids)
@@ -264,6 +266,7 @@ def _checked_foils(query: Query, gauge: str, foils) -> Tensor | None:
     check_gauge(gauge, foils)
     if foils is None:
         return None
+    check_ids(query.where, foils, "foils")
     foils = torch.as_tensor(list(foils), device=query.rows.device)
     if len(foils) != len(query.targets):
         raise ValueError(

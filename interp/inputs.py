@@ -13,12 +13,14 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from transformers import BatchFeature
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.labels import ROLES
 from interp.sample import THINK_CLOSE, THINK_OPEN, Sample, open_image
+
+EVIDENCE_OVERLAP = 0.5
 
 _THINK = re.compile(rb"\s*" + THINK_OPEN.encode() + rb"(.*?)" + THINK_CLOSE.encode(), re.DOTALL)
 _TURN = re.compile(rb"<\|im_start\|>(system|user|assistant)\n(.*?)(<\|im_end\|>|$)", re.DOTALL)
@@ -56,6 +58,8 @@ class Tokens:
     column: Int[np.ndarray, " token"]
     box_overlap: Float[np.ndarray, " token"]
     """Share of the patch's area inside the union of the evidence boxes."""
+    is_evidence: Bool[np.ndarray, " token"]
+    """At least half inside the union, or the patch with the largest share of one of the boxes."""
 
     def targets(self) -> list[int]:
         """Indices of the tokens to explain: those of thinking and answer, in order."""
@@ -150,17 +154,18 @@ def token_table(processor, batch, boxes: np.ndarray | None = None) -> Tokens:
     grids = batch["image_grid_thw"].tolist() if "image_grid_thw" in batch else []
     merge = processor.image_processor.merge_size
     image, row, column = patch_table(ids == image_id, grids, merge)
-    overlap = np.zeros(len(ids))
+    overlap, is_evidence = np.zeros(len(ids)), np.zeros(len(ids), dtype=bool)
     if boxes is not None and len(grids) == 1:
-        _, height, width = grids[0]
-        cells = box_overlap(boxes, height // merge, width // merge)
-        overlap[ids == image_id] = cells[row[ids == image_id], column[ids == image_id]]
+        shape = grids[0][1] // merge, grids[0][2] // merge
+        at = row[ids == image_id], column[ids == image_id]
+        overlap[ids == image_id] = box_overlap(boxes, *shape)[at]
+        is_evidence[ids == image_id] = evidence_cells(boxes, *shape)[at]
     roles = _roles(spelled)
     mask = batch["attention_mask"][0].tolist()
     roles = ["image" if i == image_id else role for i, role in zip(ids, roles, strict=True)]
     roles = [role if seen else "padding" for role, seen in zip(roles, mask, strict=True)]
     text = tuple(piece.decode("utf-8", errors="replace") for piece in spelled)
-    return Tokens(ids, text, tuple(roles), image, row, column, overlap)
+    return Tokens(ids, text, tuple(roles), image, row, column, overlap, is_evidence)
 
 
 def patch_table(
@@ -207,6 +212,20 @@ def box_overlap(
     c = np.minimum((x_mid * n_columns).astype(int), n_columns - 1)
     np.add.at(cells, np.ix_(r, c), area)
     return np.clip(cells * n_rows * n_columns, 0, 1)
+
+
+def evidence_cells(
+    boxes: Float[np.ndarray, "box 4"], n_rows: int, n_columns: int
+) -> Bool[np.ndarray, "row column"]:
+    """Cells at least half inside the union of the boxes, and of each box the cell it covers most.
+
+    So no box is without a cell, however small it is or however it lies across cells.
+    """
+    cells = box_overlap(boxes, n_rows, n_columns) >= EVIDENCE_OVERLAP
+    for box in boxes:
+        own = box_overlap(box[np.newaxis], n_rows, n_columns)
+        cells[np.unravel_index(own.argmax(), own.shape)] = True
+    return cells
 
 
 def _roles(spelled: list[bytes]) -> list[str]:

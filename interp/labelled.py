@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
@@ -11,7 +12,9 @@ from interp.query import Query
 
 
 def as_array(value: Tensor) -> np.ndarray:
-    """A tensor as a numpy array in memory."""
+    """A tensor as a numpy array in memory; half precision, which numpy lacks, as float32."""
+    if value.dtype in (torch.bfloat16, torch.float16):
+        value = value.float()
     return value.cpu().numpy()
 
 
@@ -38,6 +41,7 @@ def coordinates(query: Query, *, sources: bool) -> dict:
             "row": ("source", tokens.row),
             "column": ("source", tokens.column),
             "box_overlap": ("source", tokens.box_overlap),
+            "is_evidence": ("source", tokens.is_evidence),
         }
     return coordinates
 

@@ -22,7 +22,12 @@ def per_image(run: xr.Dataset, name: str) -> xr.DataArray:
         array = array.where(run["is_defined"])
     classes = []
     for token_class in TOKEN_CLASSES:
-        of_class = array.where(run["target_role"] == token_class, drop=True)
+        of_class = array.isel(target=np.flatnonzero(run["target_role"] == token_class))
+        if of_class.sizes["target"] == 0:
+            empty = array.isel(target=0, drop=True).astype(float) * np.nan
+            empty = empty.drop_vars([c for c in empty.coords if c not in empty.dims])
+            classes.append(empty.expand_dims(target_sample=run["sample"].values))
+            continue
         grouped = of_class.groupby("target_sample").mean("target", skipna=True)
         classes.append(grouped.reindex(target_sample=run["sample"].values))
     joined = xr.concat(classes, dim=xr.Variable("token_class", list(TOKEN_CLASSES)))

@@ -40,6 +40,8 @@ class Parts:
     output_embedding: nn.Module
     image_token_id: int
     patches_per_token: int
+    n_vocabulary: int
+    """Rows of the output embedding, padding rows included."""
     n_layers: int
     n_heads: int
     n_kv_heads: int
@@ -61,6 +63,7 @@ def _qwen2_5_vl(model: nn.Module) -> Parts:
         output_embedding=model.lm_head,
         image_token_id=model.config.image_token_id,
         patches_per_token=model.config.vision_config.spatial_merge_size**2,
+        n_vocabulary=model.lm_head.out_features,
         n_layers=text.num_hidden_layers,
         n_heads=text.num_attention_heads,
         n_kv_heads=text.num_key_value_heads,
@@ -112,14 +115,21 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; training modes and the rotary offset of generation as before outside.
 
     In training mode LoRA's dropout makes a replay wrong by 0.3, and gradient checkpointing leaves
-    no cache.
+    no cache. A caller's autocast would round the float32 algebra down, and inference mode would
+    forbid the vector-Jacobian products of the readout: both are off inside.
     """
     inner = base_model(model).model
     modes = [(module, module.training) for module in model.modules()]
     offset = inner.rope_deltas
     model.eval()
+    device, with_grad = next(model.parameters()).device.type, torch.is_grad_enabled()
     try:
-        yield
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(with_grad),
+            torch.autocast(device, enabled=False),
+        ):
+            yield
     finally:
         inner.rope_deltas = offset
         for module, mode in modes:
@@ -137,7 +147,7 @@ class VLM:
     prompt: str
     """Key of `PROMPTS`: the system prompt of every question."""
     fingerprint: str
-    """Of the weights as loaded."""
+    """Of the base model's weights as loaded."""
     revision: str = ""
     adapter: str = ""
 
@@ -155,7 +165,14 @@ class VLM:
         batch = inputs.prompts(self.processor, pairs, PROMPTS[self.prompt]).to(self.device)
         with undisturbed(self.model), torch.no_grad():
             generated = self.model.generate(
-                **batch, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True
+                **batch,
+                max_new_tokens=max_new_tokens,
+                use_cache=True,
+                # Greedy means greedy: a checkpoint's own settings would penalise repetition.
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
             )
         new = generated[:, batch["input_ids"].shape[1] :]
         return [inputs.completion(self.processor.tokenizer, row) for row in new.tolist()]
@@ -183,7 +200,9 @@ def load(
     _limit_pixels(processor.image_processor, min_pixels, max_pixels)
     processor.tokenizer.padding_side = "left"
     model = _weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
+    weights = fingerprint(model)
     if adapter is not None:
+        _check_adapter(adapter)
         model = PeftModel.from_pretrained(model, str(resolve(adapter)[0]))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     prompt = prompt or ("plain" if embedded else "think")
@@ -194,10 +213,19 @@ def load(
         processor=processor,
         name=str(name),
         prompt=prompt,
-        fingerprint=fingerprint(model),
+        fingerprint=weights,
         revision=revision or "",
         adapter=adapter or "",
     )
+
+
+def _check_adapter(adapter: str) -> None:
+    folder = Path(resolve(adapter)[0])
+    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
+        raise ValueError(
+            f"{adapter}: expected adapter_model.safetensors in the folder, got "
+            f"{sorted(path.name for path in folder.iterdir())}; save it again with save_pretrained"
+        )
 
 
 def _limit_pixels(image_processor, min_pixels: int | None, max_pixels: int | None) -> None:
@@ -251,6 +279,6 @@ def fingerprint(model: nn.Module, only: str = "") -> str:
     for _, tensor in named:
         flat = tensor.detach().reshape(-1)
         step = max(len(flat) // 16, 1)
-        sampled.append(flat[::step][:16].float())
+        sampled.append(flat[::step][:16].float().to(named[0][1].device))
     digest.update(torch.cat(sampled).cpu().numpy().tobytes() if sampled else b"")
     return digest.hexdigest()[:16]

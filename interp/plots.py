@@ -65,7 +65,7 @@ def path_means(interval: xr.Dataset, ax: Axes) -> Axes:
 
 
 def shares(interval: xr.Dataset, ax: Axes) -> Axes:
-    """Direct share by source set and token class, with intervals; "no effect" where it is missing.
+    """Direct share by source set and token class, with intervals; "no share" where it is missing.
 
     Args:
         interval: estimate, lower, upper over (source_set, token_class).
@@ -80,7 +80,7 @@ def shares(interval: xr.Dataset, ax: Axes) -> Axes:
         ax.errorbar(one["estimate"], at, xerr=errors, fmt=marker, color=color, capsize=3,
                     label=f"{token_class} tokens")  # fmt: skip
         for y in at[np.isnan(one["estimate"].values)]:
-            ax.annotate("no effect", (0.01, y), color=color, fontsize=7, va="center", alpha=0.8)
+            ax.annotate("no share", (0.01, y), color=color, fontsize=7, va="center", alpha=0.8)
     for x, style in ((0, "-"), (0.5, ":"), (1, "-")):
         ax.axvline(x, color="0.4", linewidth=0.9, linestyle=style)
     ax.set_yticks(np.arange(len(sets)), sets)

@@ -18,8 +18,6 @@ from interp.labels import SOURCE_SETS
 from interp.model import PROMPTS, VLM, Parts, fingerprint, parts
 from interp.sample import Sample
 
-EVIDENCE_OVERLAP = 0.5
-
 
 @dataclass(frozen=True)
 class Query:
@@ -57,6 +55,7 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
     if positions is None:
         raise ValueError("expected positions=[…], the rows whose next token to explain, got none")
     rows, ids = _checked_targets(tokens, positions, targets)
+    check_ids(where, ids, "target ids")
     attributes = {
         "model": first.config._name_or_path or type(first).__name__,
         "model_hash": fingerprint(first),
@@ -82,6 +81,7 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
     if positions is None:
         positions = [i - 1 for i in made.tokens.targets()]
     rows, ids = _checked_targets(made.tokens, positions, targets)
+    check_ids(where, ids, "target ids")
     attributes = {
         "model": vlm.name,
         "revision": vlm.revision,
@@ -120,7 +120,8 @@ def _bare_table(where: Parts, batch) -> inputs.Tokens:
         for seen, visual in zip(mask, is_image, strict=True)
     )
     text = tuple(str(i) for i in ids)
-    return inputs.Tokens(ids, text, roles, image, row, column, np.zeros(len(ids)))
+    nothing = np.zeros(len(ids))
+    return inputs.Tokens(ids, text, roles, image, row, column, nothing, nothing.astype(bool))
 
 
 def _checked_targets(tokens: inputs.Tokens, positions, targets) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +137,7 @@ def _checked_targets(tokens: inputs.Tokens, positions, targets) -> tuple[np.ndar
             raise ValueError(f"expected target positions in 0..{n_tokens - 1}, got {row}")
         if tokens.role[row] == "padding":
             raise ValueError(f"expected target positions outside the padding, got {row}")
-        if targets is None and row == n_tokens - 1:
+        if targets is None and (row == n_tokens - 1 or tokens.role[row + 1] == "padding"):
             raise ValueError(
                 f"expected a token after position {row}, got the end; pass targets=[…]"
             )
@@ -148,6 +149,13 @@ def _checked_targets(tokens: inputs.Tokens, positions, targets) -> tuple[np.ndar
             f"expected one target id per position, got {len(ids)} targets for {len(rows)} positions"
         )
     return rows, ids
+
+
+def check_ids(where: Parts, ids, name: str) -> None:
+    """Raises ValueError for ids outside the vocabulary; on a GPU they would end the process."""
+    wrong = [int(i) for i in ids if not 0 <= int(i) < where.n_vocabulary]
+    if wrong:
+        raise ValueError(f"expected {name} in 0..{where.n_vocabulary - 1}, got {wrong}")
 
 
 # -------------------------------------------------------------------------------------- source sets
@@ -187,11 +195,7 @@ def named_sets(query: Query) -> dict[str, np.ndarray]:
     role = np.array(query.tokens.role)
     sets = {name: role == name for name in ("image", "question", "thinking")}
     if query.has_boxes and sets["image"].any():
-        overlap = np.where(sets["image"], query.tokens.box_overlap, -1)
-        sets["evidence"] = overlap >= EVIDENCE_OVERLAP
-        sets["evidence"][overlap.argmax()] = (
-            True  # a box smaller than half a cell has one all the same
-        )
+        sets["evidence"] = query.tokens.is_evidence
         sets["background"] = sets["image"] & ~sets["evidence"]
     return sets
 

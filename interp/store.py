@@ -53,9 +53,10 @@ class Run:
         aside.rename(target)
         samples = [str(name) for name in dataset["sample"].values]
         self.shards.append({"name": name, "samples": samples, "digest": digest})
-        self._confirm()
+        self.confirm()
 
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
+        """Writes the manifest: what it names from now on counts."""
         content = {"schema": SCHEMA, "attributes": self.attributes, "shards": self.shards}
         write_json(self.path / "manifest.json", content)
 
@@ -66,15 +67,20 @@ def start_run(path: Path, attributes: dict) -> Run:
     Raises:
         ValueError: `path` holds something else.
     """
-    if path.exists() and any(path.iterdir()) and not (path / "manifest.json").exists():
+    if path.exists() and any(path.iterdir()) and not _is_run(path):
         raise ValueError(
             f"{path}: expected an empty folder or a run, got other files; choose another"
         )
     shutil.rmtree(path, ignore_errors=True)
     (path / "shards").mkdir(parents=True)
     run = Run(path, attributes)
-    run._confirm()
+    run.confirm()
     return run
+
+
+def _is_run(path: Path) -> bool:
+    manifest = path / "manifest.json"
+    return manifest.is_file() and {"schema", "shards"} <= set(json.loads(manifest.read_text()))
 
 
 def open_run(path: str | Path) -> xr.Dataset:
@@ -150,7 +156,7 @@ def stack(datasets: list[xr.Dataset], samples: xr.Dataset) -> xr.Dataset:
     longest = max(d.sizes.get("source", 0) for d in datasets)
     by_target, by_source = [], []
     for name, one in zip(samples["sample"].values, datasets, strict=True):
-        dataset = _padded(one, longest)
+        dataset = _padded(one, "source", longest)
         of_source = [c for c in dataset.coords if dataset[c].dims == ("source",) and c != "source"]
         by_source.append(dataset[of_source].reset_coords().drop_vars("source", errors="ignore"))
         by_target.append(
@@ -167,23 +173,25 @@ def stack(datasets: list[xr.Dataset], samples: xr.Dataset) -> xr.Dataset:
     return shard
 
 
-def _padded(dataset: xr.Dataset, length: int) -> xr.Dataset:
-    """The dataset with its source dimension filled up to `length`."""
-    missing = length - dataset.sizes.get("source", length)
+def _padded(dataset: xr.Dataset, dim: str, length: int) -> xr.Dataset:
+    """The dataset with a dimension filled up to `length`."""
+    missing = length - dataset.sizes.get(dim, length)
     if missing == 0:
         return dataset
     fills = {"row": -1, "column": -1, "image": -1, "source_role": "padding", "source_token": ""}
-    blank = dataset.isel(source=[0] * missing)
+    blank = dataset.isel({dim: [0] * missing})
     for name, array in blank.variables.items():
-        if "source" in array.dims:
+        if dim in array.dims:
             blank[name] = (array.dims, np.full(array.shape, fills.get(name, 0)).astype(array.dtype))
-    blank["source"] = np.arange(length - missing, length)
-    return xr.concat([dataset, blank], dim="source", join="override", **_CONCAT)
+    if dim in blank.coords:
+        blank[dim] = np.arange(length - missing, length)
+    return xr.concat([dataset, blank], dim=dim, join="override", **_CONCAT)
 
 
 def _join(shards: list[xr.Dataset]) -> xr.Dataset:
-    longest = max(s.sizes.get("source", 0) for s in shards)
-    shards = [_padded(s, longest) for s in shards]
+    for dim in ("source", "box_number"):
+        longest = max(s.sizes.get(dim, 0) for s in shards)
+        shards = [_padded(s, dim, longest) for s in shards]
     joined = []
     for dim in ("target", "sample"):
         names = [name for name, array in shards[0].variables.items() if dim in array.dims]

@@ -140,9 +140,9 @@ def play_row(clean: Clean, row: int, cut=()):
     return played, h
 
 
-def edge_effect(clean: Clean, row: int, target: int, cut, gauge: str = "centered"):
+def edge_effect(clean: Clean, row: int, target: int, cut, gauge: str = "centered", foil=None):
     """Total effect of a cut and its five parts, each by its formula in METHODS.md 3.1."""
-    g = clean.gauge_row(target, gauge)
+    g = clean.gauge_row(target, gauge, foil)
     first, h = play_row(clean, row)
     second, h2 = play_row(clean, row, cut)
     u, u2 = clean.readout(h, g), clean.readout(h2, g)

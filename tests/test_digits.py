@@ -83,5 +83,7 @@ def test_unknown_names_are_refused():
         interp.load_samples("digits", split="validation")
     with pytest.raises(ValueError, match="families of"):
         interp.load_samples("digits", families=("rhyme",))
+    with pytest.raises(ValueError, match="families that 1 digits can ask"):
+        interp.load_samples("digits", families=("sum",), max_digits=1)
     with pytest.raises(ValueError, match="a data set of"):
         interp.load_samples("cifar")

@@ -80,29 +80,36 @@ def test_bfloat16_stays_within_its_bound(processor):
     ds = interp.extract.ledger(model, inputs, positions=range(n_tokens - 8, n_tokens - 1))
     fx = interp.extract.effects(model, inputs, positions=range(n_tokens - 8, n_tokens - 1))
     assert ds.attrs["dtype"] == "bfloat16"
+    stream = interp.extract.residual(model, inputs, positions=[9]).residual
+    assert stream.dtype == np.float32
+    written = stream.sel(component="resid_pre") + stream.sel(component="attn_out")
+    gap = np.abs(written - stream.sel(component="resid_mid")).max() / np.abs(written).max()
+    assert float(gap) < 2e-2
     assert relative(ds.remainder, ds) < 5e-2
     assert relative(fx.total - fx.effect.sum("path"), ds) < 5e-2
 
 
-@pytest.mark.parametrize("gauge", ["raw", "centered"])
+@pytest.mark.parametrize("gauge", ["raw", "centered", "contrast"])
 def test_effects_equal_the_slow_reference(case, gauge):
     model, inputs, positions, targets = case
     image = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0].tolist()
     sources = {"image": image, "mixed": [*image[:3], 7, positions[1]]}
-    fx = interp.extract.effects(
-        model, inputs, positions=positions, targets=targets, sources=sources, gauge=gauge
-    )
-    ds = interp.extract.ledger(model, inputs, positions=positions, targets=targets, gauge=gauge)
+    foils = [7, 8, 9] if gauge == "contrast" else None
+    asked = {"positions": positions, "targets": targets, "gauge": gauge, "foils": foils}
+    fx = interp.extract.effects(model, inputs, sources=sources, **asked)
+    ds = interp.extract.ledger(model, inputs, **asked)
     assert fx.effect.dims == ("target", "source_set", "path")
     clean = slow(model, inputs)
     for k, (row, target) in enumerate(zip(positions, targets, strict=True)):
+        foil = foils[k] if foils else None
         for name, rows in sources.items():
             cut = [r - PADDING for r in rows]
-            total, parts = reference.edge_effect(clean, row - PADDING, target, cut, gauge)
+            found = reference.edge_effect(clean, row - PADDING, target, cut, gauge, foil)
+            total, parts = float(found[0].detach()), found[1]
             one = fx.isel(target=k).sel(source_set=name)
             scale = float(ds.magnitude[k])
-            assert abs(float(total)) > 1e-3 * scale
-            np.testing.assert_allclose(one.total, total.detach(), atol=2e-6 * scale)
+            assert abs(total) > 1e-3 * scale
+            np.testing.assert_allclose(one.total, total, atol=2e-6 * scale)
             for path, value in parts.items():
                 np.testing.assert_allclose(
                     one.effect.sel(path=path), value.detach(), atol=2e-6 * scale, err_msg=path
@@ -210,7 +217,9 @@ def test_residual_stream_adds_up_and_ends_in_the_norm(case):
     model, inputs, positions, _ = case
     ds = interp.extract.residual(model, inputs, positions=positions)
     stream = {name: ds.residual.sel(component=name).values for name in ds.component.values}
-    np.testing.assert_allclose(stream["resid_pre"] + stream["attn_out"], stream["resid_mid"])
+    np.testing.assert_allclose(
+        stream["resid_pre"] + stream["attn_out"], stream["resid_mid"], atol=1e-12
+    )
     np.testing.assert_allclose(
         stream["resid_mid"] + stream["ffn_out"], stream["resid_post"], atol=1e-12
     )
@@ -219,3 +228,39 @@ def test_residual_stream_adds_up_and_ends_in_the_norm(case):
     expected = torch.stack([clean.final(row - PADDING) for row in positions]).detach()
     scale = float(expected.abs().max())  # the two attentions differ by their float32 softmax
     np.testing.assert_allclose(stream["resid_post"][-1], expected, rtol=0, atol=1e-6 * scale)
+
+
+def test_two_images_and_right_padding_are_exact_too(processor):
+    from PIL import Image
+
+    model = make("two_to_one", processor)
+    images = [Image.new("RGB", (84, 56), "red"), odd_models.sample().image]
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "which?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    inputs = dict(processor(images=images, text=[text], return_tensors="pt"))
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    n_tokens = inputs["input_ids"].shape[1]
+    plain = interp.extract.ledger(model, inputs, positions=[n_tokens - 3])
+    assert set(plain.image.values) == {-1, 0, 1}
+    assert relative(plain.remainder, plain) < 1e-6
+    with pytest.raises(ValueError, match="one image, got 2"):
+        interp.maps.token_map(plain, 0)
+    for name, fill in (("input_ids", 0), ("attention_mask", 0), ("mm_token_type_ids", 0)):
+        pad = torch.full((1, 4), fill, dtype=inputs[name].dtype)
+        inputs[name] = torch.cat([inputs[name], pad], dim=1)
+    padded = interp.extract.ledger(model, inputs, positions=[n_tokens - 3])
+    np.testing.assert_allclose(padded.direct[..., :n_tokens], plain.direct, atol=1e-8)
+    with pytest.raises(ValueError, match="a token after position"):
+        interp.extract.ledger(model, inputs, positions=[n_tokens - 1])
+
+
+def test_a_callers_inference_mode_and_autocast_change_nothing(processor):
+    model = make("two_to_one", processor, torch.float32)
+    inputs = batch(processor, dtype=torch.float32)
+    expected = interp.extract.effects(model, inputs, positions=[50, 55])
+    with torch.inference_mode():
+        got = interp.extract.effects(model, inputs, positions=[50, 55])
+    np.testing.assert_array_equal(got.effect, expected.effect)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = interp.extract.effects(model, inputs, positions=[50, 55])
+    np.testing.assert_array_equal(got.effect, expected.effect)

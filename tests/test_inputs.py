@@ -126,6 +126,15 @@ def test_box_overlap_equals_a_fine_raster(shape):
     np.testing.assert_allclose(inputs.box_overlap(boxes, rows, columns), raster, atol=0.02)
 
 
+def test_every_box_has_a_cell_of_evidence():
+    """A small box, a box across four cells and a large one."""
+    boxes = np.array([[0.01, 0.01, 0.03, 0.02], [0.4, 0.4, 0.6, 0.6], [0.5, 0.0, 1.0, 0.5]])
+    cells = inputs.evidence_cells(boxes, 2, 2)
+    assert cells.tolist() == [[True, True], [False, False]]
+    alone = [inputs.evidence_cells(box[np.newaxis], 4, 4).sum() for box in boxes]
+    assert alone == [1, 1, 4]
+
+
 def test_overlap_of_a_union_counts_area_once():
     box = np.array([[0.0, 0.0, 0.5, 1.0]])
     twice = np.concatenate([box, box])

@@ -54,6 +54,14 @@ def test_tiny_answers_in_the_papers_format(tiny, sample):
     assert [c.token_ids for c in alone] == [c.token_ids for c in batch]
 
 
+def test_greedy_means_greedy_whatever_the_checkpoint_says(sample):
+    """Qwen2.5-VL's own generation config penalises repetition."""
+    vlm = interp.load_model("tiny")
+    expected = vlm.answer(sample.image, sample.question)
+    vlm.model.generation_config.repetition_penalty = 3.0
+    assert vlm.answer(sample.image, sample.question) == expected
+
+
 def test_ledger_and_effects_of_a_sample_are_labelled(tiny, sample):
     completion = tiny.answer(sample.image, sample.question)
     ds = interp.extract.ledger(tiny, sample, completion=completion)
@@ -141,6 +149,10 @@ def test_what_cannot_be_loaded_is_refused(folder, tmp_path):
     transformers.BertConfig(num_hidden_layers=1).save_pretrained(other)
     with pytest.raises(ValueError, match="architecture of .*got 'bert'"):
         interp.load_model(str(other))
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="adapter_model.safetensors"):
+        interp.load_model("tiny", adapter=str(tmp_path / "pickled"))
     with pytest.raises(ValueError, match="a prompt of"):
         interp.load_model("tiny", prompt="shout")
     with pytest.raises(ValueError, match="expected a hub id, a folder or one of .*'tiny'"):

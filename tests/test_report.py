@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def report(*arguments, code=0, **environment):
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "out"
-    done = report("--limit", 7, "--batch-size", 4, "--out", folder)
+    done = report("--limit", 7, "--batch-size", 4, "--seed", 3, "--out", folder)
     assert re.search(r"index.html: 7 samples ok, 0 skipped, 0 failed, \d+ s", done.stdout)
     return folder
 
@@ -43,7 +44,7 @@ def test_every_file_is_there(out):
     for name in names:
         for suffix in ("pdf", "svg", "png"):
             assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 1000
-    for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness"):
+    for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness", "targets"):
         assert len(pd.read_csv(out / "tables" / f"{name}.csv")) > 0
         assert (out / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
     manifest = json.loads((out / "manifest.json").read_text())
@@ -58,8 +59,7 @@ def test_the_page_stands_alone_and_says_what_it_found(out):
     assert page.count("data:image/png;base64,") == 6
     share = pd.read_csv(out / "tables/shares.csv").query("token_class == 'thinking'")
     image = share.query("source_set == 'image'").iloc[0]
-    assert image.is_shown
-    assert f"carries {100 * image.estimate:.0f} % of it" in page
+    assert (f"carries {100 * image.estimate:.0f} % of it" in page) == bool(image.is_shown)
     assert str(ROOT) not in page
 
 
@@ -117,19 +117,28 @@ def test_a_damaged_run_is_an_error_in_one_line(out, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def many_boxes(sample):
+    """The sample with ten boxes, one of them its own."""
+    small = [[x / 20, 0.9, (x + 1) / 20, 0.95] for x in range(9)]
+    return replace(sample, boxes=np.concatenate([sample.boxes[:1], small]))
+
+
 def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, caplog):
-    from analyses import extraction
+    from analyses import extraction, page
 
     vlm = interp.load_model("tiny")
     good = interp.load_samples("digits", limit=3)
+    good[2] = many_boxes(good[2])
     bad = [
         Sample("missing", tmp_path / "none.png", "what?", "a"),
         Sample("special", good[0].image, "what <|image_pad|>?", "a"),
     ]
-    options = Namespace(text="completion", max_new_tokens=40, gauge="centered", no_images=False,
-                        seed=0, limit=5)  # fmt: skip
-    run = store.start_run(tmp_path / "run", {"statuses": {}})
-    extraction._extract_batch(vlm, [good[0], bad[0], good[1], bad[1], good[2]], options, run)
+    options = Namespace(text="completion", max_new_tokens=40, gauge="centered", no_images=False)
+    run = store.start_run(tmp_path / "run", {"statuses": {}, "data_hashes": {}, "seed": 0,
+                                             "text": "completion"})  # fmt: skip
+    extraction._extract_batch(vlm, [good[0], bad[0], good[1]], options, run)
+    extraction._extract_batch(vlm, [good[2]], options, run)
+    extraction._extract_batch(vlm, [bad[1]], options, run)  # a batch of which nothing is left
     opened = interp.open_run(tmp_path / "run")
     assert opened["sample"].values.tolist() == [s.id for s in good]
     statuses = opened.attrs["statuses"]
@@ -137,11 +146,42 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
     assert "readable image" in statuses["missing"]["reason"]
     assert "special tokens" in statuses["special"]["reason"]
     assert "skipped missing" in caplog.text
-    alone = interp.extract.effects(
-        vlm, good[1], completion=vlm.answer(good[1].image, good[1].question)
-    )
+    assert opened["n_boxes"].values.tolist() == [len(s.boxes) for s in good]
+    np.testing.assert_array_equal(opened["box"][2], good[2].boxes)
+    completion = vlm.answer(good[1].image, good[1].question)
+    alone = interp.extract.effects(vlm, good[1], completion=completion)
     mine = opened.isel(target=(opened["target_sample"] == good[1].id).values)
     np.testing.assert_allclose(mine["total"], alone["total"], atol=1e-5)
+    assert page.write_report(tmp_path / "run", tmp_path / "out") == {
+        "ok": 3, "skipped": 2, "failed": 0}  # fmt: skip
+
+
+def test_unfinished_texts_count_as_wrong(tmp_path):
+    report("--limit", 3, "--max-new-tokens", 16, "--out", tmp_path)
+    accuracy = pd.read_csv(tmp_path / "tables/accuracy.csv").set_index("family")
+    assert accuracy.loc["all", "n"] == 3
+    statuses = interp.open_run(tmp_path / "run").attrs["statuses"].values()
+    assert any(s["status"] == "skipped" and not s["is_correct"] for s in statuses)
+    assert "ended at the length limit" in (tmp_path / "index.html").read_text()
+
+
+def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_path):
+    from analyses import extraction, page
+
+    vlm = interp.load_model("tiny")
+    bare = [
+        replace(s, thinking=None, boxes=None, twin=None)
+        for s in interp.load_samples("digits", limit=3)
+    ]
+    options = Namespace(text="reference", gauge="centered", no_images=False)
+    run = store.start_run(tmp_path / "run", {"statuses": {}, "data_hashes": {}, "seed": 0,
+                                             "text": "reference"})  # fmt: skip
+    extraction._extract_batch(vlm, bare, options, run)
+    assert page.write_report(tmp_path / "run", tmp_path / "out")["ok"] == 3
+    text = (tmp_path / "out/index.html").read_text()
+    assert "token of the thinking" not in text
+    assert "nan" not in text
+    assert "Is the model any good?" not in text
 
 
 def test_reference_text_is_explained_where_asked(tmp_path):

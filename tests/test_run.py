@@ -118,6 +118,9 @@ def test_what_the_manifest_does_not_confirm_is_not_opened(written, tmp_path):
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     with pytest.raises(ValueError, match="an empty folder or a run"):
         store.start_run(tmp_path / "thesis", {})
+    (tmp_path / "thesis" / "manifest.json").write_text('{"name": "an extension"}')
+    with pytest.raises(ValueError, match="an empty folder or a run"):
+        store.start_run(tmp_path / "thesis", {})
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
@@ -140,15 +143,26 @@ def test_intervals_cover_the_mean_of_a_known_law():
     np.testing.assert_allclose(found["estimate"], draws.mean("sample"))
 
 
-def test_copies_of_a_sample_are_one_unit_each():
+def test_targets_of_one_image_are_one_unit(written):
     """An interval over images does not shrink when every image brings its targets twice."""
+    run = interp.open_run(written[0]).load()
+    twice = xr.concat(
+        [run, run], dim="target", data_vars="minimal", coords="minimal", compat="equals"
+    )
+    assert twice.sizes["target"] == 2 * run.sizes["target"]
+    once, again = (measures.per_image(r, "total") for r in (run, twice))
+    np.testing.assert_allclose(once, again)
+    a, b = (stats.mean_interval(x.sel(token_class="thinking")) for x in (once, again))
+    np.testing.assert_allclose(a["upper"] - a["lower"], b["upper"] - b["lower"])
+    assert (a["n"] == 3).all()
+
+
+def test_shares_are_ratios_of_sums():
     rng = np.random.default_rng(1)
     part = xr.DataArray(rng.normal(1, 1, 80), dims="sample")
     whole = xr.DataArray(rng.normal(3, 1, 80), dims="sample")
     found = stats.share_interval(part, whole)
     assert float(found["estimate"]) == pytest.approx(float(part.sum() / whole.sum()))
-    again = stats.share_interval(2 * part, 2 * whole)
-    assert float(again["upper"]) == pytest.approx(float(found["upper"]))
     assert float(found["lower"]) < float(found["estimate"]) < float(found["upper"])
 
 

@@ -1,5 +1,6 @@
 """Training in miniature: rebuilding commands, exact resumption, the curriculum, evaluation."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -99,10 +100,12 @@ def test_the_curriculum_is_the_order_of_the_rows():
 def test_corrupted_thinking_differs_in_one_place():
     from train.evaluate import corrupt
 
-    for s in interp.load_samples("digits", limit=50):
+    for s in interp.load_samples("digits", limit=600):
         bad = corrupt(s)
         assert bad != s.thinking
         assert bad.split(" ")[0] == s.thinking.split(" ")[0]
+        if s.family == "count":
+            assert abs(bad.count(",") - s.thinking.count(",")) == 1
         if s.family == "sum":
             assert bad[:-2] == s.thinking[:-2]
 
@@ -118,7 +121,13 @@ def test_evaluation_counts_by_family():
     assert 0 <= low <= found["all"]["accuracy"] <= high <= 1
 
 
-def test_configs_name_no_secret_and_only_known_keys():
+def test_the_published_figures_are_those_of_the_shipped_model():
+    published = json.loads((ROOT / "reports/benchmarks/tiny.json").read_text())
+    assert published["model_hash"] == interp.load_model("tiny").fingerprint
+    assert published["families"]["all"]["n"] >= 400
+
+
+def test_configs_name_no_secret():
     for path in (ROOT / "train/configs").glob("*.yaml"):
         keys = yaml.safe_load(path.read_text())
         assert "env" not in keys

@@ -18,33 +18,30 @@ import torch
 
 import interp
 from interp import inputs
-from interp.data.scene import place_name
 from interp.model import PROMPTS, VLM, undisturbed
 from interp.sample import THINK_CLOSE, THINK_OPEN, Sample
 from interp.stats import proportion_interval
+
+PLACES = [f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right")]
 
 
 def corrupt(sample: Sample) -> str:
     """The sample's thinking with one intermediate result replaced: a place, or a digit of a sum."""
     rng = np.random.default_rng(int(sample.id[-6:]))
+    text = sample.thinking.rstrip(".")
     if sample.family == "sum":
-        head, last = sample.thinking.rstrip(".").rsplit(" ", 1)
+        head, last = text.rsplit(" ", 1)
         return f"{head} {(int(last) + int(rng.integers(1, 10))) % 10}."
     if sample.family == "count":
-        head, listed = sample.thinking.rstrip(".").split(": ")
+        head, listed = text.split(": ")
         places = listed.split(", ")
-        free = [place for place in _places() if place not in places]
-        if len(places) > 1 and rng.random() < 0.5:
+        free = [place for place in PLACES if place not in places]
+        if not free or (len(places) > 1 and rng.random() < 0.5):
             return f"{head}: {', '.join(places[:-1])}."
         return f"{head}: {', '.join([*places, free[int(rng.integers(len(free)))]])}."
-    head, _, _ = sample.thinking.rstrip(".").rsplit(" ", 2)
-    place = " ".join(sample.thinking.rstrip(".").split(" ")[-2:])
-    others = [other for other in _places() if other != place]
-    return f"{head} {others[int(rng.integers(len(others)))]}."
-
-
-def _places() -> list[str]:
-    return [place_name((r, c), (2, 2)) for r in range(2) for c in range(2)]
+    *head, row, column = text.split(" ")
+    others = [place for place in PLACES if place != f"{row} {column}"]
+    return f"{' '.join(head)} {others[int(rng.integers(len(others)))]}."
 
 
 def answers_after(vlm: VLM, samples: list[Sample], thinking: list[str]) -> list[str]:
@@ -62,7 +59,7 @@ def answers_after(vlm: VLM, samples: list[Sample], thinking: list[str]) -> list[
         return_tensors="pt",
     ).to(vlm.device)
     with undisturbed(vlm.model), torch.no_grad():
-        out = vlm.model.generate(**batch, max_new_tokens=8, do_sample=False)
+        out = vlm.model.generate(**batch, max_new_tokens=8, do_sample=False, repetition_penalty=1.0)
     new = out[:, batch["input_ids"].shape[1] :].tolist()
     return [inputs.completion(vlm.processor.tokenizer, row).answer for row in new]
 
@@ -116,7 +113,12 @@ def main() -> None:
             f"{rates['answer_changed_by_corrupted_thinking']:.3f}"
         )
     if options.out:
-        content = {"model": options.model, "seed": options.seed, "families": found}
+        content = {
+            "model": options.model,
+            "model_hash": vlm.fingerprint,
+            "seed": options.seed,
+            "families": found,
+        }
         options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""A fresh, untrained Qwen2.5-VL of about one million parameters with its processor, in a folder.
+"""A fresh, untrained Qwen2.5-VL of about two million parameters with its processor, in a folder.
 
     python -m train.new_model OUT
 

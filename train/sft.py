@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+from trl import SFTConfig, SFTTrainer, TrlParser
 
 from interp.data import digits
 from train.scenes import Mix, rows
@@ -20,8 +20,9 @@ from train.scenes import Mix, rows
 
 @dataclass
 class Data:
-    """What to train on."""
+    """What to train, and on what."""
 
+    model_name_or_path: str = field(metadata={"help": "hub id or folder"})
     n_samples: int = field(metadata={"help": "number of training scenes, each seen once per epoch"})
     stages: list[float] = field(
         default_factory=lambda: [0.0, 0.0, 0.0],
@@ -38,13 +39,13 @@ class Data:
     scene_seed: int = field(default=1, metadata={"help": "seed of the scenes"})
 
 
-def main(data: Data, config: SFTConfig, model: ModelConfig) -> None:
+def main(data: Data, config: SFTConfig) -> None:
     """Trains from the last checkpoint in the output folder, if any; saves model and processor."""
     mix = Mix(
         data.n_samples, data.scene_seed, tuple(data.stages), tuple(data.families), data.reading
     )
     trainer = SFTTrainer(
-        model=model.model_name_or_path,
+        model=data.model_name_or_path,
         args=config,
         train_dataset=rows(mix),
     )
@@ -55,4 +56,4 @@ def main(data: Data, config: SFTConfig, model: ModelConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((Data, SFTConfig, ModelConfig)).parse_args_and_config())
+    main(*TrlParser((Data, SFTConfig)).parse_args_and_config())

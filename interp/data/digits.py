@@ -51,6 +51,8 @@ def make_sample(
     if unknown:
         raise ValueError(f"expected families of {tuple(FAMILIES)}, got {sorted(unknown)}")
     names = [f for f in families or QUESTIONS if FAMILIES[f].min_digits <= max_digits]
+    if not names:
+        raise ValueError(f"expected families that {max_digits} digits can ask, got {families}")
     family = FAMILIES[names[index % len(names)]]
     hand = Hand(np.random.default_rng([seed, SPLITS.index(split), index]), split)
     canvas = CANVASES[hand.rng.integers(len(CANVASES))]
