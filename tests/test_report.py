@@ -180,7 +180,8 @@ def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_pat
     assert page.write_report(tmp_path / "run", tmp_path / "out")["ok"] == 3
     text = (tmp_path / "out/index.html").read_text()
     assert "token of the thinking" not in text
-    assert "nan" not in text
+    assert "nan [" not in text
+    assert ">nan" not in text
     assert "Is the model any good?" not in text
 
 
