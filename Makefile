@@ -19,8 +19,8 @@ setup: $(DONE)
 $(DONE): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes requirements.lock
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --no-deps --no-build-isolation --editable .
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --system-certs --require-hashes requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --system-certs --no-deps --no-build-isolation --editable .
 	touch $(DONE)
 
 report: setup
@@ -44,6 +44,6 @@ tiny: setup
 	$(BIN)/python -m train.evaluate runs/tiny-sft/final
 
 lock: setup
-	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --generate-hashes --no-header \
+	$(BIN)/uv pip compile --system-certs pyproject.toml --all-extras --group build --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --python-version 3.11 \
 	  --python-platform x86_64-unknown-linux-gnu --output-file requirements.lock
