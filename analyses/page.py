@@ -121,10 +121,14 @@ def _shared(one: xr.Dataset, share: xr.Dataset) -> str:
         against = "more than half" if low > 0.5 else "less than half"
     others = one.drop_sel(path=["total", "direct"])["estimate"].to_series()
     largest = others.abs().idxmax()
+    is_cancelling = others.abs().sum() > 2 * abs(others.sum())
+    more = (
+        " The other parts are not small: they largely cancel each other." if is_cancelling else ""
+    )
     return (
         f"The direct path of Eq. 1 carries {100 * estimate:.0f} % of it "
         f"[{100 * low:.0f}, {100 * high:.0f}], {against}; the largest other part is "
-        f"{PATH_TITLES[largest]} with {interval_text(one.sel(path=largest))} logits."
+        f"{PATH_TITLES[largest]} with {interval_text(one.sel(path=largest))} logits.{more}"
     )
 
 
