@@ -26,14 +26,17 @@ class Mix:
 
     def scene(self, index: int) -> Sample:
         """The training scene of a row."""
-        is_reading = index < self.reading * self.n_samples and index % 2
         max_digits = 1 + sum(index >= share * self.n_samples for share in self.stages)
+        in_reading = index < self.reading * self.n_samples
+        possible = [f for f in self.families if digits.FAMILIES[f].min_digits <= max_digits]
+        turn = index // 2 if in_reading else index
+        family = "read" if in_reading and index % 2 else possible[turn % len(possible)]
         return digits.make_sample(
             "train",
             index,
             seed=self.seed,
             max_digits=max_digits,
-            families=("read",) if is_reading else self.families,
+            families=(family,),
             with_twin=False,
         )
 

@@ -11,6 +11,7 @@ goes on from its last checkpoint when the same command is given again.
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers import AutoProcessor
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer, TrlParser
 
@@ -44,13 +45,17 @@ def main(data: Data, config: SFTConfig) -> None:
     mix = Mix(
         data.n_samples, data.scene_seed, tuple(data.stages), tuple(data.families), data.reading
     )
+    out = Path(config.output_dir)
+    last = get_last_checkpoint(out) if out.is_dir() else None
+    # The Trainer alone would resume with the first weights and no word: a checkpoint's weights have
+    # the hub's names, the model in memory has others, and only from_pretrained translates them.
     trainer = SFTTrainer(
-        model=data.model_name_or_path,
+        model=last or data.model_name_or_path,
         args=config,
         train_dataset=rows(mix),
+        processing_class=AutoProcessor.from_pretrained(data.model_name_or_path),
     )
-    out = Path(config.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(out) if out.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last)
     trainer.save_model(out / "final")
     trainer.processing_class.save_pretrained(out / "final")
 
