@@ -10,6 +10,7 @@ from interp import measures, stats
 
 GATE = 0.5  # logit; below it a mean total effect is called "no effect" and gets no share
 BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2}
+MARK = {"all": 0.90, "family": 0.85}  # accuracy that the embedded model is meant to reach
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ def _accuracy(run: xr.Dataset) -> pd.DataFrame | None:
              "lower": low, "upper": high}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def missed_marks(found: Findings) -> list[str] | None:
+    """Where the embedded model's answers fall short of its mark; None for other models and text."""
+    if found.accuracy is None or found.run.attrs["model"] != "tiny" or found.run.attrs["adapter"]:
+        return None
+    goals = [MARK["all" if name == "all" else "family"] for name in found.accuracy["family"]]
+    return found.accuracy["family"][found.accuracy["accuracy"] < goals].tolist()
 
 
 def table(interval: xr.Dataset) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import xarray as xr
 
 import interp
 from analyses import figures, findings
-from analyses.findings import GATE, Findings
+from analyses.findings import GATE, MARK, Findings
 from interp.labels import PATH_TITLES
 from interp.store import write_json
 
@@ -67,6 +67,8 @@ def _page(found: Findings, drawn: dict[str, bytes], counts: dict[str, int]) -> s
         share_rows=_share_rows(found),
         path_rows=_path_rows(found),
         accuracy=None if found.accuracy is None else found.accuracy.to_dict("records"),
+        missed=findings.missed_marks(found),
+        mark=MARK,
         n_incomplete=sum(not e.get("is_complete", True) for e in run.attrs["statuses"].values()),
         box_share=_box_share(run),
         errors={name: (float(a.median()), float(a.max())) for name, a in found.errors.items()},
