@@ -74,6 +74,15 @@ class Inputs:
     tokens: Tokens
 
 
+def tokens_by_role(tokens: Tokens) -> dict[str, list[int]]:
+    """The ids of thinking and answer, each in order."""
+    targets = tokens.targets()
+    return {
+        role: [int(tokens.ids[i]) for i in targets if tokens.role[i] == role]
+        for role in ("thinking", "answer")
+    }
+
+
 # ------------------------------------------------------------------------------------ to the model
 
 

@@ -8,6 +8,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp.labels import describe
+from interp.prefill import Prefill
 from interp.query import Query
 
 
@@ -18,8 +19,8 @@ def as_array(value: Tensor) -> np.ndarray:
     return value.cpu().numpy()
 
 
-def coordinates(query: Query, *, sources: bool) -> dict:
-    """Coordinates of the targets, layers and heads, and of the source tokens where asked."""
+def coordinates(query: Query, context: Prefill | None = None) -> dict:
+    """Coordinates of targets, layers and heads, and of the source tokens given their prefill."""
     tokens, rows = query.tokens, query.rows.tolist()
     after = [tokens.role[r + 1] if r + 1 < len(tokens.ids) else "text" for r in rows]
     coordinates = {
@@ -31,7 +32,7 @@ def coordinates(query: Query, *, sources: bool) -> dict:
         "layer": np.arange(query.where.n_layers),
         "head": np.arange(query.where.n_heads),
     }
-    if sources:
+    if context is not None:
         coordinates |= {
             "source": np.arange(len(tokens.ids)),
             "source_token": ("source", list(tokens.text)),
@@ -42,6 +43,8 @@ def coordinates(query: Query, *, sources: bool) -> dict:
             "column": ("source", tokens.column),
             "box_overlap": ("source", tokens.box_overlap),
             "is_evidence": ("source", tokens.is_evidence),
+            "peak": ("source", as_array(context.peaks)),
+            "is_sink": ("source", as_array(context.is_sink)),
         }
     return coordinates
 
@@ -52,8 +55,8 @@ def finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:
     dataset = describe(dataset.drop_vars({"head", "layer", "role"} & set(dataset.coords) - used))
     dataset.attrs = {
         **query.attributes,
-        **attributes,
         "norm": "frozen at the clean run",
+        **attributes,
         "dtype": str(query.model.dtype).removeprefix("torch."),
         "attn_implementation": query.where.language_model.config._attn_implementation,
         **{name: version(name) for name in ("torch", "transformers", "nnsight", "xarray")},

@@ -18,6 +18,13 @@ DIMENSIONS = {
     "source_set": "Source set",
     "path": "Path",
     "layer_path": "Path",
+    "reference": "Reference",
+    "path_class": "Path class",
+    "norm": "Final norm",
+    "pair": "Pair of path classes",
+    "write": "Part of the direct write",
+    "gauge": "Gauge",
+    "objective": "Objective",
     "role": "Role of the source token",
     "position": "Position",
     "component": "Component",
@@ -29,8 +36,22 @@ DIMENSIONS = {
 GAUGES = ("raw", "centered", "contrast")
 ROLES = ("system", "image", "question", "thinking", "answer", "template", "text", "padding")
 SOURCE_SETS = ("image", "evidence", "background", "question", "thinking")
+SINKLESS = "-nosink"  # "image-nosink" is the image without its sinks
+SINK_PEAK = 20  # max|h| / rms(h) behind half of the middle layers, METHODS.md 3.6
 EDGE_PATHS = ("direct", "value_bias", "ffn", "attention", "norm")
 LAYER_PATHS = EDGE_PATHS[:-1]  # the final norm belongs to no layer
+
+EDGE_MODES = ("zero", "mean", "mask")
+NODE_PATHS = ("direct", "routing", "mediated", "self", "ffn", "norm")
+REFERENCES = ("mean", "other", "twin", "blur")
+PATH_CLASSES = (
+    "direct write",
+    "rest of the row",
+    "other positions",
+)  # P1, P2, P3 of METHODS.md 3.3
+PAIRS = ("P1 P2", "P1 P3", "P2 P3")
+NORMS = ("live", "frozen")
+WRITES = ("values", "pattern")
 
 PATH_TITLES = {
     "direct": "direct (Eq. 1)",
@@ -38,6 +59,9 @@ PATH_TITLES = {
     "ffn": "FFN",
     "attention": "attention (cross-layer)",
     "norm": "final norm",
+    "routing": "routing (pattern)",
+    "mediated": "mediated (other tokens)",
+    "self": "self (earlier layers)",
 }
 
 VARIABLES = {
@@ -58,6 +82,17 @@ VARIABLES = {
     "residual": ("activation", "Residual stream"),
     "direct_by_layer": ("logit", "Direct contribution by layer and role"),
     "direct_by_role": ("logit", "Direct contribution by role"),
+    "mediated_by_role": ("logit", "Mediated effect by role of the other token"),
+    "mediated_alone": ("logit", "Mediated effect with the source set's own slots clean"),
+    "shapley": ("logit", "Shapley value"),
+    "shapley_strict": ("logit", "Shapley value, only values counted as direct"),
+    "pair_interaction": ("logit", "Shapley interaction of two path classes"),
+    "direct_write": ("logit", "Direct write under the frozen norm, by what changes in it"),
+    "pnde": ("logit", "Pure natural direct effect"),
+    "tnde": ("logit", "Total natural direct effect"),
+    "pnie": ("logit", "Pure natural indirect effect"),
+    "tnie": ("logit", "Total natural indirect effect"),
+    "interaction": ("logit", "Interaction of direct and indirect paths"),
 }
 
 

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from interp import model
-from interp.capture import Prefill, Replay, prefill, replay
+from interp.capture import Replay, replay
 from interp.model import VLM, Parts, parts
+from interp.prefill import Prefill, prefill
 
 
 def load_model(

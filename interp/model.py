@@ -110,6 +110,16 @@ def parts(model: nn.Module) -> Parts:
     return SPECS[family](model)
 
 
+def image_embeddings(model: nn.Module, pixel_values: Tensor, grids: Tensor) -> Tensor:
+    """What the vision tower gives the language model for some images, (visual token, d_model)."""
+    base = base_model(model)
+    with undisturbed(model), torch.no_grad():
+        found = base.model.get_image_features(
+            pixel_values=pixel_values.to(model.device), image_grid_thw=grids.to(model.device)
+        )
+        return torch.cat(tuple(found.pooler_output))
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; training modes and the rotary offset of generation as before outside.

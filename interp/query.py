@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from interp import inputs
 from interp.checks import check_inputs
-from interp.labels import SOURCE_SETS
+from interp.labels import SINKLESS, SOURCE_SETS
 from interp.model import PROMPTS, VLM, Parts, fingerprint, parts
+from interp.readout import check_gauge, runners_up
 from interp.sample import Sample
+
+REPLAY_BYTES = 2**28  # attention rows that one replay may hold
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class Query:
     has_boxes: bool
     attributes: dict[str, str]
     """Which model and sample this is."""
+
+    @property
+    def places(self) -> list[tuple[str, int]]:
+        """Of each target the role, and how many tokens of that role stand before it."""
+        role = self.tokens.role
+        after = [row + 1 for row in self.rows.tolist()]
+        return [(role[i], role[:i].count(role[i])) if i < len(role) else ("", 0) for i in after]
 
 
 def ask(first, second, *, completion=None, positions=None, targets=None) -> Query:
@@ -158,24 +168,57 @@ def check_ids(where: Parts, ids, name: str) -> None:
         raise ValueError(f"expected {name} in 0..{where.n_vocabulary - 1}, got {wrong}")
 
 
+def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " target"] | None:
+    """One foil per target; None, or "runner-up" for all, is the likeliest other token there.
+
+    Raises:
+        ValueError: an unknown gauge, missing foils, or not one valid id per target.
+    """
+    check_gauge(gauge, foils)
+    if foils is None:
+        return None
+    named = [None] * len(query.targets) if isinstance(foils, str) else list(foils)
+    if len(named) != len(query.targets):
+        raise ValueError(
+            f"expected one foil per target, got {len(named)} for {len(query.targets)} targets"
+        )
+    check_ids(query.where, [foil for foil in named if foil is not None], "foils")
+    others = runners_up(logits, query.targets).tolist()
+    ids = [other if foil is None else foil for foil, other in zip(named, others, strict=True)]
+    return torch.tensor(ids, device=query.rows.device)
+
+
+def target_chunks(query: Query, n_variants: int) -> list[Int[Tensor, " part"]]:
+    """Targets in groups whose attention rows fit in REPLAY_BYTES."""
+    where = query.where
+    per_target = 4 * n_variants * where.n_layers * where.n_heads * len(query.tokens.ids)
+    size = max(1, REPLAY_BYTES // per_target)
+    return list(torch.arange(len(query.rows), device=query.rows.device).split(size))
+
+
 # -------------------------------------------------------------------------------------- source sets
 
 
 def source_sets(
-    query: Query, sources: Iterable[str] | Mapping[str, Iterable[int]] | None
+    query: Query,
+    sources: Iterable[str] | Mapping[str, Iterable[int]] | None,
+    is_sink: Bool[Tensor, " token"],
 ) -> tuple[tuple[str, ...], Bool[Tensor, "source_set token"]]:
-    """Names and members of source sets, by name (DESIGN's sets) or as lists of rows.
+    """Names and members of source sets, by name (see `named_sets`) or as lists of rows.
+
+    Without `sources`, all that the sample has; one without its sinks only where it has any.
 
     Raises:
         ValueError: an unknown name, a set that this sample cannot have, unknown or duplicate rows.
     """
+    known = named_sets(query, is_sink.cpu().numpy())
     if sources is None:
-        known = named_sets(query)
         sources = [name for name in SOURCE_SETS if name in known and known[name].any()]
+        without = [name + SINKLESS for name in sources if name + SINKLESS in known]
+        sources += [n for n in without if (known[n] != known[n.removesuffix(SINKLESS)]).any()]
     if isinstance(sources, Mapping):
         members = {name: _row_mask(query, name, rows) for name, rows in sources.items()}
     else:
-        known = named_sets(query)
         for name in sources:
             if name not in known or not known[name].any():
                 possible = sorted(k for k in known if known[k].any())
@@ -190,14 +233,18 @@ def source_sets(
     return tuple(members), stacked.to(query.rows.device)
 
 
-def named_sets(query: Query) -> dict[str, np.ndarray]:
-    """Boolean membership by name; evidence and background only where there are boxes."""
+def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
+    """Boolean membership by name; evidence and background only where there are boxes.
+
+    Image and evidence also without their sinks, as "image-nosink" and "evidence-nosink".
+    """
     role = np.array(query.tokens.role)
     sets = {name: role == name for name in ("image", "question", "thinking")}
     if query.has_boxes and sets["image"].any():
         sets["evidence"] = query.tokens.is_evidence
         sets["background"] = sets["image"] & ~sets["evidence"]
-    return sets
+    visual = [name for name in ("image", "evidence") if name in sets]
+    return sets | {name + SINKLESS: sets[name] & ~is_sink for name in visual}
 
 
 def _row_mask(query: Query, name: str, rows: Iterable[int]) -> np.ndarray:

@@ -17,6 +17,8 @@ from interp.labels import GAUGES
 from interp.ledger import readout_vectors
 from interp.model import Parts
 
+RUNNER_UP = "runner-up"
+
 
 @dataclass(frozen=True)
 class Readout:
@@ -40,13 +42,24 @@ def read_out(
     """The readout of targets whose clean residuals before the final norm are `final`."""
     final = final.to(gauge_rows.dtype)
     vectors = readout_vectors(gauge_rows, final, where.norm_weight.to(final.dtype), where.epsilon)
-    folded, biases = [], []
-    for layer in where.language_model.layers:
-        back = transpose_apply(layer.self_attn.o_proj, vectors)
-        folded.append(rearrange(back, "t (h d) -> t h d", h=where.n_heads))
-        bias = constant_of(layer.self_attn.v_proj, dtype=vectors.dtype)
-        biases.append(rearrange(bias, "(kv d) -> kv d", kv=where.n_kv_heads))
-    return Readout(gauge_rows, vectors, folded, biases)
+    folded = [fold(where, n, vectors) for n in range(where.n_layers)]
+    return Readout(gauge_rows, vectors, folded, value_biases(where, vectors.dtype))
+
+
+def fold(
+    where: Parts, layer: int, vectors: Float[Tensor, "target d_model"]
+) -> Float[Tensor, "target head d_head"]:
+    """W_oᵀ x: what a vector that reads the residual stream reads of each head's sum."""
+    back = transpose_apply(where.language_model.layers[layer].self_attn.o_proj, vectors)
+    return rearrange(back, "t (h d) -> t h d", h=where.n_heads)
+
+
+def value_biases(where: Parts, dtype: torch.dtype) -> list[Float[Tensor, "kv_head d_head"]]:
+    """b_v by layer."""
+    biases = [
+        constant_of(layer.self_attn.v_proj, dtype=dtype) for layer in where.language_model.layers
+    ]
+    return [rearrange(bias, "(kv d) -> kv d", kv=where.n_kv_heads) for bias in biases]
 
 
 def gauge_rows(
@@ -86,13 +99,22 @@ def gauge_logits(
     return chosen
 
 
+def runners_up(
+    logits: Float[Tensor, "target vocabulary"], targets: Int[Tensor, " target"]
+) -> Int[Tensor, " target"]:
+    """The model's likeliest token besides each target."""
+    return logits.scatter(1, rearrange(targets, "t -> t 1"), -torch.inf).argmax(dim=1)
+
+
 def check_gauge(gauge: str, foils) -> None:
     """Raises ValueError for an unknown gauge or a missing foil."""
     if gauge not in GAUGES:
         raise ValueError(f"expected a gauge of {GAUGES}, got {gauge!r}")
-    if gauge == "contrast" and foils is None:
+    is_word = isinstance(foils, str)
+    if (gauge == "contrast" and foils is None) or (is_word and foils != RUNNER_UP):
         raise ValueError(
-            "expected foils=[…], one token id per target, in the contrast gauge, got none"
+            f"expected foils=[…], one token id per target, or {RUNNER_UP!r}, in the contrast "
+            f"gauge, got {foils if is_word else 'none'}"
         )
 
 
@@ -119,6 +141,15 @@ def transpose_apply(module: nn.Module, cotangent: Float[Tensor, "n out"]) -> Flo
         ).requires_grad_()
         (back,) = torch.autograd.grad(module(at), at, cotangent.to(parameter.dtype))
     return back.to(cotangent.dtype)
+
+
+def apply_linear(module: nn.Module, x: Float[Tensor, "*n in"]) -> Float[Tensor, "*n out"]:
+    """W x, W being the linear map of the module; its bias is left out."""
+    if is_plain(module):
+        return x @ module.weight.detach().to(x.dtype).T
+    parameter = next(module.parameters())
+    with torch.no_grad():
+        return module(x.to(parameter.dtype)).to(x.dtype) - constant_of(module, x.dtype)
 
 
 def constant_of(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, " out"]:

@@ -4,20 +4,27 @@ Shares no code with `interp`. Clean keys and values come from forward hooks on a
 the whole sequence; a row is then computed again from the weights, with or without some values.
 """
 
+from itertools import permutations
+
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 
 class Clean:
-    """An eager forward of the whole sequence, all modules' inputs and outputs kept by hooks."""
+    """An eager forward of the whole sequence, all modules' inputs and outputs kept by hooks.
 
-    def __init__(self, model, batch):
+    With `replaced`, {row: embedding}, those rows enter the language model with another embedding.
+    """
+
+    def __init__(self, model, batch, replaced=None):
         self.model, self.lm = model, model.model.language_model
         self.kept = {}
         handles = [
             module.register_forward_hook(self._keep(name), with_kwargs=True)
             for name, module in self.lm.named_modules()
         ]
+        if replaced:
+            handles.append(self.lm.register_forward_pre_hook(_put(replaced), with_kwargs=True))
         before = model.config._attn_implementation
         model.set_attn_implementation("eager")
         with torch.no_grad():
@@ -74,6 +81,16 @@ class Clean:
         return projection.weight[rows] @ normed, projection.bias[rows]
 
 
+def _put(replaced):
+    def hook(_module, args, kwargs):
+        embeddings = kwargs["inputs_embeds"].clone()
+        for row, embedding in replaced.items():
+            embeddings[0, row] = embedding
+        return args, {**kwargs, "inputs_embeds": embeddings}
+
+    return hook
+
+
 def ledger(clean: Clean, row: int, target: int, gauge: str = "centered", foil=None):
     """direct (layer, head, source), value_bias (layer, head), ffn (layer), embed, logit."""
     n_layers, n_heads = clean.text.num_hidden_layers, clean.text.num_attention_heads
@@ -96,8 +113,11 @@ def ledger(clean: Clean, row: int, target: int, gauge: str = "centered", foil=No
     return direct, value_bias, ffn, u @ clean.embeddings[row], logits[target] - shift
 
 
-def play_row(clean: Clean, row: int, cut=()):
+def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=None, swapped=()):
     """One row computed again from the weights, the values of `cut` left out.
+
+    In the mode "mean" a cut edge reads the mean value over the rows `averaged`, in the mode "mask"
+    it has no weight. The slots `swapped` are read from the run `other`.
 
     Returns per layer the attention weights (head, source), the row's own values (head, d_head) and
     the FFN output, and the residual before the final norm.
@@ -111,6 +131,8 @@ def play_row(clean: Clean, row: int, cut=()):
     for number, layer in enumerate(lm.layers):
         attention = layer.self_attn
         normed_all = clean.output(f"layers.{number}.input_layernorm")[0].clone()
+        for p in swapped:
+            normed_all[p] = other.output(f"layers.{number}.input_layernorm")[0, p]
         normed = layer.input_layernorm(h)
         normed_all[row] = normed
         q = (attention.q_proj.weight @ normed + attention.q_proj.bias).view(1, n_heads, 1, width)
@@ -123,6 +145,8 @@ def play_row(clean: Clean, row: int, cut=()):
         own = torch.zeros(n_heads, width, dtype=h.dtype)
         for head in range(n_heads):
             seen = [p for p in range(row + 1) if clean.mask[p]]
+            if mode == "mask":
+                seen = [p for p in seen if p not in cut or p == row]
             scores = (
                 torch.stack([q[0, head, 0] @ k[0, head // group, p] for p in seen]) / width**0.5
             )
@@ -133,6 +157,9 @@ def play_row(clean: Clean, row: int, cut=()):
                     own[head] = value
                 if p not in cut or p == row:
                     written = written + weight * (clean.head_matrix(number, head) @ (value + bias))
+                elif mode == "mean":
+                    mean = mean_value(clean, number, head, averaged)
+                    written = written + weight * (clean.head_matrix(number, head) @ mean)
         mid = h + written
         ffn = layer.mlp(layer.post_attention_layernorm(mid))
         h = mid + ffn
@@ -140,23 +167,38 @@ def play_row(clean: Clean, row: int, cut=()):
     return played, h
 
 
-def edge_effect(clean: Clean, row: int, target: int, cut, gauge: str = "centered", foil=None):
+def mean_value(clean: Clean, layer, head, rows):
+    """The mean of value and bias over some rows."""
+    values = [sum(clean.value(layer, head, p)) for p in rows]
+    return torch.stack(values).mean(0)
+
+
+def edge_effect(
+    clean: Clean, row, target, cut, gauge="centered", foil=None, mode="zero", averaged=()
+):
     """Total effect of a cut and its five parts, each by its formula in METHODS.md 3.1."""
     g = clean.gauge_row(target, gauge, foil)
     first, h = play_row(clean, row)
-    second, h2 = play_row(clean, row, cut)
+    second, h2 = play_row(clean, row, cut, mode, averaged)
     u, u2 = clean.readout(h, g), clean.readout(h2, g)
     parts = dict.fromkeys(("direct", "value_bias", "ffn", "attention"), 0.0)
     for layer, ((a, own, f), (a2, own2, f2)) in enumerate(zip(first, second, strict=True)):
         parts["ffn"] = parts["ffn"] + u @ (f - f2)
         for head in range(clean.text.num_attention_heads):
             back = clean.head_matrix(layer, head).T @ u
+            mean = mean_value(clean, layer, head, averaged) if mode == "mean" else None
             for p in range(row + 1):
                 value, bias = clean.value(layer, head, p)
+                if mode == "mask":
+                    bias = torch.zeros_like(bias)
                 if p == row:
                     before = a[head, p] * (back @ (own[head] + bias))
                     after = a2[head, p] * (back @ (own2[head] + bias))
                     parts["attention"] = parts["attention"] + before - after
+                elif p in cut and mode == "mean":
+                    parts["direct"] = parts["direct"] + a[head, p] * (back @ (value + bias - mean))
+                    change = (a[head, p] - a2[head, p]) * (back @ mean)
+                    parts["attention"] = parts["attention"] + change
                 elif p in cut:
                     parts["direct"] = parts["direct"] + a[head, p] * (back @ value)
                     parts["value_bias"] = parts["value_bias"] + a[head, p] * (back @ bias)
@@ -165,3 +207,73 @@ def edge_effect(clean: Clean, row: int, target: int, cut, gauge: str = "centered
                     parts["attention"] = parts["attention"] + change
     parts["norm"] = (u - u2) @ h2
     return u @ h - u2 @ h2, parts
+
+
+def node_effect(clean: Clean, other: Clean, row, target, sources, gauge="centered", foil=None):
+    """Total effect of a reference and its six parts, each by its formula in METHODS.md 3.2."""
+    g = clean.gauge_row(target, gauge, foil)
+    everything = range(row)
+    first, h = play_row(clean, row)
+    step1, h1 = play_row(clean, row, other=other, swapped=sources)
+    _, h2 = play_row(clean, row, other=other, swapped=everything)
+    u, u1, u2 = (clean.readout(x, g) for x in (h, h1, h2))
+    parts = dict.fromkeys(("direct", "routing", "self", "ffn"), 0.0)
+    for layer, ((a, own, f), (a1, own1, f1)) in enumerate(zip(first, step1, strict=True)):
+        parts["ffn"] = parts["ffn"] + u @ (f - f1)
+        for head in range(clean.text.num_attention_heads):
+            back = clean.head_matrix(layer, head).T @ u
+            for p in range(row):
+                before, now = clean.value(layer, head, p)[0], clean.value(layer, head, p)[0]
+                if p in sources:
+                    now = other.value(layer, head, p)[0]
+                parts["direct"] = parts["direct"] + a[head, p] * (back @ (before - now))
+                parts["routing"] = parts["routing"] + (a[head, p] - a1[head, p]) * (back @ now)
+            change = (a[head, row] - a1[head, row]) * (back @ own1[head])
+            parts["routing"] = parts["routing"] + change
+            parts["self"] = parts["self"] + a[head, row] * (back @ (own[head] - own1[head]))
+    parts["norm"] = (u - u1) @ h1
+    parts["mediated"] = u1 @ h1 - u2 @ h2
+    return u @ h - u2 @ h2, parts
+
+
+def value_at(clean: Clean, other: Clean, row, sources, g, is_strict, is_live):
+    """v(a', a, b) of METHODS.md 3.3 as a dict over triples of 0 and 1."""
+    rest = [p for p in range(row) if p not in sources]
+    run = {0: other, 1: clean}
+    played = {}
+    for a in (0, 1):
+        for b in (0, 1):
+            swapped = [*(sources if a == 0 else []), *(rest if b == 0 else [])]
+            played[a, b] = play_row(clean, row, other=other, swapped=swapped)
+
+    def write(pattern, values):
+        total = 0.0
+        for layer, (weights, _, _) in enumerate(played[pattern][0]):
+            for head in range(clean.text.num_attention_heads):
+                for p in sources:
+                    value, _ = run[values].value(layer, head, p)
+                    vector = clean.head_matrix(layer, head) @ value
+                    total = total + weights[head, p] * vector
+        return total
+
+    u = clean.readout(played[1, 1][1], g)
+    found = {}
+    for q in (0, 1):
+        for a in (0, 1):
+            for b in (0, 1):
+                state = played[a, b][1] - write((a, b), a)
+                state = state + write((a, b) if is_strict else (q, b), q)
+                found[q, a, b] = (clean.readout(state, g) if is_live else u) @ state
+    return found
+
+
+def shapley_values(values):
+    """Mean over the six orders of what each player adds."""
+    shares = [0.0, 0.0, 0.0]
+    for order in permutations(range(3)):
+        at = [0, 0, 0]
+        for player in order:
+            before = values[tuple(at)]
+            at[player] = 1
+            shares[player] += (values[tuple(at)] - before) / 6
+    return shares

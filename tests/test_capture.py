@@ -9,14 +9,14 @@ import torch
 from einops import rearrange
 
 import interp
-from interp import capture, load
+from interp import capture, load, prefill
 from tests import reference
 from tests.odd_models import batch, make
 
 
 def prefilled(model, inputs, rows):
     rows = torch.tensor(rows)
-    return capture.prefill(model, inputs, rows), rows
+    return prefill.prefill(model, inputs, rows), rows
 
 
 def test_attention_rows_equal_eager_attention_weights(odd_model, processor):
@@ -217,12 +217,19 @@ def test_what_cannot_be_read_is_refused(processor):
         (ledger, {"positions": [50], "gauge": "cosy"}, "gauge of"),
         (ledger, {"positions": [50], "gauge": "contrast"}, "foils="),
         (ledger, {"positions": [50], "gauge": "contrast", "foils": [1, 2]}, "one foil per target"),
+        (ledger, {"positions": [50], "gauge": "contrast", "foils": "worst"}, "got worst"),
         (ledger, {"positions": [50], "detail": "lots"}, "detail of"),
         (effects, {"positions": [50], "mode": "gentle"}, "mode of"),
         (effects, {"positions": [50], "sources": {"a": [5, 5]}}, "distinct rows"),
         (effects, {"positions": [50], "sources": {"a": [n_tokens]}}, "distinct rows"),
         (effects, {"positions": [50], "sources": {"a": [0]}}, "outside the padding"),
         (effects, {"positions": [50], "sources": {"a": []}}, "distinct rows"),
+        (effects, {"positions": [50], "sources": {"a": [20, 50]}, "mode": "mean"}, "split it"),
+        (
+            effects,
+            {"positions": [50], "sources": {"a": [49]}, "mode": "mean"},
+            "expected a question",
+        ),
         (effects, {"positions": [50], "sources": ["evidence"]}, "source sets of"),
         (interp.extract.residual, {"positions": [n_tokens]}, "positions in"),
     ]

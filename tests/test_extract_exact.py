@@ -89,30 +89,40 @@ def test_bfloat16_stays_within_its_bound(processor):
     assert relative(fx.total - fx.effect.sum("path"), ds) < 5e-2
 
 
-@pytest.mark.parametrize("gauge", ["raw", "centered", "contrast"])
-def test_effects_equal_the_slow_reference(case, gauge):
+@pytest.mark.parametrize(
+    ("gauge", "mode"),
+    [("raw", "zero"), ("centered", "zero"), ("contrast", "zero"), ("centered", "mean"),
+     ("contrast", "mask")],
+)  # fmt: skip
+def test_effects_equal_the_slow_reference(case, gauge, mode):
     model, inputs, positions, targets = case
     image = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0].tolist()
-    sources = {"image": image, "mixed": [*image[:3], 7, positions[1]]}
+    sources = {"image": image, "some": image[2:4]}
+    if mode != "mean":
+        sources["mixed"] = [*image[:3], 7, positions[1]]
     foils = [7, 8, 9] if gauge == "contrast" else None
     asked = {"positions": positions, "targets": targets, "gauge": gauge, "foils": foils}
-    fx = interp.extract.effects(model, inputs, sources=sources, **asked)
+    fx = interp.extract.effects(model, inputs, sources=sources, mode=mode, **asked)
     ds = interp.extract.ledger(model, inputs, **asked)
     assert fx.effect.dims == ("target", "source_set", "path")
     clean = slow(model, inputs)
+    averaged = [r - PADDING for r in image]
     for k, (row, target) in enumerate(zip(positions, targets, strict=True)):
         foil = foils[k] if foils else None
         for name, rows in sources.items():
             cut = [r - PADDING for r in rows]
-            found = reference.edge_effect(clean, row - PADDING, target, cut, gauge, foil)
+            found = reference.edge_effect(
+                clean, row - PADDING, target, cut, gauge, foil, mode, averaged
+            )
             total, parts = float(found[0].detach()), found[1]
             one = fx.isel(target=k).sel(source_set=name)
             scale = float(ds.magnitude[k])
-            assert abs(total) > 1e-3 * scale
+            assert abs(total) > 1e-4 * scale
             np.testing.assert_allclose(one.total, total, atol=2e-6 * scale)
             for path, value in parts.items():
+                expected = 0 if path == "value_bias" and mode == "mean" else value.detach()
                 np.testing.assert_allclose(
-                    one.effect.sel(path=path), value.detach(), atol=2e-6 * scale, err_msg=path
+                    one.effect.sel(path=path), expected, atol=2e-6 * scale, err_msg=path
                 )
 
 
@@ -124,8 +134,10 @@ def test_effects_sum_to_the_total(processor, shape, dtype, bound):
     n_tokens = inputs["input_ids"].shape[1]
     asked = {"positions": range(n_tokens - 8, n_tokens - 1)}
     ds = interp.extract.ledger(model, inputs, **asked)
-    fx = interp.extract.effects(model, inputs, **asked)
-    assert relative(fx.total - fx.effect.sum("path"), ds) < bound
+    for mode in ("mean", "mask", "zero"):
+        fx = interp.extract.effects(model, inputs, mode=mode, **asked)
+        assert fx.attrs["mode"] == mode
+        assert relative(fx.total - fx.effect.sum("path"), ds) < bound
     by_layer = fx.effect_by_layer.sum("layer").values
     np.testing.assert_allclose(
         by_layer, fx.effect[..., :-1], atol=bound * float(ds.magnitude.max())

@@ -1,0 +1,138 @@
+"""The ledger: every part of each target's logit (METHODS.md 2)."""
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import replay
+from interp.labelled import as_array, coordinates, finished
+from interp.labels import ROLES
+from interp.ledger import bias_scores, direct_terms, project
+from interp.model import undisturbed
+from interp.prefill import prefill
+from interp.query import Query, ask, foil_ids, target_chunks
+from interp.readout import Readout, check_gauge, gauge_logits, gauge_rows, read_out
+
+DETAILS = ("full", "tokens", "summary")
+
+
+def ledger(
+    model,
+    inputs,
+    *,
+    completion=None,
+    positions=None,
+    targets=None,
+    gauge: str = "centered",
+    foils=None,
+    detail: str = "full",
+    include_value_bias: bool = False,
+) -> xr.Dataset:
+    """The exact accounting of each target's logit (METHODS.md 2), in logits.
+
+    embed + Σ ffn + Σ value_bias + Σ direct + remainder = logit, `direct` being Eq. 1 of Saliency-R1
+    term by term and `logit` the model's own output. What a row cannot see is exactly 0.
+
+    Args:
+        model: a `VLM`, or a Hugging Face model (LoRA-wrapped too).
+        inputs: a `Sample`, or the processor's output for one sequence.
+        completion: teacher-force this `Completion` instead of the sample's own text.
+        positions: rows whose next token to explain, instead of all of thinking and answer.
+        targets: token ids, one per position.
+        gauge: "centered" (above the vocabulary's mean), "raw" or "contrast" (above foils).
+        foils: for the contrast gauge, one token id per target; None for the likeliest other token
+            at that row, "runner-up" for that at every row.
+        detail: "full", direct by (target, layer, head, source); "tokens", by (target, source)
+            and by (target, layer, role); "summary", the latter alone.
+        include_value_bias: spread the value bias over the sources as the release of Saliency-R1
+            does; it credits attention sinks.
+
+    Raises:
+        ValueError: bad inputs, positions, gauge or detail, each with what was expected.
+    """
+    if detail not in DETAILS:
+        raise ValueError(f"expected a detail of {DETAILS}, got {detail!r}")
+    check_gauge(gauge, foils)
+    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
+    with torch.no_grad(), undisturbed(query.model):
+        context = prefill(query.model, query.batch, query.rows)
+        foils = foil_ids(query, gauge, foils, context.logits)
+        rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
+        chunks = [
+            _ledger_chunk(query, context, rows_g, part, detail, include_value_bias)
+            for part in target_chunks(query, n_variants=1)
+        ]
+        logit = gauge_logits(context.logits, query.targets, gauge, foils)
+        log_probability = context.logits.to(logit.dtype).log_softmax(dim=-1)
+    found = {name: torch.cat([chunk[name][1] for chunk in chunks]) for name in chunks[0]}
+    dims = {name: pair[0] for name, pair in chunks[0].items()}
+    replayed = found.pop("replayed")
+    parts_sum = found.pop("parts_sum")
+    found["logit"] = logit
+    found["remainder"] = logit - parts_sum
+    found["replay_drift"] = logit - replayed
+    found["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
+    variables = {
+        name: (dims.get(name, ("target",)), as_array(value)) for name, value in found.items()
+    }
+    attributes = {"gauge": gauge, "detail": detail, "include_value_bias": str(include_value_bias)}
+    dataset = xr.Dataset(
+        variables, coords=coordinates(query, context if detail != "summary" else None)
+    )
+    return finished(query, dataset.assign_coords(role=list(ROLES)), attributes)
+
+
+# ------------------------------------------------------------------------------------ one chunk
+
+
+def _ledger_chunk(query, context, rows_g, part, detail, include_value_bias) -> dict:
+    """Parts of the logits of some targets: name -> (dims, tensor)."""
+    rows = query.rows[part]
+    played = replay(query.model, context, rows)
+    readout = read_out(query.where, rows_g[part], played.final[0])
+    layers = [
+        _ledger_layer(readout, context, played, rows, n, include_value_bias)
+        for n in range(query.where.n_layers)
+    ]
+    direct, value_bias, ffn = (list(column) for column in zip(*layers, strict=True))
+    embed = project(readout.vectors, context.embeddings[rows].to(readout.vectors.dtype))
+    by_role = torch.stack([_by_role(query, d.sum(dim=1)) for d in direct], dim=1)
+    value_bias, ffn = torch.stack(value_bias, dim=1), torch.stack(ffn, dim=1)
+    attention = by_role.sum(dim=-1) + value_bias.sum(dim=-1)
+    found = {
+        "embed": (("target",), embed),
+        "ffn": (("target", "layer"), ffn),
+        "value_bias": (("target", "layer", "head"), value_bias),
+        "direct_by_layer": (("target", "layer", "role"), by_role),
+        "magnitude": (("target",), embed.abs() + (ffn.abs() + attention.abs()).sum(dim=1)),
+        "parts_sum": (("target",), embed + (ffn + attention).sum(dim=1)),
+        "replayed": (("target",), project(readout.vectors, played.final[0].to(embed.dtype))),
+    }
+    if detail == "full":
+        found["direct"] = (("target", "layer", "head", "source"), torch.stack(direct, dim=1))
+    if detail == "tokens":
+        found["direct"] = (("target", "source"), sum(d.sum(dim=1) for d in direct))
+    return found
+
+
+def _ledger_layer(
+    readout: Readout, context, played, rows, layer: int, include_value_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """direct (target, head, source), value_bias (target, head) and ffn (target) of one layer."""
+    folded, bias = readout.folded[layer], readout.biases[layer]
+    weights = played.weights[layer][0]
+    values, own = context.values[layer].to(folded.dtype), played.own_values[layer].to(folded.dtype)
+    direct = direct_terms(folded, values - bias[:, None], own[0] - bias, weights, rows)
+    value_bias = bias_scores(folded, bias)
+    if include_value_bias:
+        direct = direct + weights * value_bias[..., None]
+        value_bias = torch.zeros_like(value_bias)
+    return direct, value_bias, project(readout.vectors, played.ffn[layer][0].to(folded.dtype))
+
+
+def _by_role(query: Query, direct: Float[Tensor, "target source"]) -> Float[Tensor, "target role"]:
+    role = np.array([ROLES.index(r) for r in query.tokens.role])
+    members = np.eye(len(ROLES))[role]
+    return direct @ torch.from_numpy(members).to(direct)

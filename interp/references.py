@@ -1,0 +1,151 @@
+"""References: other content for the visual tokens of a sample (METHODS.md 3.2 and 3.6).
+
+    mean    the mean visual embedding of a pool of samples
+    other   another image of the pool, with another answer, on this sample's grid
+    twin    the counterfactual scene
+    blur    the sample's own image, blurred
+
+A reference is a visual embedding for every visual token of the sample; the grid, and so the
+position ids, stay.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from interp.inputs import teacher_forced, tokens_by_role
+from interp.labels import REFERENCES
+from interp.model import PROMPTS, VLM, image_embeddings
+from interp.sample import Sample, open_image
+
+BLUR = 0.1  # radius of the blur over the image's shorter side
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Other content for the visual tokens of one sample."""
+
+    embeddings: Float[Tensor, "visual d_model"]
+    text: dict[str, list[int]] | None = None
+    """Of a twin: the token ids of its own thinking and answer. It is a reference only for targets
+    in whose place its own text has another token."""
+
+    def counterparts(self, places: list[tuple[str, int]]) -> list[int | None]:
+        """The token of the twin's own text in each target's place; None where there is none.
+
+        Args:
+            places: of each target its role, and how many tokens of that role stand before it.
+        """
+        text = self.text or {}
+        return [
+            text[role][place] if place < len(text.get(role, [])) else None for role, place in places
+        ]
+
+    def is_defined(self, places: list[tuple[str, int]], targets: list[int]) -> list[bool]:
+        """For which targets this is a reference."""
+        if self.text is None:
+            return [True] * len(targets)
+        found = self.counterparts(places)
+        return [foil not in (None, mine) for foil, mine in zip(found, targets, strict=True)]
+
+
+class Pool:
+    """Samples from which references are drawn, their mean visual embedding computed once."""
+
+    def __init__(self, vlm: VLM, samples: Iterable[Sample]):
+        self.samples = list(samples)
+        self.grids: list[tuple[int, ...]] = []
+        total, count = 0.0, 0
+        for sample in self.samples:
+            embeddings, grid = embed(vlm, open_image(sample.image))
+            total = total + embeddings.sum(dim=0, dtype=torch.float64)
+            count, self.grids = count + len(embeddings), [*self.grids, grid]
+        self.mean: Float[Tensor, " d_model"] | None = total / count if count else None
+
+    def other(self, sample: Sample, grid: tuple[int, ...], seed: int) -> Sample:
+        """A sample with another answer, of the same grid where there is one.
+
+        Raises:
+            ValueError: every sample of the pool has this sample's answer.
+        """
+        answer = sample.answer.strip().lower()
+        fits = [s.answer.strip().lower() != answer and s.id != sample.id for s in self.samples]
+        same = [k for k, ok in enumerate(fits) if ok and self.grids[k] == grid]
+        chosen = same or [k for k, ok in enumerate(fits) if ok]
+        if not chosen:
+            raise ValueError(
+                f"{sample.id}: expected a sample with another answer in the pool of "
+                f"{len(self.samples)}, got none; pass a larger pool"
+            )
+        digest = int(sample.fingerprint, 16)
+        rng = np.random.default_rng([seed, digest])
+        return self.samples[chosen[int(rng.integers(len(chosen)))]]
+
+
+def references(
+    vlm: VLM,
+    sample: Sample,
+    *,
+    pool: Iterable[Sample] | Pool = (),
+    kinds: Iterable[str] = ("mean", "other", "twin"),
+    seed: int = 0,
+) -> dict[str, Reference]:
+    """References of one sample by kind, for `node_effects` and `shapley`.
+
+    A sample without a twin has no reference "twin". An "other" of another grid is resized to this
+    sample's image first.
+
+    Args:
+        vlm, sample: what is to be explained.
+        pool: samples for "mean" and "other"; a `Pool` computes their mean only once.
+        kinds: of `labels.REFERENCES`.
+        seed: of the choice of "other".
+
+    Raises:
+        ValueError: an unknown kind; a pool that is empty or has no other answer.
+    """
+    kinds = list(kinds)
+    unknown = sorted(set(kinds) - set(REFERENCES))
+    if unknown:
+        raise ValueError(f"expected references of {REFERENCES}, got {unknown}")
+    image = open_image(sample.image)
+    embeddings, grid = embed(vlm, image)
+    found = {}
+    if {"mean", "other"} & set(kinds):
+        pool = pool if isinstance(pool, Pool) else Pool(vlm, pool)
+        if pool.mean is None:
+            raise ValueError(
+                'expected pool=samples for the references "mean" and "other", got none'
+            )
+    for kind in kinds:
+        if kind == "mean":
+            found[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
+        elif kind == "other":
+            other = open_image(pool.other(sample, grid, seed).image)
+            found[kind] = Reference(embed(vlm, other.resize(image.size))[0])
+        elif kind == "blur":
+            radius = BLUR * min(image.size)
+            blurred = image.filter(ImageFilter.GaussianBlur(radius))
+            found[kind] = Reference(embed(vlm, blurred)[0])
+        elif sample.twin is not None:
+            found[kind] = _twin(vlm, sample.twin, image.size)
+    return found
+
+
+def _twin(vlm: VLM, twin: Sample, size: tuple[int, int]) -> Reference:
+    made = teacher_forced(vlm.processor, twin, PROMPTS[vlm.prompt])
+    image = open_image(twin.image).resize(size)
+    return Reference(embed(vlm, image)[0], tokens_by_role(made.tokens))
+
+
+def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual d_model"], tuple[int, ...]]:
+    """The visual embeddings of one image, and its grid (t, h, w) in patches."""
+    made = vlm.processor.image_processor(images=[image], return_tensors="pt")
+    pixels = made["pixel_values"].to(vlm.model.dtype)
+    grid = made["image_grid_thw"]
+    return image_embeddings(vlm.model, pixels, grid), tuple(grid[0].tolist())
