@@ -24,6 +24,7 @@ DIMENSIONS = {
     "pair": "Pair of path classes",
     "write": "Part of the direct write",
     "gauge": "Gauge",
+    "origin": "Origin at the source",
     "objective": "Objective",
     "role": "Role of the source token",
     "position": "Position",
@@ -52,6 +53,7 @@ PATH_CLASSES = (
 PAIRS = ("P1 P2", "P1 P3", "P2 P3")
 NORMS = ("live", "frozen")
 WRITES = ("values", "pattern")
+ORIGINS = ("embed", "attention", "bias", "ffn")  # METHODS.md 2.1
 
 PATH_TITLES = {
     "direct": "direct (Eq. 1)",
@@ -84,6 +86,8 @@ VARIABLES = {
     "direct_by_role": ("logit", "Direct contribution by role"),
     "mediated_by_role": ("logit", "Mediated effect by role of the other token"),
     "mediated_alone": ("logit", "Mediated effect with the source set's own slots clean"),
+    "direct_by_origin": ("logit", "Direct contribution by origin at the source"),
+    "origin_remainder": ("logit", "Direct contribution minus the sum of its origins"),
     "shapley": ("logit", "Shapley value"),
     "shapley_strict": ("logit", "Shapley value, only values counted as direct"),
     "pair_interaction": ("logit", "Shapley interaction of two path classes"),

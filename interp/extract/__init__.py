@@ -6,6 +6,7 @@ second `positions` (rows of `input_ids`, padding counted) and `targets` (token i
 the tokens that follow) say what to explain.
 """
 
+from interp.extract.depth import origins
 from interp.extract.edges import effects
 from interp.extract.ledger import ledger
 from interp.extract.nodes import node_effects
@@ -13,4 +14,4 @@ from interp.extract.paths import shapley
 from interp.extract.stream import residual
 from interp.references import references
 
-__all__ = ["effects", "ledger", "node_effects", "references", "residual", "shapley"]
+__all__ = ["effects", "ledger", "node_effects", "origins", "references", "residual", "shapley"]
