@@ -53,6 +53,8 @@ PATH_CLASSES = (
 PAIRS = ("P1 P2", "P1 P3", "P2 P3")
 NORMS = ("live", "frozen")
 WRITES = ("values", "pattern")
+OBJECTIVES = ("total", "ffn", "attention")
+SLOT_PATHS = ("direct", "routing", "self", "ffn", "norm")
 ORIGINS = ("embed", "attention", "bias", "ffn")  # METHODS.md 2.1
 
 PATH_TITLES = {
@@ -88,6 +90,11 @@ VARIABLES = {
     "mediated_alone": ("logit", "Mediated effect with the source set's own slots clean"),
     "direct_by_origin": ("logit", "Direct contribution by origin at the source"),
     "origin_remainder": ("logit", "Direct contribution minus the sum of its origins"),
+    "first_order": ("logit", "First-order effect of an edge"),
+    "first_order_bias": ("logit", "First-order effect of the value biases"),
+    "completeness_error": ("logit", "Total effect minus the sum of first-order effects"),
+    "joint": ("logit", "Effect of all tokens of the set together"),
+    "patch_interaction": ("logit", "Joint effect minus the sum over single tokens"),
     "shapley": ("logit", "Shapley value"),
     "shapley_strict": ("logit", "Shapley value, only values counted as direct"),
     "pair_interaction": ("logit", "Shapley interaction of two path classes"),

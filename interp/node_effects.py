@@ -67,10 +67,14 @@ def node_effects(
 ) -> NodeEffects:
     """The effect ledger of a reference; `played` has the variants of `node_runs`."""
     total, norm = clean_against(where, readout, played)
-    layers = [
-        _layer(readout, runs, played, is_source, rows, layer) for layer in range(where.n_layers)
-    ]
-    direct, routing, self_, ffn = torch.stack(layers).sum(dim=0)
+    step1 = Replay(
+        *([layer[:2] for layer in column] for column in (played.weights, played.own_values,
+                                                         played.attention, played.ffn)),
+        final=played.final[:2],
+    )  # fmt: skip
+    direct, routing, self_, ffn, _ = slot_effects(
+        where, readout, runs, step1, rearrange(is_source, "p -> 1 p"), rows
+    )[:, 0]
     # total[k] belongs to variant k + 1: 0 is step 1, 1 has S clean, then role after role.
     by_role = torch.diff(torch.cat([total[:1], total[2:]]), dim=0)
     mediated = total[-1] - total[0]
@@ -78,29 +82,50 @@ def node_effects(
     return NodeEffects(total[-1], paths, by_role, total[1])
 
 
+def slot_effects(
+    where: Parts,
+    readout: Readout,
+    runs: tuple[Prefill, Prefill],
+    played: Replay,
+    is_source: Bool[Tensor, "source_set token"],
+    rows: Int[Tensor, " target"],
+) -> Float[Tensor, "path source_set target"]:
+    """Step 1 alone, for several sets: their slots read from the reference run, all others clean.
+
+    Returns the paths of `labels.SLOT_PATHS`; their sum is f minus f of each variant of `played`
+    behind the first, which is clean.
+    """
+    _, norm = clean_against(where, readout, played)
+    layers = [
+        _layer(readout, runs, played, is_source, rows, layer) for layer in range(where.n_layers)
+    ]
+    return torch.cat([torch.stack(layers).sum(dim=0), norm[None]])
+
+
 def _layer(
     readout: Readout,
     runs: tuple[Prefill, Prefill],
     played: Replay,
-    is_source: Bool[Tensor, " token"],
+    is_source: Bool[Tensor, "source_set token"],
     rows: Int[Tensor, " target"],
     layer: int,
-) -> Float[Tensor, "part target"]:
-    """direct, routing, self and ffn of one layer; only step 1 matters here."""
+) -> Float[Tensor, "part source_set target"]:
+    """direct, routing, self and ffn of one layer."""
     folded, bias = readout.folded[layer], readout.biases[layer]
     clean, reference = (
         slot_scores(folded, run.values[layer].to(folded.dtype) - rearrange(bias, "k d -> 1 k 1 d"))
         for run in runs
     )
-    own = own_scores(folded, played.own_values[layer][:2].to(folded.dtype) - bias)
-    weights = played.weights[layer][:2]
+    own = own_scores(folded, played.own_values[layer].to(folded.dtype) - bias)
+    weights = played.weights[layer]
+    change = weights[0] - weights[1:]
     is_own = torch.zeros_like(clean[:, 0]).scatter(1, rearrange(rows, "t -> t 1"), 1.0)
-    is_source = is_source.to(folded.dtype) * (1 - is_own)
-    read = clean + rearrange(is_source, "t p -> t 1 p") * (reference - clean)
-    direct = torch.einsum("thp,thp,tp->t", weights[0], clean - reference, is_source)
-    routing = torch.einsum("thp,thp,tp->t", weights[0] - weights[1], read, 1 - is_own)
+    mine = rearrange(is_source.to(folded.dtype), "s p -> s 1 p") * (1 - is_own)
+    direct = torch.einsum("thp,thp,stp->st", weights[0], clean - reference, mine)
+    routing = torch.einsum("sthp,thp,tp->st", change, clean, 1 - is_own)
+    routing = routing + torch.einsum("sthp,thp,stp->st", change, reference - clean, mine)
     own_weight = torch.einsum("vthp,tp->vth", weights, is_own)
-    routing = routing + ((own_weight[0] - own_weight[1]) * own[1]).sum(dim=-1)
-    self_ = (own_weight[0] * (own[0] - own[1])).sum(dim=-1)
-    ffn = played.ffn[layer][:2].to(folded.dtype)
-    return torch.stack([direct, routing, self_, project(readout.vectors, ffn[0] - ffn[1])])
+    routing = routing + ((own_weight[0] - own_weight[1:]) * own[1:]).sum(dim=-1)
+    self_ = (own_weight[0] * (own[0] - own[1:])).sum(dim=-1)
+    ffn = played.ffn[layer].to(folded.dtype)
+    return torch.stack([direct, routing, self_, project(readout.vectors, ffn[0] - ffn[1:])])

@@ -8,10 +8,22 @@ the tokens that follow) say what to explain.
 
 from interp.extract.depth import origins
 from interp.extract.edges import effects
+from interp.extract.gradients import first_order
 from interp.extract.ledger import ledger
 from interp.extract.nodes import node_effects
+from interp.extract.patches import patch_effects
 from interp.extract.paths import shapley
 from interp.extract.stream import residual
 from interp.references import references
 
-__all__ = ["effects", "ledger", "node_effects", "origins", "references", "residual", "shapley"]
+__all__ = [
+    "effects",
+    "first_order",
+    "ledger",
+    "node_effects",
+    "origins",
+    "patch_effects",
+    "references",
+    "residual",
+    "shapley",
+]

@@ -37,7 +37,7 @@ def cases(query: Query, sources, references) -> Cases:
         ValueError: no references, one that does not fit the visual tokens, a set of other rows.
     """
     is_visual = torch.from_numpy(query.tokens.image >= 0).to(query.rows.device)
-    references = _checked_references(references, int(is_visual.sum()))
+    references = checked_references(references, int(is_visual.sum()))
     context = prefill(query.model, query.batch, query.rows)
     if sources is None:
         sources = ("image", "evidence", "background") if query.has_boxes else ("image",)
@@ -57,7 +57,8 @@ def cases(query: Query, sources, references) -> Cases:
     return Cases(query, context, names, members, references, before, is_defined)
 
 
-def _checked_references(references, n_visual: int) -> dict[str, Reference]:
+def checked_references(references, n_visual: int) -> dict[str, Reference]:
+    """References by name; raises ValueError without any, or for one that does not fit."""
     if not references:
         raise ValueError(
             "expected references={name: …}, as interp.extract.references makes them, got none"

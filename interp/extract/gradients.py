@@ -1,0 +1,100 @@
+"""First-order maps of a source set (METHODS.md 3.4)."""
+
+import torch
+import xarray as xr
+from einops import rearrange
+
+from interp.capture import replay
+from interp.effects import cut_masks
+from interp.first_order import FirstOrder, quadrature
+from interp.first_order import first_order as maps_of
+from interp.labelled import as_array, coordinates, finished
+from interp.labels import OBJECTIVES
+from interp.model import undisturbed
+from interp.prefill import prefill
+from interp.query import ask, foil_ids, source_sets, target_chunks
+from interp.readout import check_gauge, gauge_rows, read_out
+from interp.rows import scaled
+
+
+def first_order(
+    model,
+    inputs,
+    *,
+    source="image",
+    n_nodes: int = 8,
+    completion=None,
+    positions=None,
+    targets=None,
+    gauge: str = "centered",
+    foils=None,
+) -> xr.Dataset:
+    """First-order effects of every token of a set at every layer (METHODS.md 3.4).
+
+    With nodes, Σ over layer and source of first_order + first_order_bias + completeness_error =
+    total, the exact joint edge cut, for the objective "total". "ffn" and "attention" are its parts
+    under the frozen norm. It knows neither keys nor what travels through other positions.
+
+    Args:
+        model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
+        source: name of a source set, or its rows.
+        n_nodes: Gauss-Legendre nodes along the cut; 0 for plain gradient × write, which saturates.
+
+    Raises:
+        ValueError: as for `ledger`; an unknown source set or a negative number of nodes.
+    """
+    if n_nodes < 0:
+        raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
+    check_gauge(gauge, foils)
+    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
+    with torch.no_grad(), undisturbed(query.model):
+        context = prefill(query.model, query.batch, query.rows)
+        sources = [source] if isinstance(source, str) else {"source": source}
+        _, members = source_sets(query, sources, context.is_sink)
+        foils = foil_ids(query, gauge, foils, context.logits)
+        rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
+        is_source = cut_masks(members, query.rows, context.is_visible)[0]
+    nodes, weights = quadrature(n_nodes, query.rows.device)
+    # A backward pass keeps about three times what a forward does.
+    chunks = [
+        _chunk(query, context, rows_g, is_source, (nodes, weights), part)
+        for part in target_chunks(query, n_variants=3 * len(nodes))
+    ]
+    return _labelled(query, context, is_source, chunks, {"gauge": gauge, "n_nodes": str(n_nodes)})
+
+
+def _chunk(query, context, rows_g, is_source, quadrature_, part) -> FirstOrder:
+    nodes, weights = quadrature_
+    rows, mine = query.rows[part], is_source[part]
+    variants = scaled(mine, nodes.to(context.embeddings))
+    with undisturbed(query.model):
+        with torch.enable_grad():
+            played = replay(query.model, context, rows, variants)
+        with torch.no_grad():
+            readout = read_out(query.where, rows_g[part], played.final[0].detach())
+        with torch.enable_grad():
+            return maps_of(
+                query.where, readout, context, played, mine.to(readout.vectors.dtype), weights
+            )
+
+
+def _labelled(query, context, is_source, chunks: list[FirstOrder], attributes) -> xr.Dataset:
+    writes = torch.cat([c.writes for c in chunks], dim=2)
+    bias = torch.cat([c.bias for c in chunks], dim=1)
+    total = torch.cat([c.total for c in chunks])
+    error = total - writes[0].sum(dim=(0, 2)) - bias[0]
+    is_defined = is_source.any(dim=1)
+    dataset = xr.Dataset(
+        {
+            "first_order": (
+                ("target", "layer", "source", "objective"),
+                as_array(rearrange(writes, "o l t p -> t l p o")),
+            ),
+            "first_order_bias": (("target", "objective"), as_array(bias.T)),
+            "total": (("target",), as_array(total)),
+            "completeness_error": (("target",), as_array(error)),
+            "is_defined": (("target",), as_array(is_defined)),
+        },
+        coords=coordinates(query, context),
+    )
+    return finished(query, dataset.assign_coords(objective=list(OBJECTIVES)), attributes)

@@ -1,0 +1,107 @@
+"""First-order maps: every patch's effect at every layer from one backward pass (METHODS.md 3.4).
+
+    τ_{l,p} = ⟨∂f/∂(write of edge (l, p) at row i), write⟩ = Σ_j α_{i,j,p} G_i^l · W_o v_p
+
+with G_i^l the gradient of f at the attention output of layer l, and the write without its value
+bias. In a replay the other positions are constants and rows meet only at their own position, so one
+backward pass of the sum over targets serves all rows. Gradient × write at the clean run saturates;
+integrated along t ∈ (0, 1), the factor on S's values, at Gauss-Legendre nodes,
+
+    Σ_{l, p∈S} τ_{l,p} + bias part = f − f̃    of the joint edge cut
+
+up to the quadrature's completeness error. The objectives Σ_l u·F_l and Σ_l u·A_l (u frozen) split
+it exactly into what FFNs and what attention write.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import Replay
+from interp.ledger import bias_scores, project, readout_vectors, slot_scores
+from interp.model import Parts
+from interp.prefill import Prefill
+from interp.readout import Readout, fold
+
+ENDS = (1.0, 0.0)  # the clean run and the joint cut stand before the nodes
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """First-order maps of T targets over one source set."""
+
+    writes: Float[Tensor, "objective layer target token"]
+    """τ as `labels.OBJECTIVES`; 0 outside the source set."""
+    bias: Float[Tensor, "objective target"]
+    """The part of the value biases, all edges together."""
+    total: Float[Tensor, " target"]
+    """f − f̃ of the joint cut, exact."""
+
+
+def quadrature(n_nodes: int, device) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
+    """Factors t of the variants, `ENDS` first, and their weights; without nodes t = 1 alone."""
+    if n_nodes == 0:
+        nodes, weights = np.zeros(0), np.zeros(0)
+        at_ends = (1.0, 0.0)
+    else:
+        nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
+        nodes, weights = (nodes + 1) / 2, weights / 2
+        at_ends = (0.0, 0.0)
+    both = np.array([[*ENDS, *nodes], [*at_ends, *weights]])
+    return tuple(torch.from_numpy(both).to(device))
+
+
+def objectives(
+    where: Parts, readout: Readout, played: Replay
+) -> list[Float[Tensor, "variant target"]]:
+    """f with the live norm, Σ_l u·F_l and Σ_l u·A_l, as `labels.OBJECTIVES`."""
+    dtype = readout.vectors.dtype
+    final = played.final.to(dtype)
+    gauge_rows = repeat(readout.gauge_rows, "t d -> v t d", v=len(final))
+    live = readout_vectors(gauge_rows, final, where.norm_weight.to(dtype).detach(), where.epsilon)
+    ffn = sum(project(readout.vectors, one.to(dtype)) for one in played.ffn)
+    attention = sum(project(readout.vectors, one.to(dtype)) for one in played.attention)
+    return [project(live, final), ffn, attention]
+
+
+def first_order(
+    where: Parts,
+    readout: Readout,
+    context: Prefill,
+    played: Replay,
+    is_source: Float[Tensor, "target token"],
+    node_weights: Float[Tensor, " variant"],
+) -> FirstOrder:
+    """The maps of all targets: one backward pass per objective; `played` carries gradients."""
+    values = objectives(where, readout, played)
+    writes, biases = [], []
+    for value in values:
+        gradients = torch.autograd.grad(value.sum(), played.attention, retain_graph=True)
+        parts = [
+            _layer(where, readout, context, played, gradient, n)
+            for n, gradient in enumerate(gradients)
+        ]
+        write, bias = (torch.stack(column) for column in zip(*parts, strict=True))
+        mine = node_weights.to(write)
+        writes.append(torch.einsum("lvtp,v,tp->ltp", write, mine, is_source))
+        biases.append(torch.einsum("lvtp,v,tp->t", bias, mine, is_source))
+    clean, cut = values[0][:2].detach()
+    return FirstOrder(torch.stack(writes), torch.stack(biases), clean - cut)
+
+
+def _layer(
+    where: Parts, readout: Readout, context: Prefill, played: Replay, gradient: Tensor, layer: int
+) -> tuple[Float[Tensor, "variant target token"], Float[Tensor, "variant target token"]]:
+    """⟨G, α W_o v⟩ and ⟨G, α W_o b_v⟩ of every edge of one layer, heads summed."""
+    n_variants = len(gradient)
+    bias = readout.biases[layer]
+    folded = fold(where, layer, rearrange(gradient.to(bias.dtype), "v t d -> (v t) d"))
+    values = context.values[layer].to(bias.dtype) - rearrange(bias, "kv d -> 1 kv 1 d")
+    weights = rearrange(played.weights[layer].detach(), "v t h p -> (v t) h p")
+    write = torch.einsum("nhp,nhp->np", weights, slot_scores(folded, values))
+    of_bias = torch.einsum("nhp,nh->np", weights, bias_scores(folded, bias))
+    return tuple(rearrange(x, "(v t) p -> v t p", v=n_variants) for x in (write, of_bias))
