@@ -33,6 +33,8 @@ def arguments() -> argparse.Namespace:
     add("--text", choices=("completion", "reference"), default="completion",
         help="explain the model's own greedy text, or the samples' text")  # fmt: skip
     add("--gauge", choices=("centered", "raw"), default="centered", help="gauge of the logits")
+    add("--effects", choices=("all", "edge"), default="all",
+        help="all paths and the verdict, or edge effects alone, which is quick")  # fmt: skip
     add("--device", help="default: a GPU where there is one")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
         help="default: auto, the checkpoint's")  # fmt: skip

@@ -13,12 +13,14 @@ import xarray as xr
 from tqdm import tqdm
 
 import interp
+from analyses.measuring import Measurer
 from interp import store
 from interp.inputs import Completion
-from interp.labels import SOURCE_SETS
+from interp.references import Pool
 from interp.sample import Sample, open_image
 
 log = logging.getLogger("extraction")
+POOL = 200  # samples from which references are drawn
 COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt", "data", "gauge",
           "mode", "norm", "dtype", "attn_implementation", "torch", "transformers", "nnsight",
           "xarray")  # fmt: skip
@@ -37,11 +39,13 @@ def extract_run(options: Namespace, path: Path) -> Path:
         options.data, split=options.split, limit=options.limit, seed=options.seed
     )
     settings = {"text": options.text, "seed": options.seed, "limit": options.limit}
+    pool = None if options.effects == "edge" else Pool(vlm, samples[:POOL])
+    measurer = Measurer(vlm, pool, options.gauge, options.seed)
     run = store.start_run(path, {"statuses": {}, "data_hashes": {}, "code": _commit(), **settings})
     statuses = run.attributes["statuses"]
     with tqdm(total=len(samples), desc="samples", disable=None) as bar:
         for first in range(0, len(samples), options.batch_size):
-            _extract_batch(vlm, samples[first : first + options.batch_size], options, run)
+            _extract_batch(measurer, samples[first : first + options.batch_size], options, run)
             bar.update(min(options.batch_size, len(samples) - first))
     hashes = "".join(sorted(run.attributes["data_hashes"].values()))
     run.attributes["data_hash"] = sha256(hashes.encode()).hexdigest()[:16]
@@ -61,15 +65,19 @@ def _commit() -> str:
     return f"{version('vlm-interp')} {found.stdout.strip()}".strip()
 
 
-def _extract_batch(vlm, samples: list[Sample], options: Namespace, run: store.Run) -> None:
+def _extract_batch(
+    measurer: Measurer, samples: list[Sample], options: Namespace, run: store.Run
+) -> None:
     """One shard: those of the samples that work, the others with their reason in the statuses."""
     made, fingerprints = [], run.attributes["data_hashes"]
-    for sample, completion in zip(samples, _completions(vlm, samples, options), strict=True):
+    texts = _completions(measurer.vlm, samples, options)
+    for sample, completion in zip(samples, texts, strict=True):
         status = _status(sample, completion)
         try:
             if isinstance(completion, Exception):
                 raise completion
-            made.append((sample, completion, *_extract_one(vlm, sample, completion, options)))
+            measured = measurer.measure(sample, completion)
+            made.append((sample, completion, measured, _size(measurer.vlm, measured)))
             fingerprints[sample.id] = sample.fingerprint
         except ValueError as error:
             status |= {"status": "skipped", "reason": str(error)}
@@ -116,18 +124,10 @@ def _completions(vlm, samples: list[Sample], options: Namespace) -> list:
     return [text for sample in samples for text in _completions(vlm, [sample], options)]
 
 
-def _extract_one(vlm, sample, completion, options) -> tuple[xr.Dataset, tuple[int, int]]:
-    """Ledger and effects of one sample in one dataset, and the size the model saw it at."""
-    asked = {"completion": completion, "gauge": options.gauge}
-    ledger = interp.extract.ledger(vlm, sample, detail="tokens", **asked)
-    effects = interp.extract.effects(vlm, sample, **asked)
-    # A sample without boxes has no evidence set: no effect there, and is_defined False.
-    effects = effects.reindex(source_set=list(SOURCE_SETS), fill_value=0)
-    effects["is_defined"] = effects["is_defined"].astype(bool)
-    merged = xr.merge([ledger, effects], join="exact", compat="equals", combine_attrs="override")
+def _size(vlm, measured: xr.Dataset) -> tuple[int, int]:
+    """Width and height at which the model saw the image, in pixels."""
     cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
-    size = (int(ledger["column"].max()) + 1) * cell, (int(ledger["row"].max()) + 1) * cell
-    return merged, size
+    return (int(measured["column"].max()) + 1) * cell, (int(measured["row"].max()) + 1) * cell
 
 
 def _facts(made: list[tuple]) -> xr.Dataset:

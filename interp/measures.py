@@ -11,15 +11,28 @@ TOKEN_CLASSES = ("answer", "thinking")
 def per_image(run: xr.Dataset, name: str) -> xr.DataArray:
     """A variable with dimension target, averaged over the targets of each image and token class.
 
-    Targets for which a source set is not defined are left out; an image without any keeps NaN.
+    Targets for which a source set (or a reference) is not defined are left out; an image without any
+    keeps NaN.
 
     Returns:
         Dimensions (token_class, sample, …).
     """
     array = run[name]
+    for dim, mask in (("source_set", "is_defined"), ("visual_set", "node_defined")):
+        if dim in array.dims:
+            array = array.where(run[mask])
+    return mean_over_targets(run, array)
+
+
+def mean_over_targets(run: xr.Dataset, array: xr.DataArray) -> xr.DataArray:
+    """An array over the run's targets, averaged over those of each image and token class.
+
+    NaN is left out; an image without any value keeps NaN.
+
+    Returns:
+        Dimensions (token_class, sample, …).
+    """
     require(array, "target")
-    if "source_set" in array.dims:
-        array = array.where(run["is_defined"])
     classes = []
     for token_class in TOKEN_CLASSES:
         of_class = array.isel(target=np.flatnonzero(run["target_role"] == token_class))

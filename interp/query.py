@@ -213,9 +213,7 @@ def source_sets(
     """
     known = named_sets(query, is_sink.cpu().numpy())
     if sources is None:
-        sources = [name for name in SOURCE_SETS if name in known and known[name].any()]
-        without = [name + SINKLESS for name in sources if name + SINKLESS in known]
-        sources += [n for n in without if (known[n] != known[n.removesuffix(SINKLESS)]).any()]
+        sources = _usual_sets(known)
     if isinstance(sources, Mapping):
         members = {name: _row_mask(query, name, rows) for name, rows in sources.items()}
     else:
@@ -245,6 +243,21 @@ def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
         sets["background"] = sets["image"] & ~sets["evidence"]
     visual = [name for name in ("image", "evidence") if name in sets]
     return sets | {name + SINKLESS: sets[name] & ~is_sink for name in visual}
+
+
+def _usual_sets(known: Mapping[str, np.ndarray]) -> list[str]:
+    """Sets with members; one without its sinks only where that makes a difference."""
+    names = [name for name in SOURCE_SETS if name in known and known[name].any()]
+    without = [name + SINKLESS for name in names if name + SINKLESS in known]
+    differing = [n for n in without if (known[n] != known[n.removesuffix(SINKLESS)]).any()]
+    return names + [name for name in differing if known[name].any()]
+
+
+def visual_sets(query: Query, is_sink: Bool[Tensor, " token"]) -> list[str]:
+    """Names of the sets of visual rows that the sample has."""
+    is_visual = query.tokens.image >= 0
+    known = named_sets(query, is_sink.cpu().numpy())
+    return [name for name in _usual_sets(known) if not (known[name] & ~is_visual).any()]
 
 
 def _row_mask(query: Query, name: str, rows: Iterable[int]) -> np.ndarray:

@@ -5,6 +5,8 @@ So whole images are resampled, with all their targets; resampling targets would 
 tokens of one answer are independent and give intervals that are too narrow.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import xarray as xr
 from scipy import stats
@@ -13,6 +15,7 @@ from interp.labels import require
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+BATCH = 2_000_000  # numbers that are resampled at a time
 
 
 def mean_interval(values: xr.DataArray, *, over: str = "sample", seed: int = 0) -> xr.Dataset:
@@ -23,7 +26,7 @@ def mean_interval(values: xr.DataArray, *, over: str = "sample", seed: int = 0) 
     Returns:
         `estimate`, `lower`, `upper` and `n`, with the remaining dimensions.
     """
-    return _interval((values,), _mean, over, seed)
+    return interval((values,), _mean, over=over, seed=seed)
 
 
 def share_interval(
@@ -33,8 +36,12 @@ def share_interval(
 
     A ratio of sums, not a mean of ratios, which single small denominators would decide.
     """
-    part, whole = xr.broadcast(part, whole)
-    return _interval((part, whole), _share, over, seed)
+    return interval((part, whole), _share, over=over, seed=seed)
+
+
+def median_interval(values: xr.DataArray, *, over: str = "sample", seed: int = 0) -> xr.Dataset:
+    """Median over a dimension with its 95 % percentile bootstrap interval."""
+    return interval((values,), _median, over=over, seed=seed)
 
 
 def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -47,44 +54,78 @@ def _mean(values, axis=-1):
     return values.mean(axis=axis)
 
 
+def _median(values, axis=-1):
+    return np.median(values, axis=axis)
+
+
 def _share(part, whole, axis=-1):
     return part.sum(axis=axis) / whole.sum(axis=axis)
 
 
-def _interval(arrays: tuple[xr.DataArray, ...], statistic, over: str, seed: int) -> xr.Dataset:
+def interval(
+    arrays: tuple[xr.DataArray, ...], statistic: Callable, *, over: str = "sample", seed: int = 0
+) -> xr.Dataset:
+    """A statistic over a dimension with its 95 % percentile bootstrap interval.
+
+    Units of `over` in which one of the arrays is NaN are left out; cells that miss the same units
+    share their resamples.
+
+    Args:
+        arrays: what the statistic takes, broadcast against each other.
+        statistic: (*arrays, axis) -> array, vectorised over the other axes.
+        over: the sampling unit.
+        seed: of the resampling.
+
+    Returns:
+        `estimate`, `lower`, `upper` and `n`, with the remaining dimensions.
+    """
     for array in arrays:
         require(array, over)
+    results = xr.apply_ufunc(
+        lambda *columns: _by_missing(columns, statistic, seed),
+        *xr.broadcast(*arrays),
+        input_core_dims=[[over]] * len(arrays),
+        output_core_dims=[[], [], [], []],
+    )
+    names = ("estimate", "lower", "upper", "n")
+    found = xr.Dataset(dict(zip(names, results, strict=True)))
+    found["n"] = found["n"].astype(int)
+    for name in names[:3]:
+        found[name].attrs = {"units": arrays[0].attrs.get("units", "1")}
+    return found
 
-    def one(*columns):
-        kept = [c[np.isfinite(columns).all(axis=0)] for c in np.asarray(columns)]
-        n = len(kept[0])
-        if n == 0:
-            return np.nan, np.nan, np.nan, 0
-        estimate = statistic(*kept)
-        if n == 1:
-            return estimate, np.nan, np.nan, 1
-        found = stats.bootstrap(
-            kept,
+
+def _by_missing(columns, statistic, seed: int) -> tuple[np.ndarray, ...]:
+    """Estimate, bounds and n of every cell; cells with the same missing units in one bootstrap."""
+    shape, n_units = columns[0].shape[:-1], columns[0].shape[-1]
+    flat = [np.asarray(c).reshape(-1, n_units) for c in columns]
+    is_present = np.isfinite(flat).all(axis=0)
+    found = np.full((4, len(is_present)), np.nan)
+    patterns, which = np.unique(is_present, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        cells = np.flatnonzero(which.reshape(-1) == number)
+        found[:, cells] = _bootstrap([c[np.ix_(cells, pattern)] for c in flat], statistic, seed)
+    return tuple(row.reshape(shape) for row in found)
+
+
+def _bootstrap(columns: list[np.ndarray], statistic, seed: int) -> np.ndarray:
+    """Rows estimate, lower, upper and n of cells with n present units each."""
+    n_cells, n = columns[0].shape
+    found = np.full((4, n_cells), np.nan)
+    found[3] = n
+    if n > 0:
+        found[0] = statistic(*columns, axis=-1)
+    if n > 1:
+        found[1:3] = stats.bootstrap(
+            columns,
             statistic,
             paired=True,
             vectorized=True,
+            axis=-1,
             n_resamples=RESAMPLES,
-            batch=500,
+            batch=max(1, BATCH // (n * n_cells)),
             method="percentile",
             confidence_level=CONFIDENCE,
             rng=np.random.default_rng(seed),
         ).confidence_interval
-        return estimate, found.low, found.high, n
-
-    results = xr.apply_ufunc(
-        one,
-        *arrays,
-        input_core_dims=[[over]] * len(arrays),
-        output_core_dims=[[], [], [], []],
-        vectorize=True,
-    )
-    names = ("estimate", "lower", "upper", "n")
-    found = xr.Dataset(dict(zip(names, results, strict=True)))
-    for name in names[:3]:
-        found[name].attrs = {"units": arrays[0].attrs.get("units", "1")}
     return found

@@ -9,9 +9,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.effects import cut_masks
-from interp.labels import SINKLESS
 from interp.prefill import Prefill, prefill, prefill_with
-from interp.query import Query, source_sets
+from interp.query import Query, source_sets, visual_sets
 from interp.references import Reference
 
 
@@ -40,9 +39,7 @@ def cases(query: Query, sources, references) -> Cases:
     references = checked_references(references, int(is_visual.sum()))
     context = prefill(query.model, query.batch, query.rows)
     if sources is None:
-        sources = ("image", "evidence", "background") if query.has_boxes else ("image",)
-        if (context.is_sink & is_visual).any():
-            sources = (*sources, *(name + SINKLESS for name in sources[:2]))
+        sources = visual_sets(query, context.is_sink)
     names, members = source_sets(query, sources, context.is_sink)
     for name, one in zip(names, members, strict=True):
         if (one & ~is_visual).any():

@@ -1,0 +1,151 @@
+"""Everything that a run holds of one sample: ledger, effects, order-free shares, patch maps.
+
+One dataset per sample, over its targets. Names that several measurements share get the prefix of
+their kind: `effect` and `total` are edge effects, `node_effect` and `shapley_total` the others.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+import interp
+from interp.inputs import Completion
+from interp.labels import EDGE_MODES, SINKLESS, SOURCE_SETS, describe
+from interp.model import VLM
+from interp.references import Pool
+from interp.sample import Sample
+
+REFERENCES = ("mean", "other", "twin")
+VISUAL_SETS = ("image", "evidence", "image" + SINKLESS, "evidence" + SINKLESS)
+GAUGES = ("centered", "contrast")
+N_THINKING = 2  # thinking tokens of a sample that get exact patch maps, chosen at random
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """What is the same for all samples of a run."""
+
+    vlm: VLM
+    pool: Pool | None
+    """Where references come from; None measures edge effects alone."""
+    gauge: str
+    seed: int
+
+    def measure(self, sample: Sample, completion: Completion | None) -> xr.Dataset:
+        """All measurements of one sample.
+
+        Raises:
+            ValueError: as the functions of `interp.extract`.
+        """
+        asked = {"completion": completion, "gauge": self.gauge}
+        ledger = interp.extract.ledger(self.vlm, sample, detail="tokens", **asked)
+        parts = [ledger, _edges(self.vlm, sample, asked)]
+        if self.pool is not None:
+            found = interp.extract.references(
+                self.vlm, sample, pool=self.pool, kinds=REFERENCES, seed=self.seed
+            )
+            parts += _nodes(self.vlm, sample, found, asked, ledger)
+            parts.append(_patches(self, sample, found["mean"], asked, ledger))
+        merged = xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
+        return describe(merged)
+
+
+def _edges(vlm: VLM, sample: Sample, asked: dict) -> xr.Dataset:
+    """Edge effects in the mode "zero", and total and direct part in every mode."""
+    by_mode = {}
+    for mode in EDGE_MODES:
+        one = interp.extract.effects(vlm, sample, mode=mode, **asked)
+        # A sample without boxes has no evidence set: no effect there, and is_defined False.
+        by_mode[mode] = one.reindex(source_set=list(SOURCE_SETS), fill_value=0)
+    edges = by_mode["zero"]
+    edges["is_defined"] = edges["is_defined"].astype(bool)
+    modes = xr.Variable("mode", list(EDGE_MODES))
+    edges["mode_total"] = xr.concat([one["total"] for one in by_mode.values()], dim=modes)
+    direct = [one["effect"].sel(path="direct", drop=True) for one in by_mode.values()]
+    edges["mode_direct"] = xr.concat(direct, dim=modes)
+    return edges
+
+
+def _nodes(vlm, sample, found, asked, ledger) -> list[xr.Dataset]:
+    """Node effects and Shapley values of the visual sets, with every reference."""
+    foils = contrast_foils(found, ledger)
+    nodes = interp.extract.node_effects(vlm, sample, references=found, **asked)
+    shares = interp.extract.shapley(
+        vlm, sample, references=found, completion=asked["completion"], gauge=GAUGES, foils=foils
+    )
+    nodes = nodes.rename(
+        effect="node_effect", total="node_total", is_defined="node_defined", path="node_path"
+    )
+    shares = shares.drop_vars("is_defined").rename(total="shapley_total")
+    both = (_all_sets(one.drop_attrs(deep=False), ledger) for one in (nodes, shares))
+    return [one.rename(source_set="visual_set") for one in both]
+
+
+def contrast_foils(found: dict, ledger: xr.Dataset) -> list[int | None]:
+    """The foil of each target (METHODS.md 3.6): for an answer token the twin's, where it differs;
+    otherwise None, the clean run's runner-up."""
+    roles, targets = ledger["target_role"].values, ledger["target_token_id"].values.tolist()
+    if "twin" not in found:
+        return [None] * len(targets)
+    places = [(str(role), int((roles[:k] == role).sum())) for k, role in enumerate(roles)]
+    others = found["twin"].counterparts(places)
+    return [
+        other if role == "answer" and other != mine else None
+        for other, role, mine in zip(others, roles, targets, strict=True)
+    ]
+
+
+def _all_sets(one: xr.Dataset, ledger: xr.Dataset) -> xr.Dataset:
+    """The dataset over `VISUAL_SETS` and `REFERENCES`; what the sample lacks is not defined.
+
+    A set that holds no sinks is the same without them.
+    """
+    is_sink = ledger["is_sink"].values
+    members = {"image": ledger["image"].values >= 0, "evidence": ledger["is_evidence"].values}
+    pieces = [one.sel(source_set=[n for n in one["source_set"].values if n in VISUAL_SETS])]
+    for name, rows in members.items():
+        if name in one["source_set"] and not (is_sink & rows).any():
+            same = one.sel(source_set=[name])
+            pieces.append(same.assign_coords(source_set=[name + SINKLESS]))
+    joined = xr.concat(pieces, dim="source_set", data_vars="minimal", coords="minimal",
+                       compat="override", join="exact")  # fmt: skip
+    full = joined.reindex(source_set=list(VISUAL_SETS), reference=list(REFERENCES), fill_value=0)
+    for name in ("node_defined",):
+        if name in full:
+            full[name] = full[name].astype(bool)
+    return full
+
+
+def _patches(measurer: Measurer, sample: Sample, reference, asked, ledger) -> xr.Dataset:
+    """Exact and first-order patch maps of the answer's tokens and of some thinking tokens."""
+    chosen = _chosen_targets(ledger, sample, measurer.seed)
+    at = {"positions": ledger["target_position"].values[chosen].tolist(), **asked}
+    vlm = measurer.vlm
+    edge = interp.extract.patch_effects(vlm, sample, **at)
+    slot = interp.extract.patch_effects(vlm, sample, form="slot", reference=reference, **at)
+    first = interp.extract.first_order(vlm, sample, **at)
+    maps = {
+        "patch_edge": edge["total"],
+        "patch_slot": slot["total"],
+        "first_order_map": first["first_order"].sel(objective="total").sum("layer"),
+    }
+    found = xr.Dataset(coords=ledger.coords)
+    for name, values in maps.items():
+        full = np.zeros((ledger.sizes["target"], ledger.sizes["source"]), dtype=values.dtype)
+        full[chosen] = values.values
+        found[name] = (("target", "source"), full)
+    has_patch = np.isin(np.arange(ledger.sizes["target"]), chosen)
+    found["has_patch"] = ("target", has_patch)
+    error = np.zeros(len(has_patch), dtype=first["completeness_error"].dtype)
+    error[chosen] = first["completeness_error"].values
+    found["completeness_error"] = ("target", error)
+    return found.drop_vars("role", errors="ignore")
+
+
+def _chosen_targets(ledger: xr.Dataset, sample: Sample, seed: int) -> np.ndarray:
+    roles = ledger["target_role"].values
+    thinking = np.flatnonzero(roles == "thinking")
+    rng = np.random.default_rng([seed, int(sample.fingerprint, 16)])
+    some = rng.permutation(thinking)[:N_THINKING]
+    return np.sort(np.concatenate([np.flatnonzero(roles == "answer"), some]))
