@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default="tiny", help="embedded name, hub id or folder (default: tiny)")
     add("--adapter", help="peft adapter, a folder or hub id")
+    add("--compare", help="a second model or an adapter on the first, on the same texts")
     add("--data", default="digits", help="data set (default: digits, the embedded scenes)")
     add("--split", default="test", help="its split (default: test)")
     add("--limit", type=int, default=200, help="number of samples (default: 200)")
@@ -54,9 +55,9 @@ def main() -> int:
     start = time.monotonic()
     try:
         if options.from_run is None:
-            from analyses.extraction import extract_run
+            from analyses.extraction import extract_runs
 
-            run = extract_run(options, options.out / "run")
+            run = extract_runs(options, options.out / "run")
         else:
             run = options.from_run
         from analyses.page import write_report

@@ -1,6 +1,7 @@
 """Samples → a run on disk: the model's text, ledgers and edge effects, batch by batch."""
 
 import logging
+import shutil
 import subprocess
 from argparse import Namespace
 from hashlib import sha256
@@ -11,11 +12,15 @@ import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
+from transformers.utils import find_adapter_config_file
 
 import interp
+from analyses.comparison import compared_path
+from analyses.controls import measure_controls
 from analyses.measuring import Measurer
 from interp import store
 from interp.inputs import Completion
+from interp.model import VLM, resolve
 from interp.references import Pool
 from interp.sample import Sample, open_image
 
@@ -26,36 +31,89 @@ COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt"
           "xarray")  # fmt: skip
 
 
-def extract_run(options: Namespace, path: Path) -> Path:
-    """Extracts all samples and returns the run's folder; every sample gets a status.
+def extract_runs(options: Namespace, path: Path) -> Path:
+    """Extracts all samples, and for `--compare` the same texts through a second model.
+
+    Every sample gets a status. The second run lies beside the first, at `compared_path`.
 
     Raises:
         ValueError: a model or data set that cannot be loaded, or not one sample that could be read.
     """
-    vlm = interp.load_model(
-        options.model, adapter=options.adapter, device=options.device, dtype=options.dtype
-    )
+    vlm = _load(options, options.model, options.adapter)
     samples = interp.load_samples(
         options.data, split=options.split, limit=options.limit, seed=options.seed
     )
-    settings = {"text": options.text, "seed": options.seed, "limit": options.limit}
-    pool = None if options.effects == "edge" else Pool(vlm, samples[:POOL])
-    measurer = Measurer(vlm, pool, options.gauge, options.seed)
-    run = store.start_run(path, {"statuses": {}, "data_hashes": {}, "code": _commit(), **settings})
-    statuses = run.attributes["statuses"]
+    shutil.rmtree(compared_path(path), ignore_errors=True)
+    texts: dict[str, Completion | None] = {}
+    _extract_run(_measurer(vlm, samples, options), samples, options, path, texts)
+    if options.compare is not None:
+        second = _load_compared(options)
+        if second.processor.tokenizer.get_vocab() != vlm.processor.tokenizer.get_vocab():
+            raise ValueError(
+                f"expected a model with the first one's tokens, got {options.compare}; compare an "
+                "adapter or a fine-tuned copy"
+            )
+        del vlm
+        _extract_run(
+            _measurer(second, samples, options), samples, options, compared_path(path), texts
+        )
+    return path
+
+
+def _load(options: Namespace, model: str, adapter: str | None) -> VLM:
+    return interp.load_model(model, adapter=adapter, device=options.device, dtype=options.dtype)
+
+
+def _load_compared(options: Namespace) -> VLM:
+    """The second model: an adapter on the first, or a model of its own."""
+    if find_adapter_config_file(resolve(options.compare)[0]) is not None:
+        return _load(options, options.model, options.compare)
+    return _load(options, options.compare, None)
+
+
+def _measurer(vlm: VLM, samples: list[Sample], options: Namespace) -> Measurer:
+    pool = None if options.effects == "edge" else Pool(vlm, readable(samples)[:POOL])
+    return Measurer(vlm, pool, options.gauge, options.seed)
+
+
+def readable(samples: list[Sample]) -> list[Sample]:
+    """Samples whose image opens; the others get their reason when they are measured."""
+    found = []
+    for sample in samples:
+        try:
+            open_image(sample.image)
+        except ValueError as error:
+            log.debug("not in the pool: %s", error)
+            continue
+        found.append(sample)
+    return found
+
+
+def _extract_run(
+    measurer: Measurer, samples: list[Sample], options: Namespace, path: Path, texts: dict
+) -> None:
+    """One run; `texts` are taken where they are there, and noted where the model wrote them."""
+    settings = {name: getattr(options, name) for name in ("text", "seed", "limit", "effects")}
+    empty = {"statuses": {}, "data_hashes": {}, "code": _commit(), **settings}
+    run = store.start_run(path, empty)
+    statuses, size = run.attributes["statuses"], options.batch_size
     with tqdm(total=len(samples), desc="samples", disable=None) as bar:
-        for first in range(0, len(samples), options.batch_size):
-            _extract_batch(measurer, samples[first : first + options.batch_size], options, run)
-            bar.update(min(options.batch_size, len(samples) - first))
+        for batch in (samples[k : k + size] for k in range(0, len(samples), size)):
+            _extract_batch(measurer, batch, options, run, texts)
+            bar.update(len(batch))
     hashes = "".join(sorted(run.attributes["data_hashes"].values()))
     run.attributes["data_hash"] = sha256(hashes.encode()).hexdigest()[:16]
-    run.confirm()
     if not run.shards:
+        run.confirm()
         reasons = sorted({status["reason"] for status in statuses.values()})
         raise ValueError(
             f"expected at least one readable sample, got {len(samples)} skipped: {reasons[:3]}"
         )
-    return path
+    if measurer.pool is not None:
+        well = [sample for sample in samples if statuses[sample.id]["status"] == "ok"]
+        written = [texts[sample.id] for sample in well]
+        run.attributes["controls"] = measure_controls(measurer, well, written)
+    run.confirm()
 
 
 def _commit() -> str:
@@ -66,12 +124,15 @@ def _commit() -> str:
 
 
 def _extract_batch(
-    measurer: Measurer, samples: list[Sample], options: Namespace, run: store.Run
+    measurer: Measurer, samples: list[Sample], options: Namespace, run: store.Run, texts: dict
 ) -> None:
     """One shard: those of the samples that work, the others with their reason in the statuses."""
     made, fingerprints = [], run.attributes["data_hashes"]
-    texts = _completions(measurer.vlm, samples, options)
-    for sample, completion in zip(samples, texts, strict=True):
+    if not all(sample.id in texts for sample in samples):
+        written = _completions(measurer.vlm, samples, options)
+        texts |= {sample.id: text for sample, text in zip(samples, written, strict=True)}
+    for sample in samples:
+        completion = texts[sample.id]
         status = _status(sample, completion)
         try:
             if isinstance(completion, Exception):

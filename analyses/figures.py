@@ -10,6 +10,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
@@ -28,6 +29,9 @@ def draw_all(found: Findings, run_path: Path, folder: Path) -> dict[str, bytes]:
         "shares": shares(found),
         "by_layer": by_layer(found),
         "scatter": scatter(found),
+        "verdict": verdict(found),
+        "path_classes": path_classes(found),
+        "nodes": nodes(found),
         "examples": examples(found, run_path),
         "exactness": exactness(found),
     }
@@ -65,6 +69,58 @@ def paths(found: Findings) -> Figure:
         plots.path_means(interval.transpose("source_set", "path"), ax)
         ax.set_title(f"Targets: {token_class} tokens")
     axes[-1, 0].legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    return figure
+
+
+def verdict(found: Findings) -> Figure | None:
+    """Δ in every cell, a panel per token class and source set; None without Shapley values."""
+    if found.indirect is None:
+        return None
+    cells = found.indirect.verdicts.cells
+    panels = list(cells.groupby(["token_class", "source_set"], sort=False))
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(8.4, 3.3 * rows), sharey=True, squeeze=False)
+    for ax, (names, panel) in zip(axes.flat, panels, strict=False):
+        plots.margins(_labelled(panel), ax)
+        ax.set_title(f"{names[0]} tokens, {names[1]}")
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _labelled(cells: pd.DataFrame) -> pd.DataFrame:
+    """One row per different cell, named; those without sinks only where any panel differs."""
+    values = cells.drop_duplicates(["reference", "gauge", "norm", "delta"])
+    ends = np.where(values["sinks"] == "without", ", no sinks", "")
+    label = values["reference"] + ", " + values["gauge"] + ", " + values["norm"] + ends
+    return values.assign(label=label)
+
+
+def path_classes(found: Findings) -> Figure | None:
+    """Mean Shapley values of the image's path classes, a panel per token class."""
+    return _by_reference(found, "classes", plots.class_means)
+
+
+def nodes(found: Findings) -> Figure | None:
+    """Mean node effects of the image by path, a panel per token class."""
+    return _by_reference(found, "nodes", plots.node_means)
+
+
+def _by_reference(found: Findings, name: str, draw) -> Figure | None:
+    if found.indirect is None:
+        return None
+    chosen = {"visual_set": "image", "gauge": "centered", "norm": "live"}
+    interval = getattr(found.indirect, name)
+    interval = interval.sel({k: v for k, v in chosen.items() if k in interval.dims})
+    classes = _classes(found)
+    figure, axes = plt.subplots(1, len(classes), figsize=(3.9 * len(classes), 3.0), squeeze=False)
+    for token_class, ax in zip(classes, axes[0], strict=True):
+        draw(interval.sel(token_class=token_class), ax)
+        ax.set_title(f"Targets: {token_class} tokens")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
     return figure
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses import indirect
+from analyses.indirect import Indirect
 from interp import measures, stats
 
 GATE = 0.5  # logit; below it a mean total effect is called "no effect" and gets no share
@@ -30,6 +32,8 @@ class Findings:
     """Of all texts that the model wrote, explained or not; None for reference text."""
     errors: xr.Dataset
     bound: float
+    indirect: Indirect | None
+    """Everything beyond edge effects; None for a run of edge effects alone."""
 
 
 def find(run: xr.Dataset) -> Findings:
@@ -51,6 +55,7 @@ def find(run: xr.Dataset) -> Findings:
         accuracy=_accuracy(run),
         errors=measures.relative_errors(run),
         bound=BOUNDS[run.attrs["dtype"]],
+        indirect=indirect.find(run, seed),
     )
 
 
@@ -102,6 +107,8 @@ def tables(found: Findings) -> dict[str, pd.DataFrame]:
         "exactness": pd.DataFrame(errors).T.rename_axis("check").reset_index(),
         "targets": _targets(found),
     }
+    if found.indirect is not None:
+        made |= indirect.tables(found.indirect)
     return made if found.accuracy is None else made | {"accuracy": found.accuracy}
 
 

@@ -83,8 +83,10 @@ def _nodes(vlm, sample, found, asked, ledger) -> list[xr.Dataset]:
 
 
 def contrast_foils(found: dict, ledger: xr.Dataset) -> list[int | None]:
-    """The foil of each target (METHODS.md 3.6): for an answer token the twin's, where it differs;
-    otherwise None, the clean run's runner-up."""
+    """The foil of each target (METHODS.md 3.6).
+
+    For an answer token the twin's where it differs; otherwise None, the clean run's runner-up.
+    """
     roles, targets = ledger["target_role"].values, ledger["target_token_id"].values.tolist()
     if "twin" not in found:
         return [None] * len(targets)

@@ -5,15 +5,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 import xarray as xr
 
 import interp
-from analyses import figures, findings
+from analyses import comparison, figures, findings, verdict
 from analyses.findings import GATE, MARK, Findings
+from analyses.wording import headlines, interval_text, verdict_sentence
 from interp.labels import PATH_TITLES
 from interp.store import write_json
 
-LONG = ("statuses", "data_hashes")  # per sample; in the run's manifest
+LONG = ("statuses", "data_hashes", "controls")  # per sample; in the run's manifest
+CELL_NUMBERS = ("te", "delta", "share", "weighted_share", "median_share", "strict_share")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -30,13 +33,17 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
             old.unlink()
     drawn = figures.draw_all(found, run_path, out / "figures")
     tables = findings.tables(found)
+    second = comparison.compared_path(run_path)
+    compared = interp.open_run(second) if second.is_dir() else None
+    if compared is not None:
+        tables["comparison"] = comparison.compare(run, compared)
     (out / "tables").mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         frame.to_csv(out / "tables" / f"{name}.csv", index=False)
         latex = frame.to_latex(index=False, float_format="%.3g", escape=True)
         (out / "tables" / f"{name}.tex").write_text(latex)
     counts = findings.statuses(run)
-    (out / "index.html").write_text(_page(found, drawn, counts))
+    (out / "index.html").write_text(_page(found, drawn, counts, _compared(tables, compared)))
     packages = ("xarray", "scipy", "seaborn", "matplotlib")
     content = {
         "run": str(run_path),
@@ -50,7 +57,7 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     return counts
 
 
-def _page(found: Findings, drawn: dict[str, bytes], counts: dict[str, int]) -> str:
+def _page(found: Findings, drawn: dict, counts: dict[str, int], compared: dict | None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -67,6 +74,8 @@ def _page(found: Findings, drawn: dict[str, bytes], counts: dict[str, int]) -> s
         share_rows=_share_rows(found),
         path_rows=_path_rows(found),
         accuracy=None if found.accuracy is None else found.accuracy.to_dict("records"),
+        compared=compared,
+        **_indirect(found),
         missed=findings.missed_marks(found),
         mark=MARK,
         n_incomplete=sum(not e.get("is_complete", True) for e in run.attrs["statuses"].values()),
@@ -84,54 +93,64 @@ def _page(found: Findings, drawn: dict[str, bytes], counts: dict[str, int]) -> s
     )  # fmt: skip
 
 
-def interval_text(one: xr.Dataset, digits: int = 2) -> str:
-    """An estimate with its interval, as text."""
-    estimate, low, high = (float(one[name]) for name in ("estimate", "lower", "upper"))
-    return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def _compared(tables: dict[str, pd.DataFrame], second: xr.Dataset | None) -> dict | None:
+    """What the page says of a second model, with its estimates as text."""
+    if second is None:
+        return None
+    names = ("first", "second", "difference")
+    rows = [
+        {"token_class": row["token_class"], "quantity": row["quantity"], "n": row["n"]}
+        | {name: _bounds(row, f"{name}_") for name in names}
+        for row in tables["comparison"].to_dict("records")
+    ]
+    keys = ("model", "adapter", "model_hash")
+    return {"rows": rows, **{key: second.attrs.get(key, "") for key in keys}}
 
 
-READINGS = {
-    "negative": "The effect is negative: without the image these tokens would be likelier.",
-    "no effect": f"That is no effect worth sharing out: its interval lies within ±{GATE} logits.",
-    "undecided": f"Its interval is not above {GATE} logits, so no share is given.",
-}
+def _indirect(found: Findings) -> dict:
+    """What the page says beyond edge effects; nothing for a run of edge effects alone."""
+    more = found.indirect
+    if more is None:
+        return {"verdicts": None}
+    headline = more.verdicts.cells.query("token_class == 'answer' and source_set == 'image'")
+    headline = headline.drop_duplicates(["reference", "gauge", "norm", "delta"])
+    return {
+        "verdicts": [(j, verdict_sentence(j)) for j in more.verdicts.judgements],
+        "cells": [
+            {name: row[name] for name in (*verdict.CELL, "n")}
+            | {name: _bounds(row, name) for name in CELL_NUMBERS}
+            for row in headline.to_dict("records")
+        ],
+        "gates": [row | {"text": _bounds(row)} for row in more.verdicts.gates.to_dict("records")],
+        "modes": [
+            row
+            | {
+                "share": _bounds(row) if row["total_lower"] >= GATE else "no share",
+                "total": _bounds(row, "total_"),
+            }
+            for row in more.modes.to_dataframe().reset_index().query("n > 0").to_dict("records")
+        ],
+        "agreement": [row | {"text": _bounds(row)} for row in more.agreement.to_dict("records")],
+        "masses": [row | {"text": _bounds(row)} for row in more.masses.to_dict("records")],
+        "controls": None if more.controls is None else [
+            row | {"text": _bounds(row)} for row in more.controls.to_dict("records")
+        ],
+        "rules": {"images": verdict.LEAST_IMAGES, "negative": verdict.MOST_NEGATIVE},
+        "n_sinks": int(found.run["is_sink"].sum()),
+    }  # fmt: skip
 
 
-def headlines(found: Findings) -> list[str]:
-    """What was found for the image, in plain sentences, one per token class."""
-    sentences = []
-    for token_class in ("answer", "thinking"):
-        one = found.paths.sel(token_class=token_class, source_set="image")
-        total = one.sel(path="total")
-        if int(total["n"]) == 0:
-            continue
-        sentence = (
-            f"When the row that predicts a token of the {token_class} cannot read the image's "
-            f"values, that token loses {interval_text(total)} logits on average. "
-        )
-        read = findings.reading(total)
-        share = found.shares.sel(token_class=token_class, source_set="image")
-        sentences.append(sentence + (_shared(one, share) if read == "share" else READINGS[read]))
-    return sentences
+def _bounds(row: dict, name: str = "") -> str:
+    """An estimate with its interval, out of a table's row.
 
-
-def _shared(one: xr.Dataset, share: xr.Dataset) -> str:
-    """The direct share against one half, and the largest other part, in a sentence."""
-    estimate, low, high = (float(share[name]) for name in ("estimate", "lower", "upper"))
-    against = "the interval does not exclude one half"
-    if low > 0.5 or high < 0.5:
-        against = "more than half" if low > 0.5 else "less than half"
-    others = one.drop_sel(path=["total", "direct"])["estimate"].to_series()
-    largest = others.abs().idxmax()
-    is_cancelling = others.abs().sum() > 2 * abs(others.sum())
-    more = (
-        " The other parts are not small: they largely cancel each other." if is_cancelling else ""
-    )
-    return (
-        f"The direct path of Eq. 1 carries {100 * estimate:.0f} % of it "
-        f"[{100 * low:.0f}, {100 * high:.0f}], {against}; the largest other part is "
-        f"{PATH_TITLES[largest]} with {interval_text(one.sel(path=largest))} logits.{more}"
-    )
+    The columns are called "delta", "delta_lower", …; for a name that is empty or ends in _,
+    "first_estimate", "first_lower", ….
+    """
+    keys = (name or "estimate", f"{name}_lower", f"{name}_upper")
+    if not name or name.endswith("_"):
+        keys = tuple(f"{name}{end}" for end in ("estimate", "lower", "upper"))
+    estimate, low, high = (row[key] for key in keys)
+    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _box_share(run: xr.Dataset) -> float | None:

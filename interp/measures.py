@@ -2,16 +2,20 @@
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
 from interp.labels import require
 
 TOKEN_CLASSES = ("answer", "thinking")
+SINK_FACTORS = (10, 20, 40)
+MAPS = ("direct", "first_order_map")
+EXACT = ("patch_edge", "patch_slot")
 
 
 def per_image(run: xr.Dataset, name: str) -> xr.DataArray:
     """A variable with dimension target, averaged over the targets of each image and token class.
 
-    Targets for which a source set (or a reference) is not defined are left out; an image without any
+    Targets for which a source set or a reference is not defined are left out; an image without any
     keeps NaN.
 
     Returns:
@@ -64,3 +68,63 @@ def relative_errors(run: xr.Dataset) -> xr.Dataset:
     for array in errors.values():
         array.attrs = {"units": "1", "long_name": "Error relative to the sum of absolute parts"}
     return errors
+
+
+def map_agreement(run: xr.Dataset) -> xr.Dataset:
+    """How far maps agree with exact patch effects, per target that has them (METHODS.md 3.6).
+
+    Over a target's visual tokens: `rank`, Spearman's correlation, and `sign`, the share of tokens
+    with the same sign in both; NaN where there is no exact map. Dimensions (target, map, exact).
+    """
+    require(run["patch_edge"], "target", "source")
+    sample = {name: k for k, name in enumerate(run["sample"].values)}
+    is_visual = run["image"].values >= 0
+    found = np.full((2, run.sizes["target"], len(MAPS), len(EXACT)), np.nan)
+    arrays = {name: run[name].values for name in (*MAPS, *EXACT)}
+    for target in np.flatnonzero(run["has_patch"].values):
+        at = is_visual[sample[run["target_sample"].values[target]]]
+        for i, name in enumerate(MAPS):
+            for j, exact in enumerate(EXACT):
+                one, other = arrays[name][target, at], arrays[exact][target, at]
+                if np.ptp(one) > 0 and np.ptp(other) > 0:
+                    found[0, target, i, j] = stats.spearmanr(one, other).statistic
+                    found[1, target, i, j] = (np.sign(one) == np.sign(other)).mean()
+    dims = ("target", "map", "exact")
+    coords = {"map": list(MAPS), "exact": list(EXACT), "target_role": run["target_role"]}
+    coords["target_sample"] = run["target_sample"]
+    made = {"rank": (dims, found[0]), "sign": (dims, found[1])}
+    dataset = xr.Dataset(made, coords=coords)
+    for array in dataset.values():
+        array.attrs = {"units": "1"}
+    return dataset
+
+
+def masses(run: xr.Dataset) -> xr.Dataset:
+    """Signed sum, positive and negative mass and cancellation of the direct map (METHODS.md 2.2).
+
+    At one level: direct contributions of single visual tokens, layers and heads summed. The
+    cancellation index is 1 − |Σ| / Σ|·|. Also `on_sinks`, the sum of |·| on sinks over that on all
+    visual tokens, by `factor`, the threshold of max|h| / rms(h).
+    """
+    require(run["direct"], "target", "source")
+    sample = {name: k for k, name in enumerate(run["sample"].values)}
+    rows = [sample[name] for name in run["target_sample"].values]
+    direct = np.where(run["image"].values[rows] >= 0, run["direct"].values, 0)
+    positive, negative = np.clip(direct, 0, None).sum(1), np.clip(direct, None, 0).sum(1)
+    size = positive - negative
+    peak = run["peak"].values[rows]
+    on_sinks = [np.where(peak > factor, np.abs(direct), 0).sum(1) for factor in SINK_FACTORS]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cancelled = 1 - np.abs(direct.sum(1)) / size
+        share = np.stack(on_sinks, axis=1) / size[:, np.newaxis]
+    found = xr.Dataset(
+        {
+            "signed_sum": ("target", direct.sum(1), {"units": "logit"}),
+            "positive_mass": ("target", positive, {"units": "logit"}),
+            "negative_mass": ("target", negative, {"units": "logit"}),
+            "cancellation": ("target", cancelled, {"units": "1"}),
+            "on_sinks": (("target", "factor"), share, {"units": "1"}),
+        },
+        coords={"factor": list(SINK_FACTORS)},
+    )
+    return found.assign_coords({n: run[n] for n in ("target_role", "target_sample")})

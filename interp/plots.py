@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 from PIL import Image
 
-from interp.labels import PATH_TITLES, require
+from interp.labels import PATH_CLASSES, PATH_TITLES, require
 
 # Okabe and Ito's colours, told apart by the colour-blind; ordered by lightness for print.
 PATH_COLORS = {
@@ -19,7 +20,11 @@ PATH_COLORS = {
     "ffn": "#0072B2",
     "attention": "#009E73",
     "norm": "#999999",
+    "routing": "#56B4E9",
+    "mediated": "#E69F00",
+    "self": "#CC79A7",
 }
+CLASS_COLORS = dict(zip(PATH_CLASSES, ("#D55E00", "#0072B2", "#E69F00"), strict=True))
 CLASS_MARKERS = {"answer": ("#D55E00", "o"), "thinking": ("#0072B2", "^")}
 STYLE = {
     "font.size": 9,
@@ -45,22 +50,69 @@ def path_means(interval: xr.Dataset, ax: Axes) -> Axes:
     Args:
         interval: estimate, lower, upper over (source_set, path), `path` with "total" first.
     """
-    require(interval["estimate"], "source_set", "path")
-    sets, paths = interval["source_set"].values, interval["path"].values
-    width = 0.8 / len(paths)
-    for k, path in enumerate(paths):
-        one = interval.sel(path=path)
-        at = np.arange(len(sets)) + (k - (len(paths) - 1) / 2) * width
+    _bars(interval, ax, "source_set", "path")
+    ax.set(xlabel="Source set that the row cannot read", ylabel="Mean effect [logit]")
+    return ax
+
+
+def node_means(interval: xr.Dataset, ax: Axes) -> Axes:
+    """Mean node effect by path, one group per reference, with intervals.
+
+    Args:
+        interval: estimate, lower, upper over (reference, node_path), "total" first.
+    """
+    _bars(interval, ax, "reference", "node_path")
+    ax.set(xlabel="What the image is replaced by", ylabel="Mean effect [logit]")
+    return ax
+
+
+def class_means(interval: xr.Dataset, ax: Axes) -> Axes:
+    """Mean Shapley value by path class, one group per reference, with intervals.
+
+    Args:
+        interval: estimate, lower, upper over (reference, path_class).
+    """
+    _bars(interval, ax, "reference", "path_class")
+    ax.set(xlabel="What the image is replaced by", ylabel="Mean Shapley value [logit]")
+    return ax
+
+
+def _bars(interval: xr.Dataset, ax: Axes, group: str, bar: str) -> None:
+    require(interval["estimate"], group, bar)
+    groups, bars = interval[group].values, interval[bar].values
+    width = 0.8 / len(bars)
+    for k, name in enumerate(bars):
+        one = interval.sel({bar: name})
+        at = np.arange(len(groups)) + (k - (len(bars) - 1) / 2) * width
         errors = np.abs(np.stack([one["lower"], one["upper"]]) - one["estimate"].values)
-        title = "total effect" if path == "total" else PATH_TITLES[str(path)]
-        ax.bar(at, one["estimate"], width, color=PATH_COLORS[str(path)], label=title)
+        title = "total effect" if name == "total" else PATH_TITLES.get(str(name), str(name))
+        color = (PATH_COLORS | CLASS_COLORS)[str(name)]
+        ax.bar(at, one["estimate"], width, color=color, label=title)
         ax.errorbar(
             at, one["estimate"], errors, fmt="none", ecolor="0.25", elinewidth=0.8, capsize=1.5
         )
     ax.axhline(0, color="0.3", linewidth=0.8)
-    ax.set_xticks(np.arange(len(sets)), sets)
-    ax.set(xlabel="Source set that the row cannot read", ylabel="Mean effect [logit]")
+    ax.set_xticks(np.arange(len(groups)), groups)
     ax.grid(axis="x", visible=False)
+
+
+def margins(cells: pd.DataFrame, ax: Axes) -> Axes:
+    """Δ of every cell of a verdict with its interval, and its strict reading beside it.
+
+    Args:
+        cells: rows with a label and delta, delta_lower, delta_upper, and the same for strict_delta.
+    """
+    at = np.arange(len(cells))
+    readings = (("delta", "#D55E00", "o", "pattern and values direct"),
+                ("strict_delta", "#0072B2", "^", "strict: values alone direct"))  # fmt: skip
+    for k, (name, color, marker, title) in enumerate(readings):
+        errors = np.abs(cells[[f"{name}_lower", f"{name}_upper"]].sub(cells[name], axis=0))
+        ax.errorbar(cells[name], at + (k - 0.5) * 0.3, xerr=errors.to_numpy().T, fmt=marker,
+                    color=color, markersize=4, capsize=2, label=title)  # fmt: skip
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.set_yticks(at, cells["label"])
+    ax.set_ylim(len(cells) - 0.5, -0.5)
+    ax.set_xlabel("Δ = direct minus everything else [logit]")
     return ax
 
 

@@ -40,11 +40,14 @@ def out(tmp_path_factory):
 
 
 def test_every_file_is_there(out):
-    names = ("paths", "shares", "by_layer", "scatter", "examples", "exactness")
+    names = ("paths", "shares", "by_layer", "scatter", "examples", "exactness", "verdict",
+             "path_classes", "nodes")  # fmt: skip
     for name in names:
         for suffix in ("pdf", "svg", "png"):
             assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 1000
-    for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness", "targets"):
+    for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness", "targets",
+                 "verdict", "verdict_cells", "verdict_gates", "path_classes", "node_effects",
+                 "mediated_roles", "modes", "map_agreement", "masses", "controls"):  # fmt: skip
         assert len(pd.read_csv(out / "tables" / f"{name}.csv")) > 0
         assert (out / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
     manifest = json.loads((out / "manifest.json").read_text())
@@ -56,7 +59,7 @@ def test_every_file_is_there(out):
 def test_the_page_stands_alone_and_says_what_it_found(out):
     page = (out / "index.html").read_text()
     assert not re.search(r"(src|href)=[\"']?https?:", page)
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 9
     share = pd.read_csv(out / "tables/shares.csv").query("token_class == 'thinking'")
     image = share.query("source_set == 'image'").iloc[0]
     assert (f"carries {100 * image.estimate:.0f} % of it" in page) == bool(image.is_shown)

@@ -1,0 +1,103 @@
+"""Controls of the verdict (METHODS.md 3.6): where there is nothing to find, nothing is found.
+
+    random weights     the same architecture, weights drawn anew: no reference passes the gate
+    shuffled targets   another sample's answer in place of the model's own
+    wrong image        the sample's text behind another sample's image
+
+For the last two the mean total effect in the contrast gauge, against the likeliest other token, has
+to be not above 0.
+"""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForImageTextToText
+
+import interp
+from analyses.measuring import GAUGES, REFERENCES, Measurer
+from interp.inputs import Completion
+from interp.model import VLM, base_model, fingerprint
+from interp.references import Pool, embed
+from interp.sample import Sample, open_image
+
+log = logging.getLogger("controls")
+N_CONTROL = 100  # samples of each control
+NAMES = ("random weights", "shuffled targets", "wrong image")
+
+
+def measure_controls(
+    measurer: Measurer, samples: list[Sample], texts: list[Completion | None]
+) -> list[dict]:
+    """One record per control, sample, reference and gauge: the answer's mean total effect.
+
+    Samples without another to swap with are left out.
+    """
+    vlm, records = measurer.vlm, []
+    random = random_weights(vlm, measurer.seed)
+    untrained = replace(measurer, vlm=random, pool=Pool(random, samples[:N_CONTROL]))
+    pairs = list(zip(samples, texts, strict=True))[:N_CONTROL]
+    for sample, text in tqdm(pairs, desc="controls", disable=None):
+        try:
+            grid = embed(vlm, open_image(sample.image))[1]
+            other = measurer.pool.other(sample, grid, measurer.seed)
+        except ValueError as error:
+            log.warning("no control of %s: %s", sample.id, error)
+            continue
+        records += _record("random weights", untrained, sample, None)
+        records += _record("shuffled targets", measurer, sample, text, targets_of=other)
+        wrong = replace(sample, image=_image_like(other, sample), twin=None)
+        records += _record("wrong image", measurer, wrong, text)
+    return records
+
+
+def random_weights(vlm: VLM, seed: int) -> VLM:
+    """The same architecture with weights drawn anew."""
+    torch.manual_seed(seed)
+    config = base_model(vlm.model).config
+    model = AutoModelForImageTextToText.from_config(config).to(vlm.model.dtype).to(vlm.device)
+    return replace(vlm, model=model.eval(), name="random weights", fingerprint=fingerprint(model))
+
+
+def _image_like(other: Sample, sample: Sample):
+    """The other's image at the sample's size, so that boxes and grid stay."""
+    size = open_image(sample.image).size
+    return open_image(other.image).resize(size)
+
+
+def _record(control, measurer: Measurer, sample, text, targets_of=None) -> list[dict]:
+    """Mean total effect of the image on the answer's tokens, by reference and gauge."""
+    vlm, pool, seed = measurer.vlm, measurer.pool, measurer.seed
+    kinds = REFERENCES if control == "random weights" else ("mean",)
+    found = interp.extract.references(vlm, sample, pool=pool, kinds=kinds, seed=seed)
+    asked = {"completion": text}
+    tokens = interp.extract.ledger(vlm, sample, detail="summary", **asked)
+    is_answer = tokens["target_role"].values == "answer"
+    asked["positions"] = tokens["target_position"].values[is_answer].tolist()
+    if targets_of is not None:
+        ids = vlm.processor.tokenizer(targets_of.answer, add_special_tokens=False).input_ids
+        asked["positions"] = asked["positions"][: len(ids)]
+        asked["targets"] = ids[: len(asked["positions"])]
+    ds = interp.extract.shapley(
+        vlm, sample, references=found, sources=["image"], gauge=GAUGES, foils="runner-up", **asked
+    )
+    total = (
+        ds["total"]
+        .sel(norm="live", source_set="image")
+        .where(ds["is_defined"].sel(source_set="image"))
+    )
+    mean = total.mean("target", skipna=True)
+    return [
+        {
+            "control": control,
+            "sample": sample.id,
+            "reference": str(reference),
+            "gauge": str(gauge),
+            "total": float(mean.sel(reference=reference, gauge=gauge)),
+        }
+        for reference in ds["reference"].values
+        for gauge in GAUGES
+        if np.isfinite(mean.sel(reference=reference, gauge=gauge))
+    ]

@@ -1,0 +1,156 @@
+"""A run with all paths → the numbers of the report beyond edge effects. Needs no model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analyses import verdict
+from interp import measures, stats
+
+
+@dataclass(frozen=True)
+class Indirect:
+    """Verdict, order-free shares, node effects and what puts them in proportion."""
+
+    verdicts: verdict.Verdicts
+    classes: xr.Dataset
+    """Mean Shapley value by (token_class, visual_set, reference, path_class, norm, gauge)."""
+    nodes: xr.Dataset
+    """Mean node effect by (token_class, visual_set, reference, node_path), "total" first."""
+    roles: xr.Dataset
+    """Mean mediated effect of the image by (token_class, reference, role)."""
+    modes: xr.Dataset
+    """Σ direct / Σ total of the image's edge effect by (token_class, mode), with `total`."""
+    agreement: pd.DataFrame
+    """Rank and sign agreement of maps with exact patch effects, and slope and R² of first order."""
+    masses: pd.DataFrame
+    """Signed sum, masses and cancellation of the direct map, and its share on sinks."""
+    controls: pd.DataFrame | None
+    """Mean total effect of each control, by reference and gauge."""
+
+
+def find(run: xr.Dataset, seed: int) -> Indirect | None:
+    """All of it, or None for a run of edge effects alone."""
+    if "shapley" not in run:
+        return None
+    effect, total = (measures.per_image(run, name) for name in ("node_effect", "node_total"))
+    nodes = xr.concat([total.expand_dims(node_path=["total"]), effect], dim="node_path")
+    roles = measures.per_image(run, "mediated_by_role").sel(visual_set="image", drop=True)
+    return Indirect(
+        verdicts=verdict.judge(run, seed),
+        classes=stats.mean_interval(measures.per_image(run, "shapley"), seed=seed),
+        nodes=stats.mean_interval(nodes, seed=seed),
+        roles=stats.mean_interval(roles, seed=seed),
+        modes=_modes(run, seed),
+        agreement=_agreement(run, seed),
+        masses=_masses(run, seed),
+        controls=_controls(run.attrs.get("controls"), seed),
+    )
+
+
+def _modes(run: xr.Dataset, seed: int) -> xr.Dataset:
+    image = {
+        name: measures.per_image(run, name).sel(source_set="image", drop=True)
+        for name in ("mode_total", "mode_direct")
+    }
+    found = stats.share_interval(image["mode_direct"], image["mode_total"], seed=seed)
+    total = stats.mean_interval(image["mode_total"], seed=seed)
+    renamed = {name: f"total_{name}" for name in ("estimate", "lower", "upper")}
+    return found.merge(total[list(renamed)].rename(renamed))
+
+
+def _row(found: xr.Dataset, **labels) -> dict:
+    names = ("estimate", "lower", "upper", "n")
+    return labels | {name: float(found[name]) for name in names}
+
+
+def _agreement(run: xr.Dataset, seed: int) -> pd.DataFrame:
+    """One row per token class, measure, map and exact effect."""
+    per_target = measures.map_agreement(run)
+    rows = []
+    for name in ("rank", "sign"):
+        found = stats.mean_interval(measures.mean_over_targets(run, per_target[name]), seed=seed)
+        for keys, one in found.stack(cell=("token_class", "map", "exact")).groupby("cell"):
+            labels = dict(zip(("token_class", "map", "exact"), keys, strict=True))
+            rows.append(_row(one.squeeze(), measure=name, **labels))
+    x, y = run["first_order_map"], run["patch_edge"]
+    products = {
+        name: measures.mean_over_targets(run, product.sum("source").where(run["has_patch"]))
+        for name, product in (("xy", x * y), ("xx", x * x), ("yy", y * y))
+    }
+    slope = stats.share_interval(products["xy"], products["xx"], seed=seed)
+    fit = stats.interval(
+        tuple(products[name] for name in ("xy", "xx", "yy")), _r_squared, seed=seed
+    )
+    for name, found in (("slope", slope), ("R²", fit)):
+        for token_class in found["token_class"].values:
+            labels = {"token_class": token_class, "map": "first_order_map", "exact": "patch_edge"}
+            rows.append(_row(found.sel(token_class=token_class), measure=name, **labels))
+    frame = pd.DataFrame(rows)
+    return frame[frame.n > 0].reset_index(drop=True)
+
+
+def _r_squared(xy, xx, yy, axis=-1):
+    """Of a regression through the origin."""
+    return xy.sum(axis=axis) ** 2 / (xx.sum(axis=axis) * yy.sum(axis=axis))
+
+
+def _masses(run: xr.Dataset, seed: int) -> pd.DataFrame:
+    found = measures.masses(run)
+    rows = []
+    for name, array in found.data_vars.items():
+        interval = stats.mean_interval(measures.mean_over_targets(run, array), seed=seed)
+        for token_class in interval["token_class"].values:
+            one = interval.sel(token_class=token_class)
+            for factor in one["factor"].values if "factor" in one.dims else [None]:
+                cell = one if factor is None else one.sel(factor=factor)
+                label = str(name) if factor is None else f"{name} {factor}"
+                rows.append(_row(cell, token_class=token_class, measure=label))
+    frame = pd.DataFrame(rows)
+    return frame[frame.n > 0].reset_index(drop=True)
+
+
+def _controls(records: list[dict] | None, seed: int) -> pd.DataFrame | None:
+    """Mean total effect by control, reference and gauge, and whether it is as it should be.
+
+    Random weights must not pass the verdict's gate; the others must have a mean total effect in the
+    contrast gauge that is not above 0 (the interval's lower bound is).
+    """
+    if not records:
+        return None
+    rows = []
+    keys = ["control", "reference", "gauge"]
+    for labels, group in pd.DataFrame(records).groupby(keys, sort=False):
+        values = xr.DataArray(group.total.to_numpy(), dims="sample")
+        row = _row(stats.mean_interval(values, seed=seed), **dict(zip(keys, labels, strict=True)))
+        row["share_negative"] = float((group.total <= 0).mean())
+        is_gated = row["lower"] >= verdict.GATE and row["share_negative"] <= verdict.MOST_NEGATIVE
+        if row["control"] == "random weights":
+            row["holds"] = not is_gated
+        else:
+            row["holds"] = row["lower"] <= 0 if row["gauge"] == "contrast" else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def tables(found: Indirect) -> dict[str, pd.DataFrame]:
+    """Every table by file name."""
+    judged = [vars(j) | {"passing": ", ".join(j.passing)} for j in found.verdicts.judgements]
+    dims = {
+        "path_classes": found.classes,
+        "node_effects": found.nodes,
+        "mediated_roles": found.roles,
+        "modes": found.modes,
+    }
+    made = {name: one.to_dataframe().reset_index() for name, one in dims.items()}
+    made = {name: frame[frame.n > 0].reset_index(drop=True) for name, frame in made.items()}
+    made |= {
+        "verdict": pd.DataFrame(judged),
+        "verdict_cells": found.verdicts.cells,
+        "verdict_gates": found.verdicts.gates,
+        "map_agreement": found.agreement,
+        "masses": found.masses,
+    }
+    return made if found.controls is None else made | {"controls": found.controls}
