@@ -40,12 +40,11 @@ def measure_controls(
     untrained = replace(measurer, vlm=random, pool=Pool(random, samples[:N_CONTROL]))
     pairs = list(zip(samples, texts, strict=True))[:N_CONTROL]
     for sample, text in tqdm(pairs, desc="controls", disable=None):
-        try:
-            grid = embed(vlm, open_image(sample.image))[1]
-            other = measurer.pool.other(sample, grid, measurer.seed)
-        except ValueError as error:
-            log.warning("no control of %s: %s", sample.id, error)
+        if not measurer.pool.has_other(sample) or not untrained.pool.has_other(sample):
+            log.warning("no controls of %s: no other answer to swap with", sample.id)
             continue
+        grid = embed(vlm, open_image(sample.image))[1]
+        other = measurer.pool.other(sample, grid, measurer.seed)
         records += _record("random weights", untrained, sample, None)
         records += _record("shuffled targets", measurer, sample, text, targets_of=other)
         wrong = replace(sample, image=_image_like(other, sample), twin=None)

@@ -42,8 +42,11 @@ class Measurer:
         ledger = interp.extract.ledger(self.vlm, sample, detail="tokens", **asked)
         parts = [ledger, _edges(self.vlm, sample, asked)]
         if self.pool is not None:
+            # Without another answer in the pool, "other" is not defined; the sample stays.
+            has_other = self.pool.has_other(sample)
+            kinds = [kind for kind in REFERENCES if kind != "other" or has_other]
             found = interp.extract.references(
-                self.vlm, sample, pool=self.pool, kinds=REFERENCES, seed=self.seed
+                self.vlm, sample, pool=self.pool, kinds=kinds, seed=self.seed
             )
             parts += _nodes(self.vlm, sample, found, asked, ledger)
             parts.append(_patches(self, sample, found["mean"], asked, ledger))

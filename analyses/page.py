@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -150,6 +151,8 @@ def _bounds(row: dict, name: str = "") -> str:
     if not name or name.endswith("_"):
         keys = tuple(f"{name}{end}" for end in ("estimate", "lower", "upper"))
     estimate, low, high = (row[key] for key in keys)
+    if np.isnan(low):  # one image has no interval
+        return "–" if np.isnan(estimate) else f"{estimate:.2f} [–]"
     return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
 
 

@@ -67,14 +67,21 @@ class Pool:
             count, self.grids = count + len(embeddings), [*self.grids, grid]
         self.mean: Float[Tensor, " d_model"] | None = total / count if count else None
 
+    def has_other(self, sample: Sample) -> bool:
+        """Whether a sample of the pool has another answer than this one."""
+        return any(self._fits(sample))
+
+    def _fits(self, sample: Sample) -> list[bool]:
+        answer = sample.answer.strip().lower()
+        return [s.answer.strip().lower() != answer and s.id != sample.id for s in self.samples]
+
     def other(self, sample: Sample, grid: tuple[int, ...], seed: int) -> Sample:
         """A sample with another answer, of the same grid where there is one.
 
         Raises:
             ValueError: every sample of the pool has this sample's answer.
         """
-        answer = sample.answer.strip().lower()
-        fits = [s.answer.strip().lower() != answer and s.id != sample.id for s in self.samples]
+        fits = self._fits(sample)
         same = [k for k, ok in enumerate(fits) if ok and self.grids[k] == grid]
         chosen = same or [k for k, ok in enumerate(fits) if ok]
         if not chosen:

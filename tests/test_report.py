@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 import interp
+from analyses.measuring import Measurer
 from interp import store
+from interp.references import Pool
 from interp.sample import Sample
 
 ROOT = Path(__file__).parent.parent
@@ -136,12 +139,14 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
         Sample("missing", tmp_path / "none.png", "what?", "a"),
         Sample("special", good[0].image, "what <|image_pad|>?", "a"),
     ]
-    options = Namespace(text="completion", max_new_tokens=40, gauge="centered", no_images=False)
+    options = Namespace(text="completion", max_new_tokens=40, no_images=False)
+    measurer, texts = Measurer(vlm, None, "centered", 0), {}
     run = store.start_run(tmp_path / "run", {"statuses": {}, "data_hashes": {}, "seed": 0,
                                              "text": "completion"})  # fmt: skip
-    extraction._extract_batch(vlm, [good[0], bad[0], good[1]], options, run)
-    extraction._extract_batch(vlm, [good[2]], options, run)
-    extraction._extract_batch(vlm, [bad[1]], options, run)  # a batch of which nothing is left
+    extraction._extract_batch(measurer, [good[0], bad[0], good[1]], options, run, texts)
+    extraction._extract_batch(measurer, [good[2]], options, run, texts)
+    # A batch of which nothing is left.
+    extraction._extract_batch(measurer, [bad[1]], options, run, texts)
     opened = interp.open_run(tmp_path / "run")
     assert opened["sample"].values.tolist() == [s.id for s in good]
     statuses = opened.attrs["statuses"]
@@ -160,7 +165,7 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
 
 
 def test_unfinished_texts_count_as_wrong(tmp_path):
-    report("--limit", 3, "--max-new-tokens", 16, "--out", tmp_path)
+    report("--limit", 3, "--max-new-tokens", 16, "--effects", "edge", "--out", tmp_path)
     accuracy = pd.read_csv(tmp_path / "tables/accuracy.csv").set_index("family")
     assert accuracy.loc["all", "n"] == 3
     statuses = interp.open_run(tmp_path / "run").attrs["statuses"].values()
@@ -176,10 +181,11 @@ def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_pat
         replace(s, thinking=None, boxes=None, twin=None)
         for s in interp.load_samples("digits", limit=3)
     ]
-    options = Namespace(text="reference", gauge="centered", no_images=False)
+    options = Namespace(text="reference", no_images=False)
+    measurer = Measurer(vlm, Pool(vlm, bare), "centered", 0)
     run = store.start_run(tmp_path / "run", {"statuses": {}, "data_hashes": {}, "seed": 0,
                                              "text": "reference"})  # fmt: skip
-    extraction._extract_batch(vlm, bare, options, run)
+    extraction._extract_batch(measurer, bare, options, run, {})
     assert page.write_report(tmp_path / "run", tmp_path / "out")["ok"] == 3
     text = (tmp_path / "out/index.html").read_text()
     assert "token of the thinking" not in text
@@ -188,8 +194,49 @@ def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_pat
     assert "Is the model any good?" not in text
 
 
+def test_edge_effects_alone_are_the_quick_form(tmp_path):
+    report("--limit", 2, "--effects", "edge", "--out", tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert "Cutting edges" not in page.split("What was measured")[0]
+    assert "The verdict" not in page and "nan" not in page
+    assert "shapley" not in interp.open_run(tmp_path / "run")
+    assert not (tmp_path / "tables/verdict.csv").exists()
+
+
+def test_two_models_on_the_same_texts(out, tmp_path):
+    """The first model beside itself changes nothing; beside a damaged copy it does."""
+    from analyses import comparison
+    from interp.model import CHECKPOINTS
+
+    shutil.copytree(CHECKPOINTS / "tiny", tmp_path / "other")
+    weights = load_file(tmp_path / "other/model.safetensors")
+    name = next(n for n in weights if n.endswith("layers.3.mlp.down_proj.weight"))
+    weights[name] *= 0.5
+    save_file(weights, tmp_path / "other/model.safetensors", metadata={"format": "pt"})
+    report("--limit", 4, "--out", tmp_path / "out", "--compare", tmp_path / "other")
+    first = interp.open_run(tmp_path / "out/run")
+    second = interp.open_run(comparison.compared_path(tmp_path / "out/run"))
+    assert first["text"].values.tolist() == second["text"].values.tolist()
+    assert first.attrs["model_hash"] != second.attrs["model_hash"]
+    frame = pd.read_csv(tmp_path / "out/tables/comparison.csv").set_index("quantity")
+    mine = frame[frame.token_class == "answer"]
+    total = mine.loc["edge effect of the image [logit]"]
+    means = []
+    for run in (first, second):
+        totals = run["total"].sel(source_set="image").where(run["target_role"] == "answer")
+        means.append(totals.groupby("target_sample").mean().mean().item())
+    assert total.difference_estimate == pytest.approx(means[1] - means[0], abs=1e-5)
+    assert abs(total.difference_estimate) > 1e-3
+    assert "Two models on the same texts" in (tmp_path / "out/index.html").read_text()
+    same = comparison.compare(first, first)
+    assert (same.difference_estimate == 0).all()
+    with pytest.raises(ValueError, match="common samples"):
+        comparison.compare(first, second.assign_coords(sample=[f"x{k}" for k in range(4)]))
+
+
 def test_reference_text_is_explained_where_asked(tmp_path):
-    report("--limit", 2, "--text", "reference", "--out", tmp_path, "--no-images")
+    asked = ("--limit", 2, "--text", "reference", "--effects", "edge", "--no-images")
+    report(*asked, "--out", tmp_path)
     run = interp.open_run(tmp_path / "run")
     assert run["text"].values.tolist() == [s.text for s in interp.load_samples("digits", limit=2)]
     assert not (tmp_path / "run/images").exists()

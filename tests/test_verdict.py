@@ -11,10 +11,15 @@ SETS = ["image", "evidence", "image-nosink", "evidence-nosink"]
 SHAPE = {"visual_set": 4, "reference": 3, "norm": 2, "gauge": 2}
 
 
-def made_run(share, total=4.0, n_images=120, spread=1.0, seed=0, thinking=True):
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    monkeypatch.setattr("interp.stats.RESAMPLES", 500)
+
+
+def made_run(share, total=4.0, n_images=120, spread=1.0, seed=0):
     """Images with one answer and two thinking tokens; P1 is a share of a noisy total effect."""
     rng = np.random.default_rng(seed)
-    roles = ["answer", "thinking", "thinking"] if thinking else ["answer"] * 3
+    roles = ["answer", "thinking", "thinking"]
     n_targets = 3 * n_images
     te = total + spread * rng.standard_normal((n_targets, *SHAPE.values()))
     p1 = share * te + 0.1 * rng.standard_normal(te.shape)
