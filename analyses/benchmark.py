@@ -25,6 +25,7 @@ SHAPES = {
 }
 N_ROWS = 8
 SETS = 5
+EXTRACTIONS = ("ledger", "effects", "shapley", "first_order", "patch_effects")
 TEXT_TOKENS = 12
 
 
@@ -41,6 +42,7 @@ def arguments() -> argparse.Namespace:
     add("--device", default="cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
     add("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add("--all-memory", action="store_true", help="peak memory of every extraction")
     add("--skip-release", action="store_true", help="leave out the release's arithmetic (a minute)")
     add("--out", type=Path, default=Path("reports/benchmarks"), help="folder of the JSON file")
     return parser.parse_args()
@@ -116,14 +118,27 @@ def tasks(model, batch) -> dict:
     visual = (batch["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0].tolist()
     sources = {f"set {k}": visual[k::SETS] for k in range(SETS)}
 
+    width = model.config.text_config.hidden_size
+    content = torch.randn(len(visual), width, device=model.device, dtype=model.dtype)
+    embeddings = torch.randn(1, n_tokens, width, device=model.device, dtype=model.dtype)
+    extract, asked = interp.extract, {"positions": rows}
+
     def forward():
         with torch.no_grad():
             model(**batch, use_cache=True, logits_to_keep=1)
 
+    def decoder():
+        with torch.no_grad():
+            model.model.language_model(inputs_embeds=embeddings, use_cache=True)
+
     return {
         "forward": forward,
-        "ledger": lambda: interp.extract.ledger(model, batch, positions=rows, detail="tokens"),
-        "effects": lambda: interp.extract.effects(model, batch, positions=rows, sources=sources),
+        "decoder": decoder,
+        "ledger": lambda: extract.ledger(model, batch, detail="tokens", **asked),
+        "effects": lambda: extract.effects(model, batch, sources=sources, **asked),
+        "shapley": lambda: extract.shapley(model, batch, references={"one": content}, **asked),
+        "first_order": lambda: extract.first_order(model, batch, **asked),
+        "patch_effects": lambda: extract.patch_effects(model, batch, positions=rows[-1:]),
     }
 
 
@@ -144,12 +159,19 @@ def seconds(function, device: str) -> float:
 
 
 def paired(name: str, todo: dict, options: argparse.Namespace) -> dict:
-    """Median, least and largest ratio of a task to the plain forward, taken in turns."""
-    todo["forward"](), todo[name]()
+    """Median, least and largest ratio of a task to a plain forward, taken in turns.
+
+    The forward is the whole model's; for exact patch maps the text decoder's, as there is one
+    prefill for all targets and the maps are counted per target.
+    """
+    against = "decoder" if name == "patch_effects" else "forward"
+    todo[against](), todo[name]()
     pairs = [
-        (seconds(todo[name], options.device), seconds(todo["forward"], options.device))
+        (seconds(todo[name], options.device), seconds(todo[against], options.device))
         for _ in range(options.repeats)
     ]
+    if name == "patch_effects":  # less the prefill, which is another forward
+        pairs = [(a - b, b) for a, b in pairs]
     ratios = sorted(a / b for a, b in pairs)
     return {
         "ratio_median": ratios[len(ratios) // 2],
@@ -254,16 +276,22 @@ def main() -> int:
     }  # fmt: skip
     for n_tokens in options.tokens:
         todo = tasks(model, make_batch(model, n_tokens))
-        found = {name: paired(name, todo, options) for name in ("ledger", "effects")}
-        peaks = {name: peak_memory(options, n_tokens, name) for name in todo}
+        found = {name: paired(name, todo, options) for name in EXTRACTIONS}
+        measured = ("forward", *(EXTRACTIONS if options.all_memory else EXTRACTIONS[:2]))
+        peaks = {name: peak_memory(options, n_tokens, name) for name in measured}
         for name, one in found.items():
-            one["memory_ratio"] = peaks[name] / peaks["forward"]
+            if name in peaks:
+                one["memory_ratio"] = peaks[name] / peaks["forward"]
             print(
                 f"{n_tokens} tokens, {name}: {one['ratio_median']:.3f} of the forward "
                 f"[{one['ratio_range'][0]:.3f}, {one['ratio_range'][1]:.3f}], "
-                f"memory {one['memory_ratio']:.3f}",
+                f"memory {one.get('memory_ratio', float('nan')):.3f}",
                 flush=True,
             )
+        n_visual = int((make_batch(model, n_tokens)["mm_token_type_ids"] == 1).sum())
+        found["patch_effects"]["occlusion_speedup"] = n_visual / (
+            1 + found["patch_effects"]["ratio_median"]
+        )
         result["by_tokens"][n_tokens] = found | {"forward_peak_bytes": peaks["forward"]}
     if not options.skip_release:
         result["release_arithmetic"] = against = release_arithmetic(options)

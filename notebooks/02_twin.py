@@ -58,10 +58,10 @@ shares = interp.extract.shapley(vlm, sample, references=references, sources=["im
 image = shares.sel(reference="twin", source_set="image").isel(
     target=interp.maps.target_index(shares, "answer")
 )
-image.shapley.to_pandas().assign(total=image.total).round(2)
+image.shapley.transpose("norm", "path_class").to_pandas().assign(total=image.total).round(2)
 
 # %%
-image.shapley_strict.to_pandas().assign(total=image.total).round(2)
+image.shapley_strict.transpose("norm", "path_class").to_pandas().assign(total=image.total).round(2)
 
 # %% [markdown]
 # Every split sums to the total effect.

@@ -198,7 +198,8 @@ def test_edge_effects_alone_are_the_quick_form(tmp_path):
     report("--limit", 2, "--effects", "edge", "--out", tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "Cutting edges" not in page.split("What was measured")[0]
-    assert "The verdict" not in page and "nan" not in page
+    assert "The verdict" not in page
+    assert "nan [" not in page and ">nan" not in page
     assert "shapley" not in interp.open_run(tmp_path / "run")
     assert not (tmp_path / "tables/verdict.csv").exists()
 
