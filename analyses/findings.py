@@ -9,6 +9,7 @@ import xarray as xr
 from analyses import indirect
 from analyses.indirect import Indirect
 from interp import measures, stats
+from interp.labels import SINKLESS
 
 GATE = 0.5  # logit; below it a mean total effect is called "no effect" and gets no share
 BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2}
@@ -38,7 +39,7 @@ class Findings:
 
 def find(run: xr.Dataset) -> Findings:
     """All numbers of the report from a run; the bootstrap's seed is the run's."""
-    run, seed = run.load(), run.attrs["seed"]
+    run, seed = _with_sinks_named(run.load()), run.attrs["seed"]
     effect, total = measures.per_image(run, "effect"), measures.per_image(run, "total")
     with_total = xr.concat([total.expand_dims(path=["total"]), effect], dim="path")
     direct = effect.sel(path="direct", drop=True)
@@ -57,6 +58,14 @@ def find(run: xr.Dataset) -> Findings:
         bound=BOUNDS[run.attrs["dtype"]],
         indirect=indirect.find(run, seed),
     )
+
+
+def _with_sinks_named(run: xr.Dataset) -> xr.Dataset:
+    """The run; where it has no sinks, without the edge effects of sets without their sinks."""
+    if bool(run["is_sink"].any()):
+        return run
+    names = [name for name in run["source_set"].values if not name.endswith(SINKLESS)]
+    return run.sel(source_set=names)
 
 
 def _accuracy(run: xr.Dataset) -> pd.DataFrame | None:

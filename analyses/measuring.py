@@ -18,6 +18,7 @@ from interp.sample import Sample
 
 REFERENCES = ("mean", "other", "twin")
 VISUAL_SETS = ("image", "evidence", "image" + SINKLESS, "evidence" + SINKLESS)
+EDGE_SETS = (*SOURCE_SETS, *VISUAL_SETS[2:])
 GAUGES = ("centered", "contrast")
 N_THINKING = 2  # thinking tokens of a sample that get exact patch maps, chosen at random
 
@@ -40,7 +41,7 @@ class Measurer:
         """
         asked = {"completion": completion, "gauge": self.gauge}
         ledger = interp.extract.ledger(self.vlm, sample, detail="tokens", **asked)
-        parts = [ledger, _edges(self.vlm, sample, asked)]
+        parts = [ledger, _edges(self.vlm, sample, asked, ledger)]
         if self.pool is not None:
             # Without another answer in the pool, "other" is not defined; the sample stays.
             has_other = self.pool.has_other(sample)
@@ -54,15 +55,13 @@ class Measurer:
         return describe(merged)
 
 
-def _edges(vlm: VLM, sample: Sample, asked: dict) -> xr.Dataset:
+def _edges(vlm: VLM, sample: Sample, asked: dict, ledger: xr.Dataset) -> xr.Dataset:
     """Edge effects in the mode "zero", and total and direct part in every mode."""
-    by_mode = {}
-    for mode in EDGE_MODES:
-        one = interp.extract.effects(vlm, sample, mode=mode, **asked)
-        # A sample without boxes has no evidence set: no effect there, and is_defined False.
-        by_mode[mode] = one.reindex(source_set=list(SOURCE_SETS), fill_value=0)
+    by_mode = {
+        mode: _all_sets(interp.extract.effects(vlm, sample, mode=mode, **asked), EDGE_SETS, ledger)
+        for mode in EDGE_MODES
+    }
     edges = by_mode["zero"]
-    edges["is_defined"] = edges["is_defined"].astype(bool)
     modes = xr.Variable("mode", list(EDGE_MODES))
     edges["mode_total"] = xr.concat([one["total"] for one in by_mode.values()], dim=modes)
     direct = [one["effect"].sel(path="direct", drop=True) for one in by_mode.values()]
@@ -77,12 +76,16 @@ def _nodes(vlm, sample, found, asked, ledger) -> list[xr.Dataset]:
     shares = interp.extract.shapley(
         vlm, sample, references=found, completion=asked["completion"], gauge=GAUGES, foils=foils
     )
+    every = {"reference": list(REFERENCES), "fill_value": 0}
+    nodes, shares = (
+        _all_sets(one.drop_attrs(deep=False).reindex(**every), VISUAL_SETS, ledger)
+        for one in (nodes, shares)
+    )
     nodes = nodes.rename(
         effect="node_effect", total="node_total", is_defined="node_defined", path="node_path"
     )
     shares = shares.drop_vars("is_defined").rename(total="shapley_total")
-    both = (_all_sets(one.drop_attrs(deep=False), ledger) for one in (nodes, shares))
-    return [one.rename(source_set="visual_set") for one in both]
+    return [one.rename(source_set="visual_set") for one in (nodes, shares)]
 
 
 def contrast_foils(found: dict, ledger: xr.Dataset) -> list[int | None]:
@@ -101,24 +104,22 @@ def contrast_foils(found: dict, ledger: xr.Dataset) -> list[int | None]:
     ]
 
 
-def _all_sets(one: xr.Dataset, ledger: xr.Dataset) -> xr.Dataset:
-    """The dataset over `VISUAL_SETS` and `REFERENCES`; what the sample lacks is not defined.
+def _all_sets(one: xr.Dataset, names: tuple[str, ...], ledger: xr.Dataset) -> xr.Dataset:
+    """The dataset over source sets of these names; what the sample lacks is 0 and not defined.
 
     A set that holds no sinks is the same without them.
     """
     is_sink = ledger["is_sink"].values
     members = {"image": ledger["image"].values >= 0, "evidence": ledger["is_evidence"].values}
-    pieces = [one.sel(source_set=[n for n in one["source_set"].values if n in VISUAL_SETS])]
+    has = one["source_set"].values.tolist()
+    pieces = [one.sel(source_set=[name for name in has if name in names])]
     for name, rows in members.items():
-        if name in one["source_set"] and not (is_sink & rows).any():
-            same = one.sel(source_set=[name])
-            pieces.append(same.assign_coords(source_set=[name + SINKLESS]))
+        if name in has and not (is_sink & rows).any():
+            pieces.append(one.sel(source_set=[name]).assign_coords(source_set=[name + SINKLESS]))
     joined = xr.concat(pieces, dim="source_set", data_vars="minimal", coords="minimal",
                        compat="override", join="exact")  # fmt: skip
-    full = joined.reindex(source_set=list(VISUAL_SETS), reference=list(REFERENCES), fill_value=0)
-    for name in ("node_defined",):
-        if name in full:
-            full[name] = full[name].astype(bool)
+    full = joined.reindex(source_set=list(names), fill_value=0)
+    full["is_defined"] = full["is_defined"].astype(bool)
     return full
 
 
