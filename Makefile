@@ -41,7 +41,8 @@ tiny: setup
 	$(BIN)/python -m train.new_model runs/new
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.vision runs/new --out runs/seeing
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-sft.yaml
-	$(BIN)/python -m train.evaluate runs/tiny-sft/final
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml
+	$(BIN)/python -m train.evaluate runs/tiny-sft-2/final
 
 lock: setup
 	$(BIN)/uv pip compile --system-certs pyproject.toml --all-extras --group build --generate-hashes --no-header \

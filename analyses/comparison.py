@@ -30,8 +30,13 @@ def compare(first: xr.Dataset, second: xr.Dataset) -> pd.DataFrame:
     if not common:
         raise ValueError("expected runs with common samples to compare, got none")
     runs = [_only(run, common) for run in (first, second)]
-    if not np.array_equal(runs[0]["target_token_id"], runs[1]["target_token_id"]):
-        raise ValueError("expected the same texts in both runs, got others; extract them together")
+    if first.attrs.get("prompt") != second.attrs.get("prompt") or not all(
+        np.array_equal(runs[0][name], runs[1][name])
+        for name in ("target_token_id", "source_token_id")
+    ):
+        raise ValueError(
+            "expected the same prompts and texts in both runs, got others; extract them together"
+        )
     both = [_quantities(run) for run in runs]
     rows = []
     for name in both[0]:

@@ -33,23 +33,35 @@ def measure_controls(
 ) -> list[dict]:
     """One record per control, sample, reference and gauge: the answer's mean total effect.
 
-    Samples without another to swap with are left out.
+    Samples without another to swap with are left out, with a warning.
     """
     vlm, records = measurer.vlm, []
     random = random_weights(vlm, measurer.seed)
     untrained = replace(measurer, vlm=random, pool=Pool(random, samples[:N_CONTROL]))
     pairs = list(zip(samples, texts, strict=True))[:N_CONTROL]
     for sample, text in tqdm(pairs, desc="controls", disable=None):
-        if not measurer.pool.has_other(sample) or not untrained.pool.has_other(sample):
-            log.warning("no controls of %s: no other answer to swap with", sample.id)
-            continue
-        grid = embed(vlm, open_image(sample.image))[1]
-        other = measurer.pool.other(sample, grid, measurer.seed)
-        records += _record("random weights", untrained, sample, None)
-        records += _record("shuffled targets", measurer, sample, text, targets_of=other)
-        wrong = replace(sample, image=_image_like(other, sample), twin=None)
-        records += _record("wrong image", measurer, wrong, text)
+        try:
+            records += _of_sample(measurer, untrained, sample, text)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            log.warning("no controls of %s: %s", sample.id, error)
     return records
+
+
+def _of_sample(measurer: Measurer, untrained: Measurer, sample: Sample, text) -> list[dict]:
+    """The records of one sample.
+
+    Raises:
+        ValueError: no other sample to swap with.
+    """
+    answer = sample.answer if text is None else text.answer
+    grid = embed(measurer.vlm, open_image(sample.image))[1]
+    other = measurer.pool.other(sample, answer, grid, measurer.seed)
+    wrong = replace(sample, image=_image_like(other, sample), twin=None)
+    return [
+        *_record("random weights", untrained, sample, None),
+        *_record("shuffled targets", measurer, sample, text, targets_of=other),
+        *_record("wrong image", measurer, wrong, text),
+    ]
 
 
 def random_weights(vlm: VLM, seed: int) -> VLM:
@@ -70,15 +82,19 @@ def _record(control, measurer: Measurer, sample, text, targets_of=None) -> list[
     """Mean total effect of the image on the answer's tokens, by reference and gauge."""
     vlm, pool, seed = measurer.vlm, measurer.pool, measurer.seed
     kinds = REFERENCES if control == "random weights" else ("mean",)
-    found = interp.extract.references(vlm, sample, pool=pool, kinds=kinds, seed=seed)
+    # The random model explains the reference text; it has none of its own.
     asked = {"completion": text}
+    found = interp.extract.references(vlm, sample, pool=pool, kinds=kinds, seed=seed, **asked)
     tokens = interp.extract.ledger(vlm, sample, detail="summary", **asked)
     is_answer = tokens["target_role"].values == "answer"
     asked["positions"] = tokens["target_position"].values[is_answer].tolist()
     if targets_of is not None:
         ids = vlm.processor.tokenizer(targets_of.answer, add_special_tokens=False).input_ids
-        asked["positions"] = asked["positions"][: len(ids)]
-        asked["targets"] = ids[: len(asked["positions"])]
+        own = tokens["target_token_id"].values[is_answer].tolist()
+        # Where both answers share a token, that target would not be shuffled.
+        kept = [k for k, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b]
+        asked["positions"] = [asked["positions"][k] for k in kept]
+        asked["targets"] = [ids[k] for k in kept]
     ds = interp.extract.shapley(
         vlm, sample, references=found, sources=["image"], gauge=GAUGES, foils="runner-up", **asked
     )

@@ -47,7 +47,7 @@ def extract_runs(options: Namespace, path: Path) -> Path:
     texts: dict[str, Completion | None] = {}
     _extract_run(_measurer(vlm, samples, options), samples, options, path, texts)
     if options.compare is not None:
-        second = _load_compared(options)
+        second = _load_compared(options, vlm.prompt)
         if second.processor.tokenizer.get_vocab() != vlm.processor.tokenizer.get_vocab():
             raise ValueError(
                 f"expected a model with the first one's tokens, got {options.compare}; compare an "
@@ -60,15 +60,17 @@ def extract_runs(options: Namespace, path: Path) -> Path:
     return path
 
 
-def _load(options: Namespace, model: str, adapter: str | None) -> VLM:
-    return interp.load_model(model, adapter=adapter, device=options.device, dtype=options.dtype)
+def _load(options: Namespace, model: str, adapter: str | None, prompt: str | None = None) -> VLM:
+    return interp.load_model(
+        model, adapter=adapter, prompt=prompt, device=options.device, dtype=options.dtype
+    )
 
 
-def _load_compared(options: Namespace) -> VLM:
-    """The second model: an adapter on the first, or a model of its own."""
+def _load_compared(options: Namespace, prompt: str) -> VLM:
+    """The second model, under the first one's prompt: an adapter on the first, or of its own."""
     if find_adapter_config_file(resolve(options.compare)[0]) is not None:
-        return _load(options, options.model, options.compare)
-    return _load(options, options.compare, None)
+        return _load(options, options.model, options.compare, prompt)
+    return _load(options, options.compare, None, prompt)
 
 
 def _measurer(vlm: VLM, samples: list[Sample], options: Namespace) -> Measurer:
@@ -93,6 +95,7 @@ def _extract_run(
     measurer: Measurer, samples: list[Sample], options: Namespace, path: Path, texts: dict
 ) -> None:
     """One run; `texts` are taken where they are there, and noted where the model wrote them."""
+    is_first = not texts
     settings = {name: getattr(options, name) for name in ("text", "seed", "limit", "effects")}
     empty = {"statuses": {}, "data_hashes": {}, "code": _commit(), **settings}
     run = store.start_run(path, empty)
@@ -109,7 +112,7 @@ def _extract_run(
         raise ValueError(
             f"expected at least one readable sample, got {len(samples)} skipped: {reasons[:3]}"
         )
-    if measurer.pool is not None:
+    if measurer.pool is not None and is_first:
         well = [sample for sample in samples if statuses[sample.id]["status"] == "ok"]
         written = [texts[sample.id] for sample in well]
         run.attributes["controls"] = measure_controls(measurer, well, written)

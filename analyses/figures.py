@@ -10,12 +10,12 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
 from analyses.findings import Findings, points
+from analyses.verdict import cell_name
 from interp import maps, plots, store
 
 N_EXAMPLES = 5
@@ -77,25 +77,21 @@ def verdict(found: Findings) -> Figure | None:
     if found.indirect is None:
         return None
     cells = found.indirect.verdicts.cells
+    cells = cells.assign(label=[cell_name(row) for _, row in cells.iterrows()])
+    labels = list(dict.fromkeys(cells["label"]))
     panels = list(cells.groupby(["token_class", "source_set"], sort=False))
     rows = -(-len(panels) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(8.4, 3.3 * rows), sharey=True, squeeze=False)
+    size = (8.4, rows * (0.9 + 0.2 * len(labels)))
+    figure, axes = plt.subplots(rows, 2, figsize=size, sharey=True, squeeze=False)
     for ax, (names, panel) in zip(axes.flat, panels, strict=False):
-        plots.margins(_labelled(panel), ax)
+        # Every panel has a line for every cell, also for one that it has no images for.
+        plots.margins(panel.set_index("label").reindex(labels).reset_index(), ax)
         ax.set_title(f"{names[0]} tokens, {names[1]}")
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    handles, names = plots.margin_legend()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
-
-
-def _labelled(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row per different cell, named; those without sinks only where any panel differs."""
-    values = cells.drop_duplicates(["reference", "gauge", "norm", "delta"])
-    ends = np.where(values["sinks"] == "without", ", no sinks", "")
-    label = values["reference"] + ", " + values["gauge"] + ", " + values["norm"] + ends
-    return values.assign(label=label)
 
 
 def path_classes(found: Findings) -> Figure | None:

@@ -44,10 +44,11 @@ class Measurer:
         parts = [ledger, _edges(self.vlm, sample, asked, ledger)]
         if self.pool is not None:
             # Without another answer in the pool, "other" is not defined; the sample stays.
-            has_other = self.pool.has_other(sample)
+            answer = sample.answer if completion is None else completion.answer
+            has_other = bool(self.pool.candidates(sample, answer))
             kinds = [kind for kind in REFERENCES if kind != "other" or has_other]
             found = interp.extract.references(
-                self.vlm, sample, pool=self.pool, kinds=kinds, seed=self.seed
+                self.vlm, sample, pool=self.pool, kinds=kinds, completion=completion, seed=self.seed
             )
             parts += _nodes(self.vlm, sample, found, asked, ledger)
             parts.append(_patches(self, sample, found["mean"], asked, ledger))

@@ -114,12 +114,11 @@ def _indirect(found: Findings) -> dict:
     if more is None:
         return {"verdicts": None}
     headline = more.verdicts.cells.query("token_class == 'answer' and source_set == 'image'")
-    headline = headline.drop_duplicates(["reference", "gauge", "norm", "delta"])
     return {
         "verdicts": [(j, verdict_sentence(j)) for j in more.verdicts.judgements],
         "cells": [
-            {name: row[name] for name in (*verdict.CELL, "n")}
-            | {name: _bounds(row, name) for name in CELL_NUMBERS}
+            {"name": verdict.cell_name(row), "n": row["n"], "votes": row["votes"]}
+            | {name: _cell_text(row, name) for name in CELL_NUMBERS}
             for row in headline.to_dict("records")
         ],
         "gates": [row | {"text": _bounds(row)} for row in more.verdicts.gates.to_dict("records")],
@@ -138,7 +137,14 @@ def _indirect(found: Findings) -> dict:
         ],
         "rules": {"images": verdict.LEAST_IMAGES, "negative": verdict.MOST_NEGATIVE},
         "n_sinks": int(found.run["is_sink"].sum()),
+        "peak": float(found.run["peak"].max()),
     }  # fmt: skip
+
+
+def _cell_text(row: dict, name: str) -> str:
+    """A number of a verdict's cell; no share where the total effect is too small for one."""
+    is_share = name.endswith("share")
+    return "no share" if is_share and not row["te_lower"] >= GATE else _bounds(row, name)
 
 
 def _bounds(row: dict, name: str = "") -> str:

@@ -67,7 +67,9 @@ def judge(run: xr.Dataset, seed: int) -> Verdicts:
         for source_set in SETS
         if ((gates.token_class == token_class) & (gates.source_set == source_set)).any()
     ]
-    return Verdicts(judgements, cells, gates)
+    voting = {(j.token_class, j.source_set, r) for j in judgements for r in j.passing}
+    keys = zip(cells.token_class, cells.source_set, cells.reference, strict=True)
+    return Verdicts(judgements, cells.assign(votes=[key in voting for key in keys]), gates)
 
 
 def _per_image(run: xr.Dataset) -> xr.Dataset:
@@ -80,11 +82,13 @@ def _per_image(run: xr.Dataset) -> xr.Dataset:
             "strict": measures.per_image(run, "shapley_strict").sel(**of_class),
         }
     )
+    # Where no token is a sink, a set without its sinks is no second cell but the same again.
+    ends = {"with": "", "without": SINKLESS} if bool(run["is_sink"].any()) else {"with": ""}
     by_sinks = [
         found.sel(visual_set=[name + end for name in SETS]).assign_coords(visual_set=list(SETS))
-        for end in ("", SINKLESS)
+        for end in ends.values()
     ]
-    joined = xr.concat(by_sinks, dim=xr.Variable("sinks", ["with", "without"]))
+    joined = xr.concat(by_sinks, dim=xr.Variable("sinks", list(ends)))
     return joined.rename(visual_set="source_set")
 
 
@@ -124,30 +128,51 @@ def _gates(image: xr.Dataset, seed: int) -> pd.DataFrame:
     dims = ["token_class", "source_set", "reference", "gauge"]
     frame = found.to_dataframe(dim_order=dims).reset_index()
     frame = frame[frame.n > 0].reset_index(drop=True)
-    frame["passes"] = (frame.lower >= GATE) & (frame.share_negative <= MOST_NEGATIVE)
-    return frame
+    return frame.assign(passes=passes(frame))
+
+
+def passes(totals: pd.DataFrame) -> pd.Series:
+    """Whether mean total effects, given with `share_negative`, are large enough for a vote."""
+    return (totals.lower >= GATE) & (totals.share_negative <= MOST_NEGATIVE)
 
 
 def _one(cells: pd.DataFrame, gates: pd.DataFrame, token_class: str, source_set: str) -> Judgement:
-    mine = (gates.token_class == token_class) & (gates.source_set == source_set)
-    by_reference = gates[mine].groupby("reference").agg(passes=("passes", "all"), n=("n", "min"))
+    mine = gates[(gates.token_class == token_class) & (gates.source_set == source_set)]
+    by_reference = mine.groupby("reference").agg(passes=("passes", "all"), n=("n", "min"))
     enough = by_reference[by_reference.n >= LEAST_IMAGES]
     passing = tuple(enough.index[enough.passes])
     of_set = (cells.token_class == token_class) & (cells.source_set == source_set)
     chosen = cells[of_set & cells.reference.isin(passing)]
+    # A set that is all sinks in most images has too few cells, or images, without them.
+    least = 0 if len(chosen) < 4 * len(passing) * cells.sinks.nunique() else chosen.n.min()
     if len(enough) < LEAST_REFERENCES:
         most = int(by_reference.n.max())
         reason = f"{LEAST_IMAGES} images with each of two references are needed, got {most}"
-        decided = ("not shown", reason), ("not shown", reason)
+        decided = (("not shown", reason),) * 2
     elif not passing:
-        decided = (("no effect", "no reference passes the gate"),) * 2
+        decided = (("no effect", _failures(mine)),) * 2
     elif len(passing) < LEAST_REFERENCES:
         reason = f"only the reference {passing[0]} passes the gate, two are needed"
+        decided = (("not shown", reason),) * 2
+    elif least < LEAST_IMAGES:
+        reason = f"without its sinks the set is there in {int(least)} of {LEAST_IMAGES} images"
         decided = (("not shown", reason),) * 2
     else:
         decided = decide(chosen, "delta"), decide(chosen, "strict_delta")
     (decision, reason), (strict, _) = decided
     return Judgement(token_class, source_set, decision, reason, strict, passing)
+
+
+def _failures(gates: pd.DataFrame) -> str:
+    """By which part of the gate each reference fails."""
+    reasons = []
+    for reference, rows in gates.groupby("reference", sort=False):
+        low, negative = rows.lower.min(), rows.share_negative.max()
+        if low < GATE:
+            reasons.append(f"{reference}: mean TE may be as low as {low:.2f} logits")
+        else:
+            reasons.append(f"{reference}: TE ≤ 0 in {100 * negative:.0f} % of images")
+    return "; ".join(reasons)
 
 
 def decide(cells: pd.DataFrame, name: str) -> tuple[str, str]:
@@ -160,17 +185,14 @@ def decide(cells: pd.DataFrame, name: str) -> tuple[str, str]:
     if above.any() or below.any():
         larger, word = (above, "above") if above.sum() >= below.sum() else (below, "below")
         others = cells[~larger]
-        named = "; ".join(
-            ", ".join(str(row[c]) for c in _varying(cells)) for _, row in others.iterrows()
-        )
+        named = "; ".join(cell_name(row) for _, row in others.iterrows())
         return "not shown", (
             f"Δ is {word} 0 in {int(larger.sum())} of {len(cells)} cells, not in: {named}"
         )
     return "not shown", f"Δ does not differ from 0 in any of {len(cells)} cells"
 
 
-def _varying(cells: pd.DataFrame) -> list[str]:
-    """Cell coordinates that the cells differ in; sinks only where they change anything."""
-    values = [c for c in CELL if c != "sinks"]
-    by_sinks = cells.groupby(values)["delta"].nunique()
-    return [*values, "sinks"] if (by_sinks > 1).any() else values
+def cell_name(cell) -> str:
+    """A cell in words: reference, gauge, norm, and whether it is without sinks."""
+    end = ", no sinks" if cell["sinks"] == "without" else ""
+    return f"{cell['reference']}, {cell['gauge']}, {cell['norm']}{end}"

@@ -1,5 +1,6 @@
 """Findings → plain sentences. Needs no model."""
 
+import numpy as np
 import xarray as xr
 
 from analyses import findings
@@ -11,11 +12,13 @@ from interp.labels import PATH_TITLES
 def interval_text(one: xr.Dataset, digits: int = 2) -> str:
     """An estimate with its interval, as text."""
     estimate, low, high = (float(one[name]) for name in ("estimate", "lower", "upper"))
+    if np.isnan(low):  # one image has no interval
+        return "–" if np.isnan(estimate) else f"{estimate:.{digits}f} [–]"
     return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 READINGS = {
-    "negative": "The effect is negative: without the image these tokens would be likelier.",
+    "negative": "The effect is negative: without the image these tokens' logits would be higher.",
     "no effect": f"That is no effect worth sharing out: its interval lies within ±{GATE} logits.",
     "undecided": f"Its interval is not above {GATE} logits, so no share is given.",
 }
@@ -62,7 +65,7 @@ DECISIONS = {
     "supported": "the direct path carries more than everything else together",
     "refuted": "the direct path carries less than everything else together",
     "not shown": "neither can be said",
-    "no effect": "what is replaced has no effect worth sharing out",
+    "no effect": "no reference passes the gate, so there is no effect to share out",
 }
 
 

@@ -54,8 +54,8 @@ def mean_over_targets(run: xr.Dataset, array: xr.DataArray) -> xr.DataArray:
 def relative_errors(run: xr.Dataset) -> xr.Dataset:
     """How exact the run is: |error| over the sum of absolute parts of the logit, per target.
 
-    `ledger` is the remainder of METHODS.md 2, `replay` the drift between replay and prefill, and
-    `effects` the worst source set's total minus the sum of its paths.
+    `ledger` is the remainder of METHODS.md 2, `replay` the drift between replay and prefill,
+    `effects`, `nodes` and `shapley` the worst cell's total minus the sum of its paths or classes.
     """
     gap = (run["total"] - run["effect"].sum("path", skipna=False)).where(run["is_defined"], 0)
     errors = xr.Dataset(
@@ -65,6 +65,12 @@ def relative_errors(run: xr.Dataset) -> xr.Dataset:
             "effects": np.abs(gap).max("source_set") / run["magnitude"],
         }
     )
+    if "shapley" in run:
+        nodes = run["node_total"] - run["node_effect"].sum("node_path", skipna=False)
+        shares = run["shapley_total"] - run["shapley"].sum("path_class", skipna=False)
+        for name, gaps in (("nodes", nodes), ("shapley", shares)):
+            rest = [dim for dim in gaps.dims if dim != "target"]
+            errors[name] = np.abs(gaps).max(rest) / run["magnitude"]
     for array in errors.values():
         array.attrs = {"units": "1", "long_name": "Error relative to the sum of absolute parts"}
     return errors

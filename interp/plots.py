@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from interp.labels import PATH_CLASSES, PATH_TITLES, require
@@ -96,24 +97,39 @@ def _bars(interval: xr.Dataset, ax: Axes, group: str, bar: str) -> None:
     ax.grid(axis="x", visible=False)
 
 
+READINGS = (("delta", "#D55E00", "o", "pattern and values direct"),
+            ("strict_delta", "#0072B2", "^", "strict: values alone direct"))  # fmt: skip
+FAINT = 0.3
+
+
 def margins(cells: pd.DataFrame, ax: Axes) -> Axes:
     """Δ of every cell of a verdict with its interval, and its strict reading beside it.
 
     Args:
-        cells: rows with a label and delta, delta_lower, delta_upper, and the same for strict_delta.
+        cells: rows with label, votes (those without a vote are drawn faint), delta, delta_lower,
+            delta_upper, and the same for strict_delta.
     """
     at = np.arange(len(cells))
-    readings = (("delta", "#D55E00", "o", "pattern and values direct"),
-                ("strict_delta", "#0072B2", "^", "strict: values alone direct"))  # fmt: skip
-    for k, (name, color, marker, title) in enumerate(readings):
+    for k, (name, color, marker, _) in enumerate(READINGS):
         errors = np.abs(cells[[f"{name}_lower", f"{name}_upper"]].sub(cells[name], axis=0))
-        ax.errorbar(cells[name], at + (k - 0.5) * 0.3, xerr=errors.to_numpy().T, fmt=marker,
-                    color=color, markersize=4, capsize=2, label=title)  # fmt: skip
+        for votes, alpha in ((True, 1.0), (False, FAINT)):
+            mine = (cells["votes"] == votes).to_numpy()
+            ax.errorbar(cells[name][mine], (at + (k - 0.5) * 0.3)[mine],
+                        xerr=errors[mine].to_numpy().T, fmt=marker, color=color, alpha=alpha,
+                        markersize=4, capsize=2)  # fmt: skip
     ax.axvline(0, color="0.3", linewidth=1)
     ax.set_yticks(at, cells["label"])
     ax.set_ylim(len(cells) - 0.5, -0.5)
     ax.set_xlabel("Δ = direct minus everything else [logit]")
     return ax
+
+
+def margin_legend() -> tuple[list[Line2D], list[str]]:
+    """Handles and names for a legend of `margins`."""
+    marks = [(color, marker, 1.0, title) for _, color, marker, title in READINGS]
+    marks.append(("0.2", "o", FAINT, "faint: reference without a vote"))
+    handles = [Line2D([], [], color=c, marker=m, alpha=a, markersize=4) for c, m, a, _ in marks]
+    return handles, [title for *_, title in marks]
 
 
 def shares(interval: xr.Dataset, ax: Axes) -> Axes:
@@ -193,11 +209,13 @@ def errors(found: xr.Dataset, ax: Axes, bound: float) -> Axes:
         found: as `interp.measures.relative_errors`.
         bound: for the run's dtype.
     """
-    styles = {"ledger": "-", "effects": "--", "replay": ":"}
-    for (name, array), color in zip(found.items(), ("#D55E00", "#0072B2", "#009E73"), strict=True):
+    styles = {"ledger": "-", "effects": "--", "replay": ":", "nodes": "-.", "shapley": (0, (1, 3))}
+    colors = {"ledger": "#D55E00", "effects": "#0072B2", "replay": "#009E73", "nodes": "#E69F00",
+              "shapley": "#000000"}  # fmt: skip
+    for name, array in found.items():
         values = np.sort(array.values)
         shares_below = np.arange(1, len(values) + 1) / len(values)
-        ax.step(np.maximum(values, 1e-9), shares_below, where="post", color=color,
+        ax.step(np.maximum(values, 1e-9), shares_below, where="post", color=colors[str(name)],
                 linestyle=styles[str(name)], label=str(name))  # fmt: skip
     ax.axvline(bound, color="0.2", linewidth=1)
     ax.annotate(f"bound {bound:g}", (bound, 0.5), rotation=90, ha="right", va="center", fontsize=8)

@@ -254,10 +254,9 @@ def _usual_sets(known: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def visual_sets(query: Query, is_sink: Bool[Tensor, " token"]) -> list[str]:
-    """Names of the sets of visual rows that the sample has."""
-    is_visual = query.tokens.image >= 0
+    """Image, and evidence where there are boxes; either without its sinks where it has any."""
     known = named_sets(query, is_sink.cpu().numpy())
-    return [name for name in _usual_sets(known) if not (known[name] & ~is_visual).any()]
+    return [name for name in _usual_sets(known) if name.startswith(("image", "evidence"))]
 
 
 def _row_mask(query: Query, name: str, rows: Iterable[int]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """References: other content for the visual tokens of a sample (METHODS.md 3.2 and 3.6).
 
     mean    the mean visual embedding of a pool of samples
-    other   another image of the pool, with another answer, on this sample's grid
+    other   another image of the pool, of the same question where there is one, with another answer
     twin    the counterfactual scene
     blur    the sample's own image, blurred
 
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from interp.inputs import teacher_forced, tokens_by_role
+from interp.inputs import Completion, teacher_forced, tokens_by_role
 from interp.labels import REFERENCES
 from interp.model import PROMPTS, VLM, image_embeddings
 from interp.sample import Sample, open_image
@@ -67,30 +67,35 @@ class Pool:
             count, self.grids = count + len(embeddings), [*self.grids, grid]
         self.mean: Float[Tensor, " d_model"] | None = total / count if count else None
 
-    def has_other(self, sample: Sample) -> bool:
-        """Whether a sample of the pool has another answer than this one."""
-        return any(self._fits(sample))
+    def candidates(self, sample: Sample, answer: str) -> list[int]:
+        """Samples whose answer is another than the one that is to be explained."""
+        answer = answer.strip().lower()
+        return [
+            k
+            for k, s in enumerate(self.samples)
+            if s.answer.strip().lower() != answer and s.id != sample.id
+        ]
 
-    def _fits(self, sample: Sample) -> list[bool]:
-        answer = sample.answer.strip().lower()
-        return [s.answer.strip().lower() != answer and s.id != sample.id for s in self.samples]
+    def other(self, sample: Sample, answer: str, grid: tuple[int, ...], seed: int) -> Sample:
+        """A sample with another answer, chosen at random.
 
-    def other(self, sample: Sample, grid: tuple[int, ...], seed: int) -> Sample:
-        """A sample with another answer, of the same grid where there is one.
+        Of this grid and question where there is one; else of this grid and kind of question; else
+        of this grid; else any.
 
         Raises:
-            ValueError: every sample of the pool has this sample's answer.
+            ValueError: every sample of the pool has this answer.
         """
-        fits = self._fits(sample)
-        same = [k for k, ok in enumerate(fits) if ok and self.grids[k] == grid]
-        chosen = same or [k for k, ok in enumerate(fits) if ok]
-        if not chosen:
+        fits = self.candidates(sample, answer)
+        if not fits:
             raise ValueError(
                 f"{sample.id}: expected a sample with another answer in the pool of "
                 f"{len(self.samples)}, got none; pass a larger pool"
             )
-        digest = int(sample.fingerprint, 16)
-        rng = np.random.default_rng([seed, digest])
+        of_grid = [k for k in fits if self.grids[k] == grid]
+        of_family = [k for k in of_grid if self.samples[k].family == sample.family]
+        of_question = [k for k in of_family if self.samples[k].question == sample.question]
+        chosen = of_question or of_family or of_grid or fits
+        rng = np.random.default_rng([seed, int(sample.fingerprint, 16)])
         return self.samples[chosen[int(rng.integers(len(chosen)))]]
 
 
@@ -100,6 +105,7 @@ def references(
     *,
     pool: Iterable[Sample] | Pool = (),
     kinds: Iterable[str] = ("mean", "other", "twin"),
+    completion: Completion | None = None,
     seed: int = 0,
 ) -> dict[str, Reference]:
     """References of one sample by kind, for `node_effects` and `shapley`.
@@ -111,6 +117,7 @@ def references(
         vlm, sample: what is to be explained.
         pool: samples for "mean" and "other"; a `Pool` computes their mean only once.
         kinds: of `labels.REFERENCES`.
+        completion: the text to explain, whose answer "other" must not share; default the sample's.
         seed: of the choice of "other".
 
     Raises:
@@ -133,7 +140,8 @@ def references(
         if kind == "mean":
             found[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
         elif kind == "other":
-            other = open_image(pool.other(sample, grid, seed).image)
+            answer = sample.answer if completion is None else completion.answer
+            other = open_image(pool.other(sample, answer, grid, seed).image)
             found[kind] = Reference(embed(vlm, other.resize(image.size))[0])
         elif kind == "blur":
             radius = BLUR * min(image.size)

@@ -161,3 +161,47 @@ def test_what_cannot_be_replaced_is_refused(processor):
         for options, message in cases:
             with pytest.raises(ValueError, match=message):
                 function(model, inputs, positions=[55], **options)
+
+
+def test_roles_are_switched_in_text_order(processor):
+    """What each role mediates is the difference of two replays; alone, it is the other order."""
+    from tests.odd_models import sample, vlm
+
+    model = make("two_to_one", processor)
+    made = vlm(model, processor)
+    from interp import inputs as reading
+    from interp.query import ask
+
+    query = ask(made, sample())
+    visual = query.tokens.image >= 0
+    torch.manual_seed(2)
+    content = torch.randn(int(visual.sum()), model.config.text_config.hidden_size).double()
+    row = int(query.rows[-1])
+    clean = reference.Clean(model, query.batch)
+    replaced = dict(zip(visual.nonzero()[0].tolist(), content, strict=True))
+    other = reference.Clean(model, query.batch, replaced)
+    g = clean.gauge_row(int(query.targets[-1]), "centered")
+
+    def value(swapped):
+        _, h = reference.play_row(clean, row, other=other, swapped=swapped)
+        return float((clean.readout(h, g) @ h).detach())
+
+    role = query.tokens.role
+    order = [name for name in dict.fromkeys(role) if name not in ("image", "padding")]
+    assert len(order) > 3 and isinstance(query.tokens, reading.Tokens)
+    swapped = [p for p in range(row) if visual[p]]
+    before, expected = value(swapped), {}
+    for name in order:
+        swapped = swapped + [p for p in range(row) if role[p] == name]
+        now = value(swapped)
+        expected[name], before = before - now, now
+    fx = (
+        interp.extract.node_effects(made, sample(), references={"one": content}, sources=["image"])
+        .isel(target=-1)
+        .squeeze()
+    )
+    for name, effect in expected.items():
+        np.testing.assert_allclose(fx.mediated_by_role.sel(role=name), effect, atol=1e-5)
+    assert max(abs(effect) for effect in expected.values()) > 1e-3
+    others = [p for p in range(row) if not visual[p]]
+    np.testing.assert_allclose(fx.mediated_alone, value([]) - value(others), atol=1e-5)

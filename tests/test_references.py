@@ -53,11 +53,37 @@ def test_other_has_another_answer_and_this_grid(vlm, samples):
     pool = refs.Pool(vlm, samples)
     for sample in samples[:8]:
         _, grid = refs.embed(vlm, sample.image)
-        other = pool.other(sample, grid, seed=0)
+        other = pool.other(sample, sample.answer, grid, seed=0)
         assert other.answer != sample.answer and other.image.size == sample.image.size
-        assert pool.other(sample, grid, seed=0) is other
-    picks = {pool.other(samples[0], refs.embed(vlm, samples[0].image)[1], k).id for k in range(9)}
+        assert pool.other(sample, sample.answer, grid, seed=0) is other
+        assert pool.other(sample, other.answer, grid, seed=0).answer != other.answer
+        family = [
+            s for s in samples if s.family == sample.family and s.image.size == other.image.size
+        ]
+        if any(s.answer != sample.answer for s in family):
+            assert other.family == sample.family
+    grid = refs.embed(vlm, samples[0].image)[1]
+    picks = {pool.other(samples[0], samples[0].answer, grid, k).id for k in range(9)}
     assert len(picks) > 1
+
+
+def test_foils_of_the_contrast_gauge_are_the_twins_answers(vlm, samples):
+    from analyses.measuring import contrast_foils
+
+    for family in ("count", "left_of"):
+        sample = of_family(samples, family)
+        ledger = interp.extract.ledger(vlm, sample, detail="summary")
+        found = interp.extract.references(vlm, sample, kinds=["twin"])
+        foils = contrast_foils(found, ledger)
+        tokenizer = vlm.processor.tokenizer
+        for foil, role, token in zip(
+            foils, ledger.target_role.values, ledger.target_token.values, strict=True
+        ):
+            if role == "thinking":
+                assert foil is None
+            else:
+                assert tokenizer.decode([foil]) == sample.twin.answer != token
+        assert contrast_foils({}, ledger) == [None] * len(foils)
 
 
 def test_an_other_of_another_grid_is_resized(vlm, samples):

@@ -16,7 +16,7 @@ def fewer_resamples(monkeypatch):
     monkeypatch.setattr("interp.stats.RESAMPLES", 500)
 
 
-def made_run(share, total=4.0, n_images=120, spread=1.0, seed=0):
+def made_run(share, total=4.0, n_images=120, spread=1.0, seed=0, sinks=True):
     """Images with one answer and two thinking tokens; P1 is a share of a noisy total effect."""
     rng = np.random.default_rng(seed)
     roles = ["answer", "thinking", "thinking"]
@@ -40,6 +40,8 @@ def made_run(share, total=4.0, n_images=120, spread=1.0, seed=0):
             "path_class": list(PATH_CLASSES),
             "norm": ["live", "frozen"],
             "gauge": ["centered", "contrast"],
+            "source_role": ("source", ["image"]),
+            "is_sink": (("sample", "source"), np.full((n_images, 1), sinks)),
             "target_role": ("target", roles * n_images),
             "target_sample": ("target", names),
         },
@@ -72,11 +74,26 @@ def test_one_cell_that_disagrees_is_named():
     assert found.decision == "not shown" and found.strict_decision == "supported"
     assert "twin, contrast, frozen" in found.reason
     assert "22 of 24 cells" in found.reason  # with and without sinks
+    run["is_sink"] = xr.zeros_like(run["is_sink"])
+    assert "11 of 12 cells" in headline(run).reason
+
+
+def test_a_set_that_is_all_sinks_decides_nothing():
+    for defined in (0, 5):
+        run = made_run(0.9)
+        mine = np.isin(run["target_sample"].values, [f"s{k}" for k in range(defined)])
+        run["node_defined"].loc[{"visual_set": "image-nosink"}] = xr.DataArray(mine, dims="target")
+        found = headline(run)
+        assert found.decision == "not shown"
+        assert f"without its sinks the set is there in {defined} of" in found.reason
 
 
 def test_no_effect_has_no_vote():
-    found = headline(made_run(0.9, total=0.02))
+    found = headline(made_run(0.9, total=0.3, spread=0.05))  # positive everywhere, but small
     assert found.decision == "no effect" and found.passing == ()
+    assert "mean: mean TE may be as low as 0.2" in found.reason
+    found = headline(made_run(0.9, total=2.0, spread=3.5))  # large, but often negative
+    assert found.decision == "no effect" and "TE ≤ 0 in" in found.reason
 
 
 def test_the_gate_wants_both_gauges_and_few_negative_images():
@@ -113,3 +130,49 @@ def test_undefined_targets_are_left_out_and_means_are_over_images():
     assert one.delta == pytest.approx((2 * p1 - te).mean())
     assert one.share == pytest.approx(p1.sum() / te.sum())
     assert one.delta_lower < one.delta < one.delta_upper
+
+
+def test_sentences_say_what_was_decided():
+    from analyses.wording import verdict_sentence
+
+    refuted = headline(made_run(0.2))
+    assert "carries less than everything else" in verdict_sentence(refuted)
+    assert "agrees" in verdict_sentence(refuted)
+    run = made_run(0.8)
+    strict = {"path_class": PATH_CLASSES[0]}
+    run["shapley_strict"].loc[strict] = 0.2 * run["shapley_total"]
+    found = headline(run)
+    assert (found.decision, found.strict_decision) == ("supported", "refuted")
+    assert "another verdict: refuted" in verdict_sentence(found)
+
+
+def records(control, totals, gauge="contrast", reference="mean"):
+    return [
+        {"control": control, "sample": f"s{k}", "reference": reference, "gauge": gauge, "total": t}
+        for k, t in enumerate(totals)
+    ]
+
+
+def test_controls_hold_where_nothing_is_found():
+    from analyses.indirect import _controls
+
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal(100)
+    made = [
+        *records("random weights", 0.1 * noise, "centered"),
+        *records("random weights", 3 + 0.1 * noise, "contrast"),  # one gauge alone is no gate
+        *records("random weights", 3 + 0.1 * noise, "centered", "twin"),
+        *records("random weights", 3 + 0.1 * noise, "contrast", "twin"),
+        *records("shuffled targets", -2 + noise),
+        *records("shuffled targets", noise, "centered"),
+        *records("wrong image", 2 + noise),
+    ]
+    found = _controls(made, 0).set_index(["control", "reference", "gauge"])["holds"]
+    assert found["random weights", "mean", "centered"] is True
+    assert found["random weights", "mean", "contrast"] is True
+    assert found["random weights", "twin", "contrast"] is False
+    assert found["shuffled targets", "mean", "contrast"] is True
+    assert found["shuffled targets", "mean", "centered"] is None
+    assert found["wrong image", "mean", "contrast"] is False
+    alone = _controls(records("wrong image", [-3.0]), 0)
+    assert alone["holds"].tolist() == [None]

@@ -66,7 +66,7 @@ def first_order(
 def _chunk(query, context, rows_g, is_source, quadrature_, part) -> FirstOrder:
     nodes, weights = quadrature_
     rows, mine = query.rows[part], is_source[part]
-    variants = scaled(mine, nodes.to(context.embeddings))
+    variants = scaled(mine, nodes)
     with undisturbed(query.model):
         with torch.enable_grad():
             played = replay(query.model, context, rows, variants)

@@ -39,7 +39,8 @@ def node_effects(
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
         references: {name: Reference} as `interp.extract.references` makes them, or {name: visual
             embeddings}, one for every visual token.
-        sources: names of visual source sets, or {name: rows}; default all that the sample has.
+        sources: names of visual source sets, or {name: rows}; default the image and, with boxes,
+            the evidence, and either without its sinks where it has any.
 
     Raises:
         ValueError: as for `ledger`; no or unfit references; a set with rows that are not visual.
