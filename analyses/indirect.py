@@ -20,8 +20,15 @@ class Indirect:
     """Mean node effect by (token_class, visual_set, reference, node_path), "total" first."""
     roles: xr.Dataset
     """Mean mediated effect of the image by (token_class, reference, role)."""
-    modes: xr.Dataset
-    """Σ direct / Σ total of the image's edge effect by (token_class, mode), with `total`."""
+    modes: pd.DataFrame
+    """The image's edge effect by token_class and mode: total, Σ direct / Σ total, and how total and
+    direct part differ from those of the mode "zero"."""
+    natural: xr.Dataset
+    """Natural effects by (token_class, visual_set, reference, norm, gauge, measure)."""
+    pairs: xr.Dataset
+    """Shapley interactions of two path classes, likewise by pair."""
+    writes: xr.Dataset
+    """The direct write's Shapley value under the frozen norm, by values and pattern."""
     agreement: pd.DataFrame
     """Rank and sign agreement of maps with exact patch effects, and slope and R² of first order."""
     masses: pd.DataFrame
@@ -43,21 +50,46 @@ def find(run: xr.Dataset, seed: int) -> Indirect | None:
         nodes=stats.mean_interval(nodes, seed=seed),
         roles=stats.mean_interval(roles, seed=seed),
         modes=_modes(run, seed),
+        natural=_natural(run, seed),
+        pairs=stats.mean_interval(measures.per_image(run, "pair_interaction"), seed=seed),
+        writes=stats.mean_interval(measures.per_image(run, "direct_write"), seed=seed),
         agreement=_agreement(run, seed),
         masses=_masses(run, seed),
         controls=_controls(run.attrs.get("controls"), seed),
     )
 
 
-def _modes(run: xr.Dataset, seed: int) -> xr.Dataset:
-    image = {
-        name: measures.per_image(run, name).sel(source_set="image", drop=True)
+NATURAL = ("pnde", "tnde", "pnie", "tnie", "interaction")
+
+
+def _natural(run: xr.Dataset, seed: int) -> xr.Dataset:
+    named = xr.Variable("measure", list(NATURAL))
+    values = xr.concat([measures.per_image(run, name) for name in NATURAL], dim=named)
+    return stats.mean_interval(values, seed=seed)
+
+
+def _modes(run: xr.Dataset, seed: int) -> pd.DataFrame:
+    total, direct = (
+        measures.per_image(run, name).sel(source_set="image", drop=True)
         for name in ("mode_total", "mode_direct")
+    )
+    columns = {
+        "total": stats.mean_interval(total, seed=seed),
+        "share": stats.share_interval(direct, total, seed=seed),
+        "total_change": stats.mean_interval(total - total.sel(mode="zero"), seed=seed),
+        "direct_change": stats.mean_interval(direct - direct.sel(mode="zero"), seed=seed),
     }
-    found = stats.share_interval(image["mode_direct"], image["mode_total"], seed=seed)
-    total = stats.mean_interval(image["mode_total"], seed=seed)
-    renamed = {name: f"total_{name}" for name in ("estimate", "lower", "upper")}
-    return found.merge(total[list(renamed)].rename(renamed))
+    ends = {"estimate": "", "lower": "_lower", "upper": "_upper"}
+    merged = xr.merge(
+        [
+            found[list(ends)].rename({key: f"{name}{end}" for key, end in ends.items()})
+            for name, found in columns.items()
+        ]
+        + [columns["total"]["n"]],
+        combine_attrs="drop",
+    )
+    frame = merged.to_dataframe(dim_order=["token_class", "mode"]).reset_index()
+    return frame[frame.n > 0].reset_index(drop=True)
 
 
 def _row(found: xr.Dataset, **labels) -> dict:
@@ -143,7 +175,9 @@ def tables(found: Indirect) -> dict[str, pd.DataFrame]:
         "path_classes": found.classes,
         "node_effects": found.nodes,
         "mediated_roles": found.roles,
-        "modes": found.modes,
+        "natural_effects": found.natural,
+        "interactions": found.pairs,
+        "direct_writes": found.writes,
     }
     made = {name: one.to_dataframe().reset_index() for name, one in dims.items()}
     made = {name: frame[frame.n > 0].reset_index(drop=True) for name, frame in made.items()}
@@ -151,6 +185,7 @@ def tables(found: Indirect) -> dict[str, pd.DataFrame]:
         "verdict": pd.DataFrame(judged),
         "verdict_cells": found.verdicts.cells,
         "verdict_gates": found.verdicts.gates,
+        "modes": found.modes,
         "map_agreement": found.agreement,
         "masses": found.masses,
     }

@@ -12,6 +12,7 @@ import xarray as xr
 import interp
 from analyses import comparison, figures, findings, verdict
 from analyses.findings import GATE, MARK, Findings
+from analyses.indirect import Indirect
 from analyses.wording import headlines, interval_text, verdict_sentence
 from interp.labels import PATH_TITLES
 from interp.store import write_json
@@ -123,13 +124,13 @@ def _indirect(found: Findings) -> dict:
         ],
         "gates": [row | {"text": _bounds(row)} for row in more.verdicts.gates.to_dict("records")],
         "modes": [
-            row
-            | {
-                "share": _bounds(row) if row["total_lower"] >= GATE else "no share",
-                "total": _bounds(row, "total_"),
-            }
-            for row in more.modes.to_dataframe().reset_index().query("n > 0").to_dict("records")
+            {"mode": row["mode"], "token_class": row["token_class"], "total": _bounds(row, "total")}
+            | {"share": _bounds(row, "share") if row["total_lower"] >= GATE else "no share"}
+            | {name: _bounds(row, name) for name in ("total_change", "direct_change")}
+            for row in more.modes.to_dict("records")
         ],
+        "natural": _natural_rows(more),
+        "references": more.natural["reference"].values.tolist(),
         "agreement": [row | {"text": _bounds(row)} for row in more.agreement.to_dict("records")],
         "masses": [row | {"text": _bounds(row)} for row in more.masses.to_dict("records")],
         "controls": None if more.controls is None else [
@@ -139,6 +140,18 @@ def _indirect(found: Findings) -> dict:
         "n_sinks": int(found.run["is_sink"].sum()),
         "peak": float(found.run["peak"].max()),
     }  # fmt: skip
+
+
+def _natural_rows(more: Indirect) -> list[dict]:
+    """Natural effects and interactions for answer tokens and the image, by reference."""
+    at = {"token_class": "answer", "visual_set": "image", "norm": "live", "gauge": "centered"}
+    rows = []
+    for dim, found in (("measure", more.natural), ("pair", more.pairs)):
+        one = found.sel(at)
+        for name in one[dim].values:
+            cells = [one.sel({dim: name, "reference": r}) for r in one["reference"].values]
+            rows.append({"name": str(name), "cells": [interval_text(cell) for cell in cells]})
+    return rows
 
 
 def _cell_text(row: dict, name: str) -> str:

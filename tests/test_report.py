@@ -50,7 +50,8 @@ def test_every_file_is_there(out):
             assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 1000
     for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness", "targets",
                  "verdict", "verdict_cells", "verdict_gates", "path_classes", "node_effects",
-                 "mediated_roles", "modes", "map_agreement", "masses", "controls"):  # fmt: skip
+                 "mediated_roles", "modes", "natural_effects", "interactions", "direct_writes",
+                 "map_agreement", "masses", "controls"):  # fmt: skip
         assert len(pd.read_csv(out / "tables" / f"{name}.csv")) > 0
         assert (out / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
     manifest = json.loads((out / "manifest.json").read_text())
@@ -172,6 +173,7 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
     completion = vlm.answer(good[1].image, good[1].question)
     alone = interp.extract.effects(vlm, good[1], completion=completion)
     mine = opened.isel(target=(opened["target_sample"] == good[1].id).values)
+    mine = mine.sel(source_set=alone["source_set"])
     np.testing.assert_allclose(mine["total"], alone["total"], atol=1e-5)
     assert page.write_report(tmp_path / "run", tmp_path / "out") == {
         "ok": 3, "skipped": 2, "failed": 0}  # fmt: skip
