@@ -23,6 +23,8 @@ class Indirect:
     modes: pd.DataFrame
     """The image's edge effect by token_class and mode: total, Σ direct / Σ total, and how total and
     direct part differ from those of the mode "zero"."""
+    families: pd.DataFrame | None
+    """TE, Δ and share by kind of question; exploratory, and None where there are no kinds."""
     natural: xr.Dataset
     """Natural effects by (token_class, visual_set, reference, norm, gauge, measure)."""
     pairs: xr.Dataset
@@ -50,6 +52,7 @@ def find(run: xr.Dataset, seed: int) -> Indirect | None:
         nodes=stats.mean_interval(nodes, seed=seed),
         roles=stats.mean_interval(roles, seed=seed),
         modes=_modes(run, seed),
+        families=verdict.by_family(run, seed) if (run["family"] != "").all() else None,
         natural=_natural(run, seed),
         pairs=stats.mean_interval(measures.per_image(run, "pair_interaction"), seed=seed),
         writes=stats.mean_interval(measures.per_image(run, "direct_write"), seed=seed),
@@ -189,4 +192,5 @@ def tables(found: Indirect) -> dict[str, pd.DataFrame]:
         "map_agreement": found.agreement,
         "masses": found.masses,
     }
-    return made if found.controls is None else made | {"controls": found.controls}
+    optional = {"controls": found.controls, "families": found.families}
+    return made | {name: frame for name, frame in optional.items() if frame is not None}

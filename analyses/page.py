@@ -129,6 +129,10 @@ def _indirect(found: Findings) -> dict:
             | {name: _bounds(row, name) for name in ("total_change", "direct_change")}
             for row in more.modes.to_dict("records")
         ],
+        "families": None if more.families is None else [
+            row | {name: _cell_text(row, name) for name in ("te", "delta", "share")}
+            for row in more.families.query("gauge == 'centered' and n > 0").to_dict("records")
+        ],
         "natural": _natural_rows(more),
         "references": more.natural["reference"].values.tolist(),
         "agreement": [row | {"text": _bounds(row)} for row in more.agreement.to_dict("records")],

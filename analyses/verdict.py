@@ -92,6 +92,33 @@ def _per_image(run: xr.Dataset) -> xr.Dataset:
     return joined.rename(visual_set="source_set")
 
 
+def by_family(run: xr.Dataset, seed: int) -> pd.DataFrame:
+    """TE, Δ and P1's share for answer tokens and the image by kind of question (exploratory).
+
+    Under the live norm, with sinks; one row per family, reference and gauge.
+    """
+    cell = {"token_class": "answer", "source_set": "image", "norm": "live", "sinks": "with"}
+    image = _per_image(run).sel(cell, drop=True)
+    rows = []
+    for family, one in image.groupby(run["family"]):
+        found = {
+            "te": stats.mean_interval(one["te"], seed=seed),
+            "delta": stats.mean_interval(2 * one["p1"] - one["te"], seed=seed),
+            "share": stats.share_interval(one["p1"], one["te"], seed=seed),
+        }
+        negative = (one["te"] <= 0).where(one["te"].notnull()).mean("sample", skipna=True)
+        for reference in one["reference"].values:
+            for gauge in one["gauge"].values:
+                at = {"reference": reference, "gauge": gauge}
+                row = {"family": str(family), **at, "n": int(found["te"]["n"].sel(at))}
+                row["share_negative"] = float(negative.sel(at))
+                for name, interval in found.items():
+                    for end, column in (("estimate", ""), ("lower", "_lower"), ("upper", "_upper")):
+                        row[name + column] = float(interval[end].sel(at))
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def _cells(image: xr.Dataset, delta: dict[str, xr.Dataset], seed: int) -> pd.DataFrame:
     """One row per token class, source set and cell."""
     ratio = stats.share_interval(image["p1"], image["te"], seed=seed)
@@ -150,7 +177,8 @@ def _one(cells: pd.DataFrame, gates: pd.DataFrame, token_class: str, source_set:
         reason = f"{LEAST_IMAGES} images with each of two references are needed, got {most}"
         decided = (("not shown", reason),) * 2
     elif not passing:
-        decided = (("no effect", _failures(mine)),) * 2
+        reason = f"{_failures(mine)}; {_without_vote(cells[of_set])}"
+        decided = (("no effect", reason),) * 2
     elif len(passing) < LEAST_REFERENCES:
         reason = f"only the reference {passing[0]} passes the gate, two are needed"
         decided = (("not shown", reason),) * 2
@@ -173,6 +201,15 @@ def _failures(gates: pd.DataFrame) -> str:
         else:
             reasons.append(f"{reference}: TE ≤ 0 in {100 * negative:.0f} % of images")
     return "; ".join(reasons)
+
+
+def _without_vote(cells: pd.DataFrame) -> str:
+    """What the intervals would say, for information."""
+    below, above = int((cells.delta_upper < 0).sum()), int((cells.delta_lower > 0).sum())
+    return (
+        f"for information, without a vote: Δ is below 0 in {below} and above 0 in {above} of "
+        f"{len(cells)} cells"
+    )
 
 
 def decide(cells: pd.DataFrame, name: str) -> tuple[str, str]:
