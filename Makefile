@@ -1,7 +1,7 @@
 # make report   the main analysis on the embedded model and data, into reports/out
 # make test     style, layers and the whole test-suite
 # make lab      JupyterLab on the notebooks
-# make tiny     rebuild the embedded model from nothing (hours)
+# make tiny     rebuild the embedded model from nothing (an hour and a half)
 # make lock     resolve the versions again
 
 PYTHON ?= python3.11
