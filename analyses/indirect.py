@@ -31,6 +31,8 @@ class Indirect:
     """Shapley interactions of two path classes, likewise by pair."""
     writes: xr.Dataset
     """The direct write's Shapley value under the frozen norm, by values and pattern."""
+    origins: pd.DataFrame
+    """Direct contribution of the image by origin, and its share of their sum, by token_class."""
     agreement: pd.DataFrame
     """Rank and sign agreement of maps with exact patch effects, and slope and R² of first order."""
     masses: pd.DataFrame
@@ -56,6 +58,7 @@ def find(run: xr.Dataset, seed: int) -> Indirect | None:
         natural=_natural(run, seed),
         pairs=stats.mean_interval(measures.per_image(run, "pair_interaction"), seed=seed),
         writes=stats.mean_interval(measures.per_image(run, "direct_write"), seed=seed),
+        origins=_origins(run, seed),
         agreement=_agreement(run, seed),
         masses=_masses(run, seed),
         controls=_controls(run.attrs.get("controls"), seed),
@@ -128,6 +131,16 @@ def _agreement(run: xr.Dataset, seed: int) -> pd.DataFrame:
     return frame[frame.n > 0].reset_index(drop=True)
 
 
+def _origins(run: xr.Dataset, seed: int) -> pd.DataFrame:
+    found = measures.per_image(run, "image_by_origin")
+    mean = stats.mean_interval(found, seed=seed)
+    share = stats.share_interval(found, found.sum("origin", skipna=False), seed=seed)
+    ends = {name: f"share_{name}" for name in ("estimate", "lower", "upper")}
+    both = mean.merge(share[list(ends)].rename(ends))
+    frame = both.to_dataframe(dim_order=["token_class", "origin"]).reset_index()
+    return frame[frame.n > 0].reset_index(drop=True)
+
+
 def _r_squared(xy, xx, yy, axis=-1):
     """Of a regression through the origin."""
     return xy.sum(axis=axis) ** 2 / (xx.sum(axis=axis) * yy.sum(axis=axis))
@@ -189,6 +202,7 @@ def tables(found: Indirect) -> dict[str, pd.DataFrame]:
         "verdict_cells": found.verdicts.cells,
         "verdict_gates": found.verdicts.gates,
         "modes": found.modes,
+        "origins": found.origins,
         "map_agreement": found.agreement,
         "masses": found.masses,
     }

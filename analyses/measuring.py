@@ -52,6 +52,7 @@ class Measurer:
             )
             parts += _nodes(self.vlm, sample, found, asked, ledger)
             parts.append(_patches(self, sample, found["mean"], asked, ledger))
+            parts.append(_origins(self.vlm, sample, asked))
         merged = xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
         return describe(merged)
 
@@ -148,6 +149,14 @@ def _patches(measurer: Measurer, sample: Sample, reference, asked, ledger) -> xr
     error[chosen] = first["completeness_error"].values
     found["completeness_error"] = ("target", error)
     return found.drop_vars("role", errors="ignore")
+
+
+def _origins(vlm: VLM, sample: Sample, asked: dict) -> xr.Dataset:
+    """What the image's direct contributions are made of, sources summed."""
+    found = interp.extract.origins(vlm, sample, **asked)
+    is_visual = (found["image"] >= 0).values
+    image = found["direct_by_origin"].isel(source=is_visual).sum("source")
+    return xr.Dataset({"image_by_origin": image})
 
 
 def _chosen_targets(ledger: xr.Dataset, sample: Sample, seed: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A run → the report: figures, tables, manifest and one self-contained page. Needs no model."""
 
 import base64
+import json
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
         frame.to_csv(out / "tables" / f"{name}.csv", index=False)
         latex = frame.to_latex(index=False, float_format="%.3g", escape=True)
         (out / "tables" / f"{name}.tex").write_text(latex)
+    if found.indirect is not None:
+        write_json(out / "verdict.json", _verdict(found))
     counts = findings.statuses(run)
     (out / "index.html").write_text(_page(found, drawn, counts, _compared(tables, compared)))
     packages = ("xarray", "scipy", "seaborn", "matplotlib")
@@ -135,6 +138,10 @@ def _indirect(found: Findings) -> dict:
         ],
         "natural": _natural_rows(more),
         "references": more.natural["reference"].values.tolist(),
+        "origins": [
+            row | {"text": _bounds(row), "share": _bounds(row, "share_")}
+            for row in more.origins.to_dict("records")
+        ],
         "agreement": [row | {"text": _bounds(row)} for row in more.agreement.to_dict("records")],
         "masses": [row | {"text": _bounds(row)} for row in more.masses.to_dict("records")],
         "controls": None if more.controls is None else [
@@ -144,6 +151,23 @@ def _indirect(found: Findings) -> dict:
         "n_sinks": int(found.run["is_sink"].sum()),
         "peak": float(found.run["peak"].max()),
     }  # fmt: skip
+
+
+def _verdict(found: Findings) -> dict:
+    """The verdict with its rule, gates and cells, for machines."""
+    verdicts = found.indirect.verdicts
+    return {
+        "rule": {
+            "gate_logit": verdict.GATE,
+            "most_negative": verdict.MOST_NEGATIVE,
+            "least_images": verdict.LEAST_IMAGES,
+            "least_references": verdict.LEAST_REFERENCES,
+        },
+        "judgements": [vars(judgement) for judgement in verdicts.judgements],
+        # What is missing becomes null; NaN is no JSON.
+        "gates": json.loads(verdicts.gates.to_json(orient="records")),
+        "cells": json.loads(verdicts.cells.to_json(orient="records")),
+    }
 
 
 def _natural_rows(more: Indirect) -> list[dict]:

@@ -102,6 +102,7 @@ VARIABLES = {
     "mediated_by_role": ("logit", "Mediated effect by role of the other token"),
     "mediated_alone": ("logit", "Mediated effect with the source set's own slots clean"),
     "direct_by_origin": ("logit", "Direct contribution by origin at the source"),
+    "image_by_origin": ("logit", "Direct contribution of the image by origin at the source"),
     "origin_remainder": ("logit", "Direct contribution minus the sum of its origins"),
     "first_order": ("logit", "First-order effect of an edge"),
     "first_order_bias": ("logit", "First-order effect of the value biases"),

@@ -51,12 +51,16 @@ def test_every_file_is_there(out):
     for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness", "targets",
                  "verdict", "verdict_cells", "verdict_gates", "path_classes", "node_effects",
                  "mediated_roles", "modes", "natural_effects", "interactions", "direct_writes",
-                 "map_agreement", "masses", "controls"):  # fmt: skip
+                 "map_agreement", "masses", "controls", "origins", "families"):  # fmt: skip
         assert len(pd.read_csv(out / "tables" / f"{name}.csv")) > 0
         assert (out / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["counts"] == {"ok": 7, "skipped": 0, "failed": 0}
     assert manifest["provenance"]["gauge"] == "centered"
+    judged = json.loads((out / "verdict.json").read_text())
+    assert {j["token_class"] for j in judged["judgements"]} == {"answer", "thinking"}
+    assert judged["rule"]["least_images"] == 100
+    assert {c["reference"] for c in judged["cells"]} == {"mean", "other", "twin"}
     assert len(list((out / "run/shards").glob("*.zarr"))) == 2
 
 
