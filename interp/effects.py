@@ -124,7 +124,8 @@ def _layer(
     is_own = torch.zeros_like(scores[:, 0]).scatter(1, rearrange(rows, "t -> t 1"), 1.0)
     elsewhere = (1 - is_cut) * (1 - is_own)
     with_bias = scores + rearrange(constant, "t h -> t h 1")
-    attention = torch.einsum("sthp,thp,stp->st", clean - second, with_bias, elsewhere)
+    changed = ((clean - second) * with_bias).sum(dim=2)
+    attention = (changed * elsewhere).sum(dim=-1)
     own_weight = torch.einsum("vthp,tp->vth", weights, is_own)
     own_write = (own_weight * (own + constant)).sum(dim=-1)
     attention = attention + own_write[0] - own_write[1:]

@@ -27,7 +27,7 @@ from interp.model import Parts
 from interp.prefill import Prefill
 from interp.readout import Readout, fold
 
-ENDS = (1.0, 0.0)  # the clean run and the joint cut stand before the nodes
+ENDS = (1.0, 0.0)  # the clean run and the joint cut
 
 
 @dataclass(frozen=True)
@@ -38,48 +38,51 @@ class FirstOrder:
     """τ as `labels.OBJECTIVES`; 0 outside the source set."""
     bias: Float[Tensor, "objective target"]
     """The part of the value biases, all edges together."""
-    total: Float[Tensor, " target"]
-    """f − f̃ of the joint cut, exact."""
 
 
 def quadrature(n_nodes: int, device) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
-    """Factors t of the variants, `ENDS` first, and their weights; without nodes t = 1 alone."""
+    """Factors t and their weights; without nodes t = 1 alone."""
     if n_nodes == 0:
-        nodes, weights = np.zeros(0), np.zeros(0)
-        at_ends = (1.0, 0.0)
-    else:
-        nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
-        nodes, weights = (nodes + 1) / 2, weights / 2
-        at_ends = (0.0, 0.0)
-    both = np.array([[*ENDS, *nodes], [*at_ends, *weights]])
-    return tuple(torch.from_numpy(both).to(device))
+        return torch.ones(1, device=device), torch.ones(1, device=device)
+    nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
+    return tuple(torch.from_numpy(one).to(device) for one in ((nodes + 1) / 2, weights / 2))
 
 
-def objectives(
-    where: Parts, readout: Readout, played: Replay
-) -> list[Float[Tensor, "variant target"]]:
-    """f with the live norm, Σ_l u·F_l and Σ_l u·A_l, as `labels.OBJECTIVES`."""
+def objective(
+    where: Parts, readout: Readout, played: Replay, name: str
+) -> Float[Tensor, "variant target"]:
+    """f with the live norm, Σ_l u·F_l or Σ_l u·A_l: one of `labels.OBJECTIVES`."""
     dtype = readout.vectors.dtype
+    if name != "total":
+        written = played.ffn if name == "ffn" else played.attention
+        return sum(project(readout.vectors, one.to(dtype)) for one in written)
     final = played.final.to(dtype)
     gauge_rows = repeat(readout.gauge_rows, "t d -> v t d", v=len(final))
     live = readout_vectors(gauge_rows, final, where.norm_weight.to(dtype).detach(), where.epsilon)
-    ffn = sum(project(readout.vectors, one.to(dtype)) for one in played.ffn)
-    attention = sum(project(readout.vectors, one.to(dtype)) for one in played.attention)
-    return [project(live, final), ffn, attention]
+    return project(live, final)
 
 
-def first_order(
+def first_order(  # noqa: PLR0913, PLR0917 - what the objectives are made of
     where: Parts,
     readout: Readout,
     context: Prefill,
     played: Replay,
     is_source: Float[Tensor, "target token"],
-    node_weights: Float[Tensor, " variant"],
+    node_weights: Float[Tensor, " node"],
+    objectives: tuple[str, ...],
 ) -> FirstOrder:
-    """The maps of all targets: one backward pass per objective; `played` carries gradients."""
-    values = objectives(where, readout, played)
+    """The maps of all targets: one backward pass per objective.
+
+    Args:
+        where, readout, context: model, readouts and prefill.
+        played: the nodes, with gradients.
+        is_source: S ∩ {p < i}.
+        node_weights: of the quadrature.
+        objectives: of `labels.OBJECTIVES`.
+    """
     writes, biases = [], []
-    for value in values:
+    for name in objectives:
+        value = objective(where, readout, played, name)
         gradients = torch.autograd.grad(value.sum(), played.attention, retain_graph=True)
         parts = [
             _layer(where, readout, context, played, gradient, n)
@@ -89,8 +92,7 @@ def first_order(
         mine = node_weights.to(write)
         writes.append(torch.einsum("lvtp,v,tp->ltp", write, mine, is_source))
         biases.append(torch.einsum("lvtp,v,tp->t", bias, mine, is_source))
-    clean, cut = values[0][:2].detach()
-    return FirstOrder(torch.stack(writes), torch.stack(biases), clean - cut)
+    return FirstOrder(torch.stack(writes), torch.stack(biases))
 
 
 def _layer(

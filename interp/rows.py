@@ -111,17 +111,18 @@ def attend(  # noqa: PLR0913, PLR0917 - transformers' signature
     grouped = rearrange(query.to(dtype) * scaling, "v (kv g) t d -> v kv g t d", kv=n_kv)
     scores = _scores(grouped, replay, layer, sizes)
     own_score = (grouped * rearrange(key.to(dtype), "v kv t d -> v kv 1 t d")).sum(-1, keepdim=True)
-    own = torch.zeros_like(replay.is_context).scatter(1, rearrange(replay.rows, "t -> t 1"), True)
+    own = rearrange(replay.rows, "t -> 1 1 1 t 1").expand(*scores.shape[:-1], 1)
     is_cut = rearrange(variants.is_cut, "v t p -> v 1 1 t p")
     hidden = ~replay.is_context | is_cut if variants.is_masked else ~replay.is_context
-    scores = torch.where(own, own_score, scores.masked_fill(hidden, -torch.inf))
+    scores = scores.masked_fill(hidden, -torch.inf).scatter_(-1, own, own_score)
     weights = scores.softmax(dim=-1)
+    own_weight = weights.gather(-1, own)
     left = torch.where(is_cut, rearrange(variants.scale.to(dtype), "v -> v 1 1 1 1"), 1.0)
-    read = _read(weights * (left * ~own), replay, layer, sizes)
+    left = left * replay.is_context  # what the own row reads comes last
+    read = _read(weights * left, replay, layer, sizes)
     if variants.fill is not None:
         freed = (weights * is_cut).sum(dim=-1, keepdim=True)
         read = read + freed * rearrange(variants.fill[layer].to(dtype), "v kv d -> v kv 1 1 d")
-    own_weight = (weights * own).sum(-1, keepdim=True)
     read = read + own_weight * rearrange(value.to(dtype), "v kv t d -> v kv 1 t d")
     output = rearrange(read, "v kv g t d -> v t (kv g) d").to(query.dtype)
     return output, rearrange(weights, "v kv g t p -> v t (kv g) p")

@@ -41,7 +41,9 @@ def test_parts_under_the_frozen_norm_are_additive(case):
     """Σ u·F and Σ u·A lose together what u·h loses, to the quadrature's error."""
     model, inputs, asked, scale = case
     fx = interp.extract.effects(model, inputs, **asked).sel(source_set="image")
-    ds = interp.extract.first_order(model, inputs, n_nodes=32, **asked)
+    ds = interp.extract.first_order(
+        model, inputs, n_nodes=32, objectives=("total", "ffn", "attention"), **asked
+    )
     summed = ds.first_order.sum(("layer", "source")) + ds.first_order_bias
     ffn, norm = fx.effect.sel(path="ffn"), fx.effect.sel(path="norm")
     limit = 2e-4 * float(scale.max())
@@ -136,6 +138,8 @@ def test_bad_questions_are_refused(processor):
     cases = [
         (interp.extract.first_order, {"n_nodes": -1}, "n_nodes >= 0"),
         (interp.extract.first_order, {"source": "thinking"}, "source sets of"),
+        (interp.extract.first_order, {"objectives": ("ffn",)}, "total first"),
+        (interp.extract.first_order, {"objectives": ("total", "norm")}, "objectives of"),
         (interp.extract.patch_effects, {"form": "round"}, "form of"),
         (interp.extract.patch_effects, {"form": "slot"}, "expected references="),
         (interp.extract.patch_effects, {"source": [40, 50]}, "visual rows"),

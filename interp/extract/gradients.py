@@ -3,10 +3,11 @@
 import torch
 import xarray as xr
 from einops import rearrange
+from torch import Tensor
 
 from interp.capture import replay
-from interp.effects import cut_masks
-from interp.first_order import FirstOrder, quadrature
+from interp.effects import clean_against, cut_masks
+from interp.first_order import ENDS, FirstOrder, quadrature
 from interp.first_order import first_order as maps_of
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import OBJECTIVES
@@ -23,6 +24,7 @@ def first_order(
     *,
     source="image",
     n_nodes: int = 8,
+    objectives: tuple[str, ...] = ("total",),
     completion=None,
     positions=None,
     targets=None,
@@ -32,17 +34,21 @@ def first_order(
     """First-order effects of every token of a set at every layer (METHODS.md 3.4).
 
     With nodes, Σ over layer and source of first_order + first_order_bias + completeness_error =
-    total, the exact joint edge cut, for the objective "total". "ffn" and "attention" are its parts
-    under the frozen norm. It knows neither keys nor what travels through other positions.
+    total, the exact joint edge cut, for the objective "total". The maps of "ffn" and "attention"
+    are its parts under the frozen norm. None knows keys, or what travels through other positions.
 
     Args:
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
         source: name of a source set, or its rows.
+        objectives: of "total", "ffn" and "attention"; each costs a backward pass.
         n_nodes: Gauss-Legendre nodes along the cut; 0 for plain gradient × write, which saturates.
 
     Raises:
-        ValueError: as for `ledger`; an unknown source set or a negative number of nodes.
+        ValueError: as for `ledger`; an unknown source set or objective, or a negative number of
+            nodes.
     """
+    if not objectives or set(objectives) - set(OBJECTIVES) or objectives[0] != "total":
+        raise ValueError(f"expected objectives of {OBJECTIVES}, total first, got {objectives}")
     if n_nodes < 0:
         raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
     check_gauge(gauge, foils)
@@ -57,34 +63,37 @@ def first_order(
     nodes, weights = quadrature(n_nodes, query.rows.device)
     # A backward pass keeps about three times what a forward does.
     chunks = [
-        _chunk(query, context, rows_g, is_source, (nodes, weights), part)
+        _chunk(query, context, rows_g, is_source, (nodes, weights, objectives), part)
         for part in target_chunks(query, n_variants=3 * len(nodes))
     ]
-    return _labelled(query, context, is_source, chunks, {"gauge": gauge, "n_nodes": str(n_nodes)})
+    dataset = _labelled(query, context, is_source, chunks)
+    dataset = dataset.assign_coords(objective=list(objectives))
+    return finished(query, dataset, {"gauge": gauge, "n_nodes": str(n_nodes)})
 
 
-def _chunk(query, context, rows_g, is_source, quadrature_, part) -> FirstOrder:
-    nodes, weights = quadrature_
+def _chunk(query, context, rows_g, is_source, settings, part) -> tuple[FirstOrder, Tensor]:
+    nodes, weights, objectives = settings
     rows, mine = query.rows[part], is_source[part]
-    variants = scaled(mine, nodes)
     with undisturbed(query.model):
-        with torch.enable_grad():
-            played = replay(query.model, context, rows, variants)
         with torch.no_grad():
-            readout = read_out(query.where, rows_g[part], played.final[0].detach())
+            both = torch.tensor(ENDS, device=nodes.device)
+            ends = replay(query.model, context, rows, scaled(mine, both))
+            readout = read_out(query.where, rows_g[part], ends.final[0])
+            total = clean_against(query.where, readout, ends)[0][0]
         with torch.enable_grad():
-            return maps_of(
-                query.where, readout, context, played, mine.to(readout.vectors.dtype), weights
-            )
+            played = replay(query.model, context, rows, scaled(mine, nodes))
+            is_source = mine.to(readout.vectors.dtype)
+            found = maps_of(query.where, readout, context, played, is_source, weights, objectives)
+    return found, total
 
 
-def _labelled(query, context, is_source, chunks: list[FirstOrder], attributes) -> xr.Dataset:
-    writes = torch.cat([c.writes for c in chunks], dim=2)
-    bias = torch.cat([c.bias for c in chunks], dim=1)
-    total = torch.cat([c.total for c in chunks])
+def _labelled(query, context, is_source, chunks: list[tuple]) -> xr.Dataset:
+    writes = torch.cat([found.writes for found, _ in chunks], dim=2)
+    bias = torch.cat([found.bias for found, _ in chunks], dim=1)
+    total = torch.cat([total for _, total in chunks])
     error = total - writes[0].sum(dim=(0, 2)) - bias[0]
     is_defined = is_source.any(dim=1)
-    dataset = xr.Dataset(
+    return xr.Dataset(
         {
             "first_order": (
                 ("target", "layer", "source", "objective"),
@@ -97,4 +106,3 @@ def _labelled(query, context, is_source, chunks: list[FirstOrder], attributes) -
         },
         coords=coordinates(query, context),
     )
-    return finished(query, dataset.assign_coords(objective=list(OBJECTIVES)), attributes)
