@@ -74,6 +74,24 @@ def test_the_callers_state_comes_back(odd_model, processor):
     assert all(p.grad is None for p in odd_model.parameters())
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_changed_output_embedding_is_noticed(processor, counted):
+    """Its mean row is kept between calls; a write through `.data` is not even counted by torch."""
+    model, inputs = make("seven_to_one", processor), batch(processor)
+    before = interp.extract.ledger(model, inputs, positions=[50])
+    change = 0.1 * torch.randn_like(model.lm_head.weight)
+    if counted:
+        with torch.no_grad():
+            model.lm_head.weight += change
+    else:
+        model.lm_head.weight.data += change
+    after = interp.extract.ledger(model, inputs, positions=[50])
+    fresh = interp.extract.ledger(copy.deepcopy(model), inputs, positions=[50])
+    np.testing.assert_allclose(after.direct, fresh.direct, atol=1e-12)
+    assert float(np.abs(after.remainder / after.magnitude).max()) < 1e-6
+    assert float(np.abs(after.direct - before.direct).max()) > 1e-3
+
+
 def test_an_error_inside_leaves_the_model_usable(odd_model, processor):
     inputs = batch(processor)
     expected = interp.extract.ledger(odd_model, inputs, positions=[50])
