@@ -142,9 +142,9 @@ def by_layer(found: Findings) -> Figure:
 
 def scatter(found: Findings) -> Figure:
     """Direct part against total effect, one point per target."""
-    figure, ax = plt.subplots(figsize=(4.6, 3.8))
+    figure, ax = plt.subplots(figsize=(5.4, 4.6))
     plots.direct_against_total(points(found), ax)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 

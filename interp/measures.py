@@ -55,7 +55,8 @@ def relative_errors(run: xr.Dataset) -> xr.Dataset:
     """How exact the run is: |error| over the sum of absolute parts of the logit, per target.
 
     `ledger` is the remainder of METHODS.md 2, `replay` the drift between replay and prefill,
-    `effects`, `nodes` and `shapley` the worst cell's total minus the sum of its paths or classes.
+    `effects`, `nodes` and `shapley` the worst cell's total minus the sum of its paths or classes; a
+    Shapley total is also held against the node effect's, which comes from other replays.
     """
     gap = (run["total"] - run["effect"].sum("path", skipna=False)).where(run["is_defined"], 0)
     errors = xr.Dataset(
@@ -68,6 +69,9 @@ def relative_errors(run: xr.Dataset) -> xr.Dataset:
     if "shapley" in run:
         nodes = run["node_total"] - run["node_effect"].sum("node_path", skipna=False)
         shares = run["shapley_total"] - run["shapley"].sum("path_class", skipna=False)
+        if run.attrs["gauge"] == "centered":
+            other = run["shapley_total"].sel(norm="live", gauge="centered") - run["node_total"]
+            shares = np.maximum(np.abs(shares), np.abs(other))
         for name, gaps in (("nodes", nodes), ("shapley", shares)):
             rest = [dim for dim in gaps.dims if dim != "target"]
             errors[name] = np.abs(gaps).max(rest) / run["magnitude"]

@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 from zarr.codecs import ZstdCodec
 
-SCHEMA = 1
+SCHEMA = 2
 # Only what has the dimension is joined; everything else has to be the same in all pieces.
 _CONCAT = {"data_vars": "minimal", "coords": "minimal", "compat": "equals"}
 
