@@ -297,7 +297,7 @@ def main() -> int:
         patches = found["patch_effects"]
         patches["occlusion_speedup"] = n_visual / (1 + patches["ratio_median"])
         print(
-            f"{n_tokens} tokens: exact maps of {n_visual} patches for one target, with the prefill, "
+            f"{n_tokens} tokens: maps of {n_visual} patches for one target, with the prefill, "
             f"{patches['occlusion_speedup']:.0f} times as fast as {n_visual} occluded forwards"
         )
         result["by_tokens"][n_tokens] = found | {"forward_peak_bytes": peaks["forward"]}
