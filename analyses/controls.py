@@ -95,6 +95,8 @@ def _record(control, measurer: Measurer, sample, text, targets_of=None) -> list[
         kept = [k for k, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b]
         asked["positions"] = [asked["positions"][k] for k in kept]
         asked["targets"] = [ids[k] for k in kept]
+        if not kept:
+            return []
     ds = interp.extract.shapley(
         vlm, sample, references=found, sources=["image"], gauge=GAUGES, foils="runner-up", **asked
     )

@@ -8,6 +8,9 @@ import xarray as xr
 from analyses import verdict
 from interp import measures, stats
 
+COLUMNS = ("token_class", "visual_set", "reference", "measure", "pair", "path_class", "node_path",
+           "write", "role", "norm", "gauge")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Indirect:
@@ -195,7 +198,10 @@ def tables(found: Indirect) -> dict[str, pd.DataFrame]:
         "interactions": found.pairs,
         "direct_writes": found.writes,
     }
-    made = {name: one.to_dataframe().reset_index() for name, one in dims.items()}
+    made = {
+        name: one.to_dataframe(dim_order=[d for d in COLUMNS if d in one.dims]).reset_index()
+        for name, one in dims.items()
+    }
     made = {name: frame[frame.n > 0].reset_index(drop=True) for name, frame in made.items()}
     made |= {
         "verdict": pd.DataFrame(judged),

@@ -196,11 +196,13 @@ def _failures(gates: pd.DataFrame) -> str:
     reasons = []
     for reference, rows in gates.groupby("reference", sort=False):
         low, negative = rows.lower.min(), rows.share_negative.max()
-        if low < GATE:
-            reasons.append(f"{reference}: mean TE may be as low as {low:.2f} logits")
+        if rows.n.min() < LEAST_IMAGES:
+            reasons.append(f"{reference} ({rows.n.min()} of {LEAST_IMAGES} images)")
+        elif low < GATE:
+            reasons.append(f"{reference} (mean TE may be as low as {low:.2f} logits)")
         else:
-            reasons.append(f"{reference}: TE ≤ 0 in {100 * negative:.0f} % of images")
-    return "; ".join(reasons)
+            reasons.append(f"{reference} (TE ≤ 0 in {100 * negative:.0f} % of images)")
+    return ", ".join(reasons)
 
 
 def _without_vote(cells: pd.DataFrame) -> str:

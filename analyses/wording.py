@@ -65,7 +65,9 @@ DECISIONS = {
     "supported": "the direct path carries more than everything else together",
     "refuted": "the direct path carries less than everything else together",
     "not shown": "neither can be said",
-    "no effect": "no reference passes the gate, so none has a vote",
+    "no effect": (
+        "no reference passes the gate, which the rule calls no effect, however large the mean"
+    ),
 }
 
 

@@ -35,6 +35,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
+    "svg.hashsalt": "interp",  # the same figure gets the same ids
     "savefig.dpi": 160,
 }
 

@@ -115,7 +115,7 @@ def test_redrawing_needs_no_model_and_gives_the_same(out, tmp_path):
     report("--from-run", out / "run", "--out", tmp_path / "again", PYTHONPATH=str(blocked))
     for table in (out / "tables").iterdir():
         assert (tmp_path / "again/tables" / table.name).read_text() == table.read_text()
-    for figure in (out / "figures").glob("*.png"):
+    for figure in (out / "figures").glob("*.*g"):  # PNG and SVG
         assert (tmp_path / "again/figures" / figure.name).read_bytes() == figure.read_bytes()
 
 

@@ -91,9 +91,14 @@ def test_a_set_that_is_all_sinks_decides_nothing():
 def test_no_effect_has_no_vote():
     found = headline(made_run(0.9, total=0.3, spread=0.05))  # positive everywhere, but small
     assert found.decision == "no effect" and found.passing == ()
-    assert "mean: mean TE may be as low as 0.2" in found.reason
+    assert "mean (mean TE may be as low as 0.2" in found.reason
     found = headline(made_run(0.9, total=2.0, spread=3.5))  # large, but often negative
     assert found.decision == "no effect" and "TE ≤ 0 in" in found.reason
+    run = made_run(0.9, total=0.02)
+    few = np.isin(run["target_sample"].values, [f"s{k}" for k in range(30)])
+    run["node_defined"].loc[{"reference": "twin"}] = xr.DataArray(few, dims="target")
+    assert "twin (30 of 100 images)" in headline(run).reason
+    assert "without a vote: Δ is" in headline(run).reason
 
 
 def test_the_gate_wants_both_gauges_and_few_negative_images():
