@@ -123,9 +123,10 @@ def _watching(where: Parts) -> Iterator[list[Tensor]]:
     peaks: list[Tensor] = []
 
     def look(_module, _args, hidden):
-        hidden = hidden[0].to(torch.promote_types(hidden.dtype, torch.float32))
-        scale = hidden.square().mean(dim=-1).sqrt() + torch.finfo(hidden.dtype).tiny
-        peaks.append(hidden.abs().amax(dim=-1) / scale)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        largest = torch.linalg.vector_norm(hidden[0], ord=torch.inf, dim=-1, dtype=dtype)
+        length = torch.linalg.vector_norm(hidden[0], dim=-1, dtype=dtype)
+        peaks.append(largest * hidden.shape[-1] ** 0.5 / (length + torch.finfo(dtype).tiny))
 
     first = -(-where.n_layers // 4)
     depths = range(first, max(first, 3 * where.n_layers // 4) + 1)
