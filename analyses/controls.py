@@ -25,7 +25,6 @@ from interp.sample import Sample, open_image
 
 log = logging.getLogger("controls")
 N_CONTROL = 100  # samples of each control
-NAMES = ("random weights", "shuffled targets", "wrong image")
 
 
 def measure_controls(

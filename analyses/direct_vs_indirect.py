@@ -4,9 +4,11 @@
     python analyses/direct_vs_indirect.py --model Qwen/Qwen2.5-VL-3B-Instruct --limit 100
     python analyses/direct_vs_indirect.py --from-run reports/out/run # redraw, no model needed
 
-For every sample: the model's own greedy text, the exact ledger of each thinking and answer token,
-and the exact split of what that token loses when its row cannot read a source set (METHODS.md 2 and
-3.1). Writes OUT/index.html, OUT/figures, OUT/tables, OUT/run and OUT/manifest.json.
+For every sample: the model's own greedy text, the exact ledger of each thinking and answer token
+(METHODS.md 2), what that token loses when its row cannot read a source set (3.1), when the set's
+content is replaced (3.2), the order-free shares of the direct path (3.3), maps (3.4, 3.5), and from
+all of it the verdict (3.6). Writes OUT/index.html, figures, tables, run, verdict.json and
+manifest.json.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Samples → a run on disk: the model's text, ledgers and edge effects, batch by batch."""
+"""Samples → a run on disk: the model's text and everything measured on it, batch by batch."""
 
 import logging
 import shutil

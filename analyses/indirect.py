@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -130,6 +131,13 @@ def _agreement(run: xr.Dataset, seed: int) -> pd.DataFrame:
         for token_class in found["token_class"].values:
             labels = {"token_class": token_class, "map": "first_order_map", "exact": "patch_edge"}
             rows.append(_row(found.sel(token_class=token_class), measure=name, **labels))
+    error = np.abs(run["completeness_error"]).where(run["has_patch"]) / run["magnitude"]
+    found = stats.mean_interval(100 * measures.mean_over_targets(run, error), seed=seed)
+    for token_class in found["token_class"].values:
+        labels = {"token_class": token_class, "map": "first_order_map", "exact": "joint_edge"}
+        rows.append(
+            _row(found.sel(token_class=token_class), measure="completeness error", **labels)
+        )
     frame = pd.DataFrame(rows)
     return frame[frame.n > 0].reset_index(drop=True)
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 import interp
 from analyses import comparison, figures, findings, verdict
-from analyses.findings import GATE, MARK, Findings
+from analyses.findings import MARK, Findings
 from analyses.indirect import Indirect
 from analyses.wording import headlines, interval_text, verdict_sentence
 from interp.labels import PATH_TITLES
@@ -90,7 +90,7 @@ def _page(found: Findings, drawn: dict, counts: dict[str, int], compared: dict |
         is_exact=findings.is_exact(found),
         counts=counts,
         skipped=skipped,
-        gate=GATE,
+        gate=verdict.GATE,
         attributes={k: v for k, v in run.attrs.items() if k not in LONG},
         n_targets={c: int((run["target_role"] == c).sum()) for c in ("answer", "thinking")},
         n_sequence=(int((run["source_role"] != "padding").sum("source").min()),
@@ -128,7 +128,7 @@ def _indirect(found: Findings) -> dict:
         "gates": [row | {"text": _bounds(row)} for row in more.verdicts.gates.to_dict("records")],
         "modes": [
             {"mode": row["mode"], "token_class": row["token_class"], "total": _bounds(row, "total")}
-            | {"share": _bounds(row, "share") if row["total_lower"] >= GATE else "no share"}
+            | {"share": _bounds(row, "share") if row["total_lower"] >= verdict.GATE else "no share"}
             | {name: _bounds(row, name) for name in ("total_change", "direct_change")}
             for row in more.modes.to_dict("records")
         ],
@@ -185,7 +185,7 @@ def _natural_rows(more: Indirect) -> list[dict]:
 def _cell_text(row: dict, name: str) -> str:
     """A number of a verdict's cell; no share where the total effect is too small for one."""
     is_share = name.endswith("share")
-    return "no share" if is_share and not row["te_lower"] >= GATE else _bounds(row, name)
+    return "no share" if is_share and not row["te_lower"] >= verdict.GATE else _bounds(row, name)
 
 
 def _bounds(row: dict, name: str = "") -> str:

@@ -18,7 +18,7 @@ import xarray as xr
 from interp import measures, stats
 from interp.labels import PATH_CLASSES, SINKLESS
 
-GATE = 0.5  # logit
+GATE = 0.5  # logit; below it a mean total effect is called "no effect" and gets no share
 MOST_NEGATIVE = 0.10  # share of images with TE ≤ 0
 LEAST_IMAGES = 100
 LEAST_REFERENCES = 2

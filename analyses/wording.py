@@ -4,8 +4,8 @@ import numpy as np
 import xarray as xr
 
 from analyses import findings
-from analyses.findings import GATE, Findings
-from analyses.verdict import Judgement
+from analyses.findings import Findings
+from analyses.verdict import GATE, Judgement
 from interp.labels import PATH_TITLES
 
 

@@ -11,9 +11,10 @@ a keyword argument down to the attention function: no globals, re-entrant. Every
 mode and the caller's state comes back as it was. The only file that imports nnsight.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import nnsight
 import torch
@@ -25,7 +26,7 @@ from transformers import AttentionInterface
 from interp import rows as row_reading
 from interp.checks import check_inputs
 from interp.model import Parts, parts, undisturbed
-from interp.prefill import Prefill, listening
+from interp.prefill import Prefill, Prefills, listening
 from interp.readout import check_linear
 from interp.rows import Variants
 
@@ -67,22 +68,52 @@ def replay(
     Raises:
         ValueError: non-finite activations, naming the layer.
     """
-    where = parts(model)
+    alone = Prefills(context.keys, context.values, [context], [0])
+    variants = None if variants is None else [variants]
+    return replays(model, alone, [rows], variants, others)[0]
+
+
+def replays(
+    model: nn.Module,
+    batch: Prefills,
+    rows: list[Int[Tensor, " target"]],
+    variants: list[Variants] | None = None,
+    others: tuple[Prefill, ...] = (),
+) -> list[Replay]:
+    """`replay` of rows of several sequences at once, each as if it were alone.
+
+    Args:
+        model, variants, others: as for `replay`; `variants` by sequence, all of one kind, and
+            `others` for a single sequence alone.
+        batch, rows: the clean runs, and the rows of each to repeat, counted without padding.
+
+    Raises:
+        ValueError: non-finite activations, naming the layer.
+    """
+    where, every = parts(model), list(zip(batch.sequences, rows, strict=True))
     if variants is None:
-        variants = row_reading.clean(1, len(rows), context.is_visible)
-    n_variants = len(variants.run)
-    embeddings = repeat(context.embeddings[rows], "t d -> v t d", v=n_variants)
+        variants = [row_reading.clean(1, len(mine), one.is_visible) for one, mine in every]
+    slots = row_reading.slots([batch, *others], rows, variants)
+    repeated = list(zip(batch.sequences, row_reading.padded_rows(rows), strict=True))
+    embeddings = torch.stack([one.embeddings[mine] for one, mine in repeated])
+    positions = torch.stack([one.position_ids[:, mine] for one, mine in repeated], dim=1)
+    n_variants = len(slots.run)
+    embeddings = repeat(embeddings, "s t d -> (v s) t d", v=n_variants)
     given = {
         # With gradients on, everything downstream has to know of them, frozen weights or not.
         "inputs_embeds": embeddings.requires_grad_() if torch.is_grad_enabled() else embeddings,
-        "position_ids": repeat(context.position_ids[:, rows], "xyz t -> xyz v t", v=n_variants),
+        "position_ids": repeat(positions, "xyz s t -> xyz (v s) t", v=n_variants),
         "attention_mask": {"full_attention": None},
         "use_cache": False,
-        "replay": row_reading.slots([context, *others], rows, variants),
+        "replay": slots,
     }
     with undisturbed(model), _replaying(where.language_model):
-        traced = _trace_rows(wrapped(model), given)
-    return _checked(_as_replay(where, *traced))
+        layers, final = _trace_rows(wrapped(model), given)
+    found = []
+    for s, (mine, chosen) in enumerate(zip(rows, variants, strict=True)):
+        own = partial(_of_sequence, at=(s, len(rows)), kept=(len(chosen.run), len(mine)))
+        found.append(_checked(_as_replay(where, layers, final, own, batch.n_padding[s])))
+    return found
 
 
 def residual(
@@ -168,10 +199,22 @@ def _trace_residual(envoy: nnsight.NNsight, given: dict, positions: Tensor) -> d
     return {n: torch.stack(c) for n, c in zip(names, zip(*found, strict=True), strict=True)}
 
 
-def _as_replay(where: Parts, layers: list, final: Tensor) -> Replay:
-    weights, own_values, attention, ffn = (list(column) for column in zip(*layers, strict=True))
+def _of_sequence(value: Tensor, at: tuple[int, int], kept: tuple[int, int]) -> Tensor:
+    """The variants and targets of one sequence out of several."""
+    number, n_sequences = at
+    if n_sequences == 1:
+        return value  # the tensor itself, which gradients can be asked for
+    by_sequence = rearrange(value, "(v s) t ... -> s v t ...", s=n_sequences)
+    return by_sequence[number, : kept[0], : kept[1]]
+
+
+def _as_replay(where: Parts, layers: list, final: Tensor, own: Callable, n_padding: int) -> Replay:
+    weights, own_values, attention, ffn = (
+        [own(value) for value in column] for column in zip(*layers, strict=True)
+    )
     own_values = [rearrange(v, "v t (kv d) -> v t kv d", kv=where.n_kv_heads) for v in own_values]
-    return Replay(weights, own_values, attention, ffn, final)
+    weights = [layer[..., n_padding:] for layer in weights]
+    return Replay(weights, own_values, attention, ffn, own(final))
 
 
 def _checked(rows: Replay) -> Replay:

@@ -19,6 +19,11 @@ def as_array(value: Tensor) -> np.ndarray:
     return value.cpu().numpy()
 
 
+def joined(pieces: list[Tensor]) -> Tensor:
+    """Chunks of targets as one; a single one as it is."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
 def coordinates(query: Query, context: Prefill | None = None) -> dict:
     """Coordinates of targets, layers and heads, and of the source tokens given their prefill."""
     tokens, rows = query.tokens, query.rows.tolist()

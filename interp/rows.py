@@ -1,8 +1,8 @@
 """What replayed rows read: slots of one or several prefills, with interventions side by side.
 
 A replay sends single rows through the model again; each attends to the keys and values that a
-prefill left before it, and to its own. `Variants` says how every variant of a replay departs from
-the clean run (METHODS.md 3):
+prefill left before it in its own sequence, and to its own. `Variants` says how every variant of a
+replay departs from the clean run (METHODS.md 3):
 
     run        slots read from another prefill          node effects, coalitions, slot swaps
     is_cut     edges of which `scale` of the value is read and `fill` besides, the softmax as it is
@@ -17,8 +17,9 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
-from interp.prefill import Prefill
+from interp.prefill import Prefill, Prefills
 
 CUT_MODES = ("zero", "mean", "mask")
 
@@ -80,21 +81,72 @@ def scaled(is_cut: Bool[Tensor, "target token"], nodes: Float[Tensor, " node"]) 
 
 @dataclass(frozen=True)
 class Slots:
-    """What the attention function reads in place of the context."""
+    """What the attention function reads in place of the context, for one or several sequences."""
 
-    runs: list[Prefill]
-    rows: Int[Tensor, " target"]
-    is_context: Bool[Tensor, "target token"]
+    runs: list[Prefills | Prefill]
+    rows: Int[Tensor, "sequence target"]
+    is_context: Bool[Tensor, "sequence target token"]
     """Before the row, and no padding."""
-    variants: Variants
+    run: Int[Tensor, "variant token"]
+    is_cut: Bool[Tensor, "variant sequence target token"]
+    scale: Float[Tensor, " variant"]
+    is_masked: bool
+    fill: list[Float[Tensor, "variant sequence kv_head d_head"]] | None
 
 
-def slots(runs: list[Prefill], rows: Int[Tensor, " target"], variants: Variants) -> Slots:
-    """The slots of some rows; edges that a row does not have are never cut."""
-    tokens = torch.arange(len(runs[0].is_visible), device=rows.device)
-    is_context = (tokens < rearrange(rows, "t -> t 1")) & runs[0].is_visible
-    variants = replace(variants, is_cut=variants.is_cut & is_context)
-    return Slots(runs, rows, is_context, variants)
+def slots(
+    runs: list[Prefills | Prefill], rows: list[Int[Tensor, " target"]], variants: list[Variants]
+) -> Slots:
+    """The slots of the rows of each sequence; edges that a row does not have are never cut.
+
+    The first run has all sequences, padded; slots of others can be read by one sequence alone.
+    """
+    batch, n_targets = runs[0], max(len(one) for one in rows)
+    n_tokens, n_variants = batch.keys[0].shape[2], max(len(one.run) for one in variants)
+    moved = [one + n for one, n in zip(padded_rows(rows), batch.n_padding, strict=True)]
+    at = torch.stack(moved)
+    tokens = torch.arange(n_tokens, device=at.device)
+    is_visible = [
+        functional.pad(one.is_visible, (n, 0))
+        for one, n in zip(batch.sequences, batch.n_padding, strict=True)
+    ]
+    is_context = (tokens < rearrange(at, "s t -> s t 1")) & rearrange(
+        torch.stack(is_visible), "s p -> s 1 p"
+    )
+    is_cut = [
+        functional.pad(
+            one.is_cut,
+            (n, 0, 0, n_targets - one.is_cut.shape[1], 0, n_variants - len(one.is_cut)),
+        )
+        for one, n in zip(variants, batch.n_padding, strict=True)
+    ]
+    most = max(variants, key=lambda one: len(one.run))
+    return Slots(
+        runs=runs,
+        rows=at,
+        is_context=is_context,
+        run=most.run,
+        is_cut=torch.stack(is_cut, dim=1) & is_context,
+        scale=most.scale,
+        is_masked=most.is_masked,
+        fill=_fills(variants, n_variants) if most.fill is not None else None,
+    )
+
+
+def padded_rows(rows: list[Int[Tensor, " target"]]) -> list[Int[Tensor, " target"]]:
+    """As many rows for every sequence, the last one repeated."""
+    longest = max(len(one) for one in rows)
+    return [torch.cat([one, one[-1:].expand(longest - len(one))]) for one in rows]
+
+
+def _fills(variants: list[Variants], n_variants: int) -> list[Tensor]:
+    """By layer, what each variant of each sequence reads over cut edges."""
+    return [
+        torch.stack(
+            [functional.pad(fill, (0, 0, 0, 0, 0, n_variants - len(fill))) for fill in layer], dim=1
+        )
+        for layer in zip(*(one.fill for one in variants), strict=True)
+    ]
 
 
 def attend(  # noqa: PLR0913, PLR0917 - transformers' signature
@@ -102,52 +154,60 @@ def attend(  # noqa: PLR0913, PLR0917 - transformers' signature
 ):
     """Attention of rows over slots and their own key and value, in float32 or better.
 
-    Registered with transformers' AttentionInterface; `replay` are the `Slots`. Returns the output,
-    (variant target head d_head), and the attention rows, (variant target head token).
+    Registered with transformers' AttentionInterface; `replay` are the `Slots`. Variants and
+    sequences share the first axis. Returns the output, (variant·sequence target head d_head), and
+    the attention rows, (variant·sequence target head token).
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    n_kv, layer, variants = key.shape[1], module.layer_idx, replay.variants
-    sizes = {"v": query.shape[0], "t": query.shape[2]}
-    grouped = rearrange(query.to(dtype) * scaling, "v (kv g) t d -> v kv g t d", kv=n_kv)
-    scores = _scores(grouped, replay, layer, sizes)
-    own_score = (grouped * rearrange(key.to(dtype), "v kv t d -> v kv 1 t d")).sum(-1, keepdim=True)
-    own = rearrange(replay.rows, "t -> 1 1 1 t 1").expand(*scores.shape[:-1], 1)
-    is_cut = rearrange(variants.is_cut, "v t p -> v 1 1 t p")
-    hidden = ~replay.is_context | is_cut if variants.is_masked else ~replay.is_context
+    layer = module.layer_idx
+    sizes = {"s": len(replay.rows), "kv": key.shape[1]}
+    grouped = rearrange(query.to(dtype) * scaling, "(v s) (kv g) t d -> v s kv g t d", **sizes)
+    key, value = (
+        rearrange(own.to(dtype), "(v s) kv t d -> v s kv 1 t d", **sizes) for own in (key, value)
+    )
+    scores = _scores(grouped, replay, layer)
+    own = rearrange(replay.rows, "s t -> 1 s 1 1 t 1").expand(*scores.shape[:-1], 1)
+    is_cut = rearrange(replay.is_cut, "v s t p -> v s 1 1 t p")
+    is_context = rearrange(replay.is_context, "s t p -> 1 s 1 1 t p")
+    hidden = ~is_context | is_cut if replay.is_masked else ~is_context
+    own_score = (grouped * key).sum(-1, keepdim=True)
     scores = scores.masked_fill(hidden, -torch.inf).scatter_(-1, own, own_score)
     weights = scores.softmax(dim=-1)
     own_weight = weights.gather(-1, own)
-    left = torch.where(is_cut, rearrange(variants.scale.to(dtype), "v -> v 1 1 1 1"), 1.0)
-    left = left * replay.is_context  # what the own row reads comes last
-    read = _read(weights * left, replay, layer, sizes)
-    if variants.fill is not None:
+    left = torch.where(is_cut, rearrange(replay.scale.to(dtype), "v -> v 1 1 1 1 1"), 1.0)
+    left = left * is_context  # what the own row reads comes last
+    read = _read(weights * left, replay, layer)
+    if replay.fill is not None:
         freed = (weights * is_cut).sum(dim=-1, keepdim=True)
-        read = read + freed * rearrange(variants.fill[layer].to(dtype), "v kv d -> v kv 1 1 d")
-    read = read + own_weight * rearrange(value.to(dtype), "v kv t d -> v kv 1 t d")
-    output = rearrange(read, "v kv g t d -> v t (kv g) d").to(query.dtype)
-    return output, rearrange(weights, "v kv g t p -> v t (kv g) p")
+        fill = replay.fill[layer].to(dtype)
+        read = read + freed * rearrange(fill, "v s kv d -> v s kv 1 1 d")
+    read = read + own_weight * value
+    output = rearrange(read, "v s kv g t d -> (v s) t (kv g) d").to(query.dtype)
+    return output, rearrange(weights, "v s kv g t p -> (v s) t (kv g) p")
 
 
-def _scores(grouped: Tensor, replay: Slots, layer: int, sizes: dict) -> Tensor:
+def _scores(grouped: Tensor, replay: Slots, layer: int) -> Tensor:
     """Scores of the rows' queries against the keys that each variant reads."""
-    by_head = rearrange(grouped, "v kv g t d -> kv (v g t) d")
+    by_head = rearrange(grouped, "v s kv g t d -> s kv (v g t) d")
+    sizes = {"v": len(grouped), "t": grouped.shape[4]}
     scores = None
     for number, run in enumerate(replay.runs):
-        found = by_head @ run.keys[layer][0].to(grouped.dtype).mT
-        found = rearrange(found, "kv (v g t) p -> v kv g t p", **sizes)
-        is_read = rearrange(replay.variants.run == number, "v p -> v 1 1 1 p")
+        found = by_head @ run.keys[layer].to(grouped.dtype).mT
+        found = rearrange(found, "s kv (v g t) p -> v s kv g t p", **sizes)
+        is_read = rearrange(replay.run == number, "v p -> v 1 1 1 1 p")
         scores = found if scores is None else torch.where(is_read, found, scores)
     return scores
 
 
-def _read(kept: Tensor, replay: Slots, layer: int, sizes: dict) -> Tensor:
+def _read(kept: Tensor, replay: Slots, layer: int) -> Tensor:
     """Weighted values of the slots that each variant reads."""
+    sizes = {"v": len(kept), "t": kept.shape[4]}
     read = None
     for number, run in enumerate(replay.runs):
         mine = kept
         if len(replay.runs) > 1:
-            mine = kept * rearrange(replay.variants.run == number, "v p -> v 1 1 1 p")
-        by_head = rearrange(mine, "v kv g t p -> kv (v g t) p")
-        found = by_head @ run.values[layer][0].to(kept.dtype)
+            mine = kept * rearrange(replay.run == number, "v p -> v 1 1 1 1 p")
+        by_head = rearrange(mine, "v s kv g t p -> s kv (v g t) p")
+        found = by_head @ run.values[layer].to(kept.dtype)
         read = found if read is None else read + found
-    return rearrange(read, "kv (v g t) d -> v kv g t d", **sizes)
+    return rearrange(read, "s kv (v g t) d -> v s kv g t d", **sizes)

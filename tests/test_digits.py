@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import interp
+from interp.boxes import box_overlap
 from interp.data import digits, scene
-from interp.inputs import box_overlap
 
 
 def test_the_same_seed_makes_the_same_scene():

@@ -3,6 +3,7 @@
     python -m train.new_model runs/new                   # only for a model from nothing
     python -m train.vision runs/new --out runs/seeing    # likewise
     python -m train.sft --config train/configs/tiny-sft.yaml
+    python -m train.sft --config train/configs/tiny-sft-2.yaml   # goes on from the first
 
 Every key of TRL's SFTConfig can stand in the YAML file or on the command line. An interrupted run
 goes on from its last checkpoint when the same command is given again.

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor, get_cosine_schedule_with_warmup
 
+from interp.boxes import box_overlap
 from interp.data import digits
 from interp.data.scene import COLORS
-from interp.inputs import box_overlap
 
 CLASSES = {"digit": 10, "color": len(COLORS)}  # and one more each, the background
 COVERED = 0.25  # least share of a cell inside a digit's box for the cell to count as that digit

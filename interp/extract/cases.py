@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.effects import cut_masks
-from interp.prefill import Prefill, prefill, prefill_with
+from interp.extract.asked import Asked
+from interp.prefill import Prefill, prefill_with
 from interp.query import Query, source_sets, visual_sets
 from interp.references import Reference
 
@@ -18,8 +19,7 @@ from interp.references import Reference
 class Cases:
     """Targets of one sequence, and what is replaced by what."""
 
-    query: Query
-    context: Prefill
+    asked: Asked
     names: tuple[str, ...]
     """Of the source sets."""
     members: Bool[Tensor, "source_set token"]
@@ -28,16 +28,26 @@ class Cases:
     """S ∩ {p < i}."""
     is_defined: Bool[Tensor, "target source_set reference"]
 
+    @property
+    def query(self) -> Query:
+        """The targets."""
+        return self.asked.query
 
-def cases(query: Query, sources, references) -> Cases:
-    """Prefills a query and checks what is to be replaced.
+    @property
+    def context(self) -> Prefill:
+        """The clean run."""
+        return self.asked.context
+
+
+def cases(asked: Asked, sources, references) -> Cases:
+    """Checks what is to be replaced.
 
     Raises:
         ValueError: no references, one that does not fit the visual tokens, a set of other rows.
     """
+    query, context = asked.query, asked.context
     is_visual = torch.from_numpy(query.tokens.image >= 0).to(query.rows.device)
     references = checked_references(references, int(is_visual.sum()))
-    context = prefill(query.model, query.batch, query.rows)
     if sources is None:
         sources = visual_sets(query, context.is_sink)
     names, members = source_sets(query, sources, context.is_sink)
@@ -51,7 +61,7 @@ def cases(query: Query, sources, references) -> Cases:
     fits = [r.is_defined(query.places, query.targets.tolist()) for r in references.values()]
     fits = rearrange(torch.tensor(fits, device=query.rows.device), "r t -> t 1 r")
     is_defined = rearrange(before.any(dim=-1), "s t -> t s 1") & fits
-    return Cases(query, context, names, members, references, before, is_defined)
+    return Cases(asked, names, members, references, before, is_defined)
 
 
 def checked_references(references, n_visual: int) -> dict[str, Reference]:

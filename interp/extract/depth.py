@@ -6,14 +6,14 @@ import xarray as xr
 from einops import rearrange
 
 from interp.capture import replay, residual
-from interp.labelled import as_array, coordinates, finished
+from interp.extract.asked import Asked, asked
+from interp.labelled import as_array, coordinates, finished, joined
 from interp.labels import ORIGINS
 from interp.ledger import direct_terms
 from interp.model import undisturbed
 from interp.origins import layered_origins, origin_scores, stream_origins, summed_origins
-from interp.prefill import prefill
-from interp.query import ask, foil_ids, target_chunks
-from interp.readout import check_gauge, gauge_rows, read_out
+from interp.query import target_chunks
+from interp.readout import read_out
 
 
 def origins(
@@ -40,19 +40,19 @@ def origins(
     Raises:
         ValueError: as for `ledger`.
     """
-    check_gauge(gauge, foils)
-    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    query, context = made.query, made.context
     every = torch.arange(len(query.tokens.ids), device=query.rows.device)
     with torch.no_grad(), undisturbed(query.model):
-        context = prefill(query.model, query.batch, query.rows)
-        foils = foil_ids(query, gauge, foils, context.logits)
-        rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
         stream = residual(query.model, query.batch, every)
         chunks = [
-            _chunk(query, context, rows_g, stream, part, by_layer)
+            _chunk(made, stream, part, by_layer)
             for part in target_chunks(query, n_variants=1 + len(ORIGINS))
         ]
-    found, remainder = (torch.cat(column) for column in zip(*chunks, strict=True))
+    found, remainder = (joined(list(column)) for column in zip(*chunks, strict=True))
     dataset = xr.Dataset(
         {
             "direct_by_origin": (("target", "source", "origin"), as_array(found)),
@@ -76,11 +76,11 @@ def _names(n_layers: int, by_layer: bool) -> dict:
     }
 
 
-def _chunk(query, context, rows_g, stream, part, by_layer: bool):
+def _chunk(made: Asked, stream, part, by_layer: bool):
     """direct_by_origin and what is left of direct, summed over layers and heads."""
-    rows, where = query.rows[part], query.where
-    played = replay(query.model, context, rows)
-    readout = read_out(where, rows_g[part], played.final[0])
+    rows, where, context = made.query.rows[part], made.query.where, made.context
+    played = replay(made.query.model, context, rows)
+    readout = read_out(where, made.gauge_rows[part], played.final[0])
     written = stream_origins(where, readout, stream)
     embed = stream["resid_pre"][0].to(written.dtype)
     parts_of = layered_origins if by_layer else summed_origins

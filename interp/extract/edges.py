@@ -1,19 +1,21 @@
 """Edge effects of source sets (METHODS.md 3.1)."""
 
+from dataclasses import dataclass
+
 import torch
 import xarray as xr
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.capture import replay
-from interp.effects import cut_masks, edge_effects, mean_values
-from interp.labelled import as_array, coordinates, finished
+from interp.capture import Replay, replay
+from interp.effects import EdgeEffects, cut_masks, edge_effects, mean_values
+from interp.extract.asked import Asked, asked
+from interp.labelled import as_array, coordinates, finished, joined
 from interp.labels import EDGE_MODES, EDGE_PATHS, LAYER_PATHS
 from interp.model import undisturbed
-from interp.prefill import prefill
-from interp.query import Query, ask, foil_ids, source_sets, target_chunks
-from interp.readout import check_gauge, gauge_rows, read_out
-from interp.rows import cutting
+from interp.query import Query, source_sets, target_chunks
+from interp.readout import read_out
+from interp.rows import Variants, cutting
 
 
 def effects(
@@ -45,24 +47,61 @@ def effects(
         ValueError: as for `ledger`; unknown mode, unknown source set, unknown or duplicate rows; in
             the mode "mean", a set of visual and other rows, or one of text without a question.
     """
+    check_mode(mode)
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    with torch.no_grad(), undisturbed(made.query.model):
+        cuts = cut(made, sources, mode)
+        chunks = []
+        for part in target_chunks(made.query, n_variants=1 + len(cuts.names)):
+            rows, variants = made.query.rows[part], cuts.variants.part(part)
+            chunks.append(
+                split(made, cuts, part, replay(made.query.model, made.context, rows, variants))
+            )
+    return labelled(made, cuts, chunks)
+
+
+def check_mode(mode: str) -> None:
+    """Raises ValueError for an unknown mode."""
     if mode not in EDGE_MODES:
         raise ValueError(f"expected a mode of {EDGE_MODES}, got {mode!r}")
-    check_gauge(gauge, foils)
-    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
-    with torch.no_grad(), undisturbed(query.model):
-        context = prefill(query.model, query.batch, query.rows)
-        names, members = source_sets(query, sources, context.is_sink)
-        foils = foil_ids(query, gauge, foils, context.logits)
-        rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
-        cuts = cut_masks(members, query.rows, context.is_visible)
-        fill = mean_values(context, _averaged(query, members)) if mode == "mean" else None
-        variants = cutting(cuts, mode, fill)
-        chunks = [
-            _chunk(query, context, rows_g, variants, part)
-            for part in target_chunks(query, n_variants=1 + len(names))
-        ]
-    is_defined = cuts.any(dim=-1).T
-    total, by_layer, norm = (torch.cat(column) for column in zip(*chunks, strict=True))
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Which edges of which sets are cut, and how."""
+
+    mode: str
+    names: tuple[str, ...]
+    variants: Variants
+    """The clean one first."""
+    is_defined: Bool[Tensor, "target source_set"]
+
+
+def cut(made: Asked, sources, mode: str) -> Cuts:
+    """The cuts of source sets; raises ValueError for sets that the sample cannot have."""
+    query, context = made.query, made.context
+    names, members = source_sets(query, sources, context.is_sink)
+    masks = cut_masks(members, query.rows, context.is_visible)
+    fill = mean_values(context, _averaged(query, members)) if mode == "mean" else None
+    return Cuts(mode, names, cutting(masks, mode, fill), masks.any(dim=-1).T)
+
+
+def split(made: Asked, cuts: Cuts, part: Int[Tensor, " part"], played: Replay) -> EdgeEffects:
+    """The effects on some targets, from the replay of their rows."""
+    readout = read_out(made.query.where, made.gauge_rows[part], played.final[0])
+    variants, rows = cuts.variants.part(part), made.query.rows[part]
+    return edge_effects(made.query.where, readout, made.context, played, rows, variants)
+
+
+def labelled(made: Asked, cuts: Cuts, chunks: list[EdgeEffects]) -> xr.Dataset:
+    """The effect ledger out of its parts."""
+    is_defined = cuts.is_defined
+    total = joined([one.total for one in chunks])
+    by_layer = joined([one.by_layer for one in chunks])
+    norm = joined([one.norm for one in chunks])
     effect = torch.cat([by_layer.sum(dim=-1), norm[..., None]], dim=-1)
     variables = {
         "effect": (("target", "source_set", "path"), effect * is_defined[..., None]),
@@ -75,20 +114,12 @@ def effects(
     }
     dataset = xr.Dataset(
         {name: (dims, as_array(value)) for name, (dims, value) in variables.items()},
-        coords=coordinates(query),
+        coords=coordinates(made.query),
     )
     dataset = dataset.assign_coords(
-        source_set=list(names), path=list(EDGE_PATHS), layer_path=list(LAYER_PATHS)
+        source_set=list(cuts.names), path=list(EDGE_PATHS), layer_path=list(LAYER_PATHS)
     )
-    return finished(query, dataset, {"gauge": gauge, "mode": mode})
-
-
-def _chunk(query, context, rows_g, variants, part) -> tuple[Tensor, Tensor, Tensor]:
-    rows, variants = query.rows[part], variants.part(part)
-    played = replay(query.model, context, rows, variants)
-    readout = read_out(query.where, rows_g[part], played.final[0])
-    split = edge_effects(query.where, readout, context, played, rows, variants)
-    return split.total, split.by_layer, split.norm
+    return finished(made.query, dataset, {"gauge": made.gauge, "mode": cuts.mode})
 
 
 def _averaged(

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from interp.capture import replay
 from interp.effects import clean_against, cut_masks
+from interp.extract.asked import Asked, asked
 from interp.first_order import ENDS, FirstOrder, quadrature
 from interp.first_order import first_order as maps_of
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import OBJECTIVES
 from interp.model import undisturbed
-from interp.prefill import prefill
-from interp.query import ask, foil_ids, source_sets, target_chunks
-from interp.readout import check_gauge, gauge_rows, read_out
+from interp.query import source_sets, target_chunks
+from interp.readout import read_out
 from interp.rows import scaled
 
 
@@ -51,19 +51,18 @@ def first_order(
         raise ValueError(f"expected objectives of {OBJECTIVES}, total first, got {objectives}")
     if n_nodes < 0:
         raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
-    check_gauge(gauge, foils)
-    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
-    with torch.no_grad(), undisturbed(query.model):
-        context = prefill(query.model, query.batch, query.rows)
-        sources = [source] if isinstance(source, str) else {"source": source}
-        _, members = source_sets(query, sources, context.is_sink)
-        foils = foil_ids(query, gauge, foils, context.logits)
-        rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
-        is_source = cut_masks(members, query.rows, context.is_visible)[0]
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    query, context = made.query, made.context
+    sources = [source] if isinstance(source, str) else {"source": source}
+    _, members = source_sets(query, sources, context.is_sink)
+    is_source = cut_masks(members, query.rows, context.is_visible)[0]
     nodes, weights = quadrature(n_nodes, query.rows.device)
     # A backward pass keeps about three times what a forward does.
     chunks = [
-        _chunk(query, context, rows_g, is_source, (nodes, weights, objectives), part)
+        _chunk(made, is_source, (nodes, weights, objectives), part)
         for part in target_chunks(query, n_variants=3 * len(nodes))
     ]
     dataset = _labelled(query, context, is_source, chunks)
@@ -71,14 +70,15 @@ def first_order(
     return finished(query, dataset, {"gauge": gauge, "n_nodes": str(n_nodes)})
 
 
-def _chunk(query, context, rows_g, is_source, settings, part) -> tuple[FirstOrder, Tensor]:
+def _chunk(made: Asked, is_source, settings, part) -> tuple[FirstOrder, Tensor]:
+    query, context = made.query, made.context
     nodes, weights, objectives = settings
     rows, mine = query.rows[part], is_source[part]
     with undisturbed(query.model):
         with torch.no_grad():
             both = torch.tensor(ENDS, device=nodes.device)
             ends = replay(query.model, context, rows, scaled(mine, both))
-            readout = read_out(query.where, rows_g[part], ends.final[0])
+            readout = read_out(query.where, made.gauge_rows[part], ends.final[0])
             total = clean_against(query.where, readout, ends)[0][0]
         with torch.enable_grad():
             played = replay(query.model, context, rows, scaled(mine, nodes))

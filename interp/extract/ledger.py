@@ -3,17 +3,17 @@
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.capture import replay
-from interp.labelled import as_array, coordinates, finished
+from interp.capture import Replay, replay
+from interp.extract.asked import Asked, asked
+from interp.labelled import as_array, coordinates, finished, joined
 from interp.labels import ROLES
 from interp.ledger import bias_scores, direct_terms, project
 from interp.model import undisturbed
-from interp.prefill import prefill
-from interp.query import Query, ask, foil_ids, target_chunks
-from interp.readout import Readout, check_gauge, gauge_logits, gauge_rows, read_out
+from interp.query import Query, target_chunks
+from interp.readout import Readout, gauge_logits, read_out
 
 DETAILS = ("full", "tokens", "summary")
 
@@ -52,53 +52,41 @@ def ledger(
     Raises:
         ValueError: bad inputs, positions, gauge or detail, each with what was expected.
     """
+    check_detail(detail)
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    query, spread = made.query, include_value_bias
+    with torch.no_grad(), undisturbed(query.model):
+        chunks = []
+        for part in target_chunks(query, n_variants=1):
+            played = replay(query.model, made.context, query.rows[part])
+            chunks.append(account(made, part, played, detail, spread))
+    return labelled(made, chunks, detail, spread)
+
+
+def check_detail(detail: str) -> None:
+    """Raises ValueError for an unknown detail."""
     if detail not in DETAILS:
         raise ValueError(f"expected a detail of {DETAILS}, got {detail!r}")
-    check_gauge(gauge, foils)
-    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
-    with torch.no_grad(), undisturbed(query.model):
-        context = prefill(query.model, query.batch, query.rows)
-        foils = foil_ids(query, gauge, foils, context.logits)
-        rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
-        chunks = [
-            _ledger_chunk(query, context, rows_g, part, detail, include_value_bias)
-            for part in target_chunks(query, n_variants=1)
-        ]
-        logit = gauge_logits(context.logits, query.targets, gauge, foils)
-        log_probability = context.logits.to(logit.dtype).log_softmax(dim=-1)
-    found = {name: torch.cat([chunk[name][1] for chunk in chunks]) for name in chunks[0]}
-    dims = {name: pair[0] for name, pair in chunks[0].items()}
-    replayed = found.pop("replayed")
-    parts_sum = found.pop("parts_sum")
-    found["logit"] = logit
-    found["remainder"] = logit - parts_sum
-    found["replay_drift"] = logit - replayed
-    found["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
-    variables = {
-        name: (dims.get(name, ("target",)), as_array(value)) for name, value in found.items()
-    }
-    attributes = {"gauge": gauge, "detail": detail, "include_value_bias": str(include_value_bias)}
-    dataset = xr.Dataset(
-        variables, coords=coordinates(query, context if detail != "summary" else None)
-    )
-    return finished(query, dataset.assign_coords(role=list(ROLES)), attributes)
 
 
-# ------------------------------------------------------------------------------------ one chunk
-
-
-def _ledger_chunk(query, context, rows_g, part, detail, include_value_bias) -> dict:
-    """Parts of the logits of some targets: name -> (dims, tensor)."""
+def account(
+    made: Asked, part: Int[Tensor, " part"], played: Replay, detail: str, include_value_bias: bool
+) -> dict:
+    """Parts of some targets' logits, from the replay of their rows: name -> (dims, tensor)."""
+    query, context = made.query, made.context
     rows = query.rows[part]
-    played = replay(query.model, context, rows)
-    readout = read_out(query.where, rows_g[part], played.final[0])
+    readout = read_out(query.where, made.gauge_rows[part], played.final[0])
     layers = [
-        _ledger_layer(readout, context, played, rows, n, include_value_bias)
+        _layer(readout, context, played, rows, n, include_value_bias)
         for n in range(query.where.n_layers)
     ]
     direct, value_bias, ffn = (list(column) for column in zip(*layers, strict=True))
     embed = project(readout.vectors, context.embeddings[rows].to(readout.vectors.dtype))
-    by_role = torch.stack([_by_role(query, d.sum(dim=1)) for d in direct], dim=1)
+    by_source = [one.sum(dim=1) for one in direct]
+    by_role = _by_role(query, torch.stack(by_source, dim=1))
     value_bias, ffn = torch.stack(value_bias, dim=1), torch.stack(ffn, dim=1)
     attention = by_role.sum(dim=-1) + value_bias.sum(dim=-1)
     found = {
@@ -113,11 +101,35 @@ def _ledger_chunk(query, context, rows_g, part, detail, include_value_bias) -> d
     if detail == "full":
         found["direct"] = (("target", "layer", "head", "source"), torch.stack(direct, dim=1))
     if detail == "tokens":
-        found["direct"] = (("target", "source"), sum(d.sum(dim=1) for d in direct))
+        found["direct"] = (("target", "source"), sum(by_source))
     return found
 
 
-def _ledger_layer(
+def labelled(made: Asked, chunks: list[dict], detail: str, include_value_bias: bool) -> xr.Dataset:
+    """The ledger out of its parts, beside the model's own logit."""
+    query, context = made.query, made.context
+    found = {name: joined([chunk[name][1] for chunk in chunks]) for name in chunks[0]}
+    dims = {name: pair[0] for name, pair in chunks[0].items()}
+    logit = gauge_logits(context.logits, query.targets, made.gauge, made.foils)
+    log_probability = context.logits.to(logit.dtype).log_softmax(dim=-1)
+    replayed, parts_sum = found.pop("replayed"), found.pop("parts_sum")
+    found["logit"] = logit
+    found["remainder"] = logit - parts_sum
+    found["replay_drift"] = logit - replayed
+    found["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
+    variables = {
+        name: (dims.get(name, ("target",)), as_array(value)) for name, value in found.items()
+    }
+    dataset = xr.Dataset(
+        variables, coords=coordinates(query, context if detail != "summary" else None)
+    )
+    attributes = {"detail": detail, "include_value_bias": str(include_value_bias)}
+    return finished(
+        query, dataset.assign_coords(role=list(ROLES)), {"gauge": made.gauge} | attributes
+    )
+
+
+def _layer(
     readout: Readout, context, played, rows, layer: int, include_value_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """direct (target, head, source), value_bias (target, head) and ffn (target) of one layer."""
@@ -132,7 +144,9 @@ def _ledger_layer(
     return direct, value_bias, project(readout.vectors, played.ffn[layer][0].to(folded.dtype))
 
 
-def _by_role(query: Query, direct: Float[Tensor, "target source"]) -> Float[Tensor, "target role"]:
+def _by_role(
+    query: Query, direct: Float[Tensor, "target layer source"]
+) -> Float[Tensor, "target layer role"]:
     role = np.array([ROLES.index(r) for r in query.tokens.role])
     members = np.eye(len(ROLES))[role]
     return direct @ torch.from_numpy(members).to(direct)

@@ -5,6 +5,7 @@ import xarray as xr
 from einops import rearrange
 
 from interp.capture import replay
+from interp.extract.asked import asked
 from interp.extract.cases import Cases, cases, reference_runs
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import NODE_PATHS, ROLES
@@ -12,8 +13,8 @@ from interp.model import undisturbed
 from interp.node_effects import NodeEffects, node_runs
 from interp.node_effects import node_effects as split_of
 from interp.prefill import Prefill
-from interp.query import ask, foil_ids, target_chunks
-from interp.readout import check_gauge, gauge_rows, read_out
+from interp.query import target_chunks
+from interp.readout import read_out
 from interp.rows import reading
 
 
@@ -45,17 +46,17 @@ def node_effects(
     Raises:
         ValueError: as for `ledger`; no or unfit references; a set with rows that are not visual.
     """
-    check_gauge(gauge, foils)
-    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
-    with torch.no_grad(), undisturbed(query.model):
-        made = cases(query, sources, references)
-        foils = foil_ids(query, gauge, foils, made.context.logits)
-        rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
-        found = [_one(made, rows_g, made.members[s], other) for s, _, other in reference_runs(made)]
+    question = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    with torch.no_grad(), undisturbed(question.query.model):
+        made = cases(question, sources, references)
+        found = [_one(made, made.members[s], other) for s, _, other in reference_runs(made)]
     return _labelled(made, found, {"gauge": gauge})
 
 
-def _one(made: Cases, rows_g, is_source, other: Prefill) -> NodeEffects:
+def _one(made: Cases, is_source, other: Prefill) -> NodeEffects:
     """The effects of one set and reference, with `by_role` over all of `ROLES`."""
     query = made.query
     present, masks = _roles(made, is_source)
@@ -65,7 +66,7 @@ def _one(made: Cases, rows_g, is_source, other: Prefill) -> NodeEffects:
         rows = query.rows[part]
         variants = reading(runs, len(rows))
         played = replay(query.model, made.context, rows, variants, others=(other,))
-        readout = read_out(query.where, rows_g[part], played.final[0])
+        readout = read_out(query.where, made.asked.gauge_rows[part], played.final[0])
         parts.append(split_of(query.where, readout, (made.context, other), played, is_source, rows))
     by_role = torch.cat([p.by_role for p in parts], dim=-1)
     spread = by_role.new_zeros(len(ROLES), by_role.shape[1])

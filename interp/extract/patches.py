@@ -8,14 +8,16 @@ from torch import Tensor
 
 from interp.capture import replay
 from interp.effects import cut_masks, edge_effects
+from interp.extract.asked import Asked, asked
 from interp.extract.cases import checked_references
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import EDGE_PATHS, SLOT_PATHS
 from interp.model import undisturbed
 from interp.node_effects import slot_effects
-from interp.prefill import Prefill, prefill, prefill_with
-from interp.query import REPLAY_BYTES, Query, ask, foil_ids, source_sets
-from interp.readout import check_gauge, gauge_rows, read_out
+from interp.prefill import Prefill, prefill_with
+from interp.query import REPLAY_BYTES, source_sets
+from interp.readout import read_out
+from interp.references import Reference
 from interp.rows import cutting, reading
 
 FORMS = ("edge", "slot")
@@ -43,7 +45,8 @@ def patch_effects(
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
         form: "edge", the token's edges into the row cut (3.1); "slot", its key and value swapped
             for those of the reference run, which is nearer to what occlusion measures.
-        reference: for "slot", a Reference or visual embeddings.
+        reference: for "slot", a Reference or visual embeddings; where a twin's is none for a
+            target, effects are 0 and `is_defined` is False.
         source: name of a visual source set, or its rows.
 
     Raises:
@@ -51,36 +54,40 @@ def patch_effects(
     """
     if form not in FORMS:
         raise ValueError(f"expected a form of {FORMS}, got {form!r}")
-    check_gauge(gauge, foils)
-    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    query, context = made.query, made.context
+    sources = [source] if isinstance(source, str) else {"source": source}
+    members = source_sets(query, sources, context.is_sink)[1][0]
+    if (members.cpu().numpy() & (query.tokens.image < 0)).any():
+        raise ValueError("expected a source set of visual rows, got others; choose their rows")
+    is_defined = cut_masks(members[None], query.rows, context.is_visible)[0]
     with torch.no_grad(), undisturbed(query.model):
-        context = prefill(query.model, query.batch, query.rows)
-        sources = [source] if isinstance(source, str) else {"source": source}
-        members = source_sets(query, sources, context.is_sink)[1][0]
-        if (members.cpu().numpy() & (query.tokens.image < 0)).any():
-            raise ValueError("expected a source set of visual rows, got others; choose their rows")
-        other = _reference_run(query, context, reference) if form == "slot" else None
-        foils = foil_ids(query, gauge, foils, context.logits)
-        rows_g = gauge_rows(query.where.output_embedding, query.targets, gauge, foils)
-        found = [
-            _one_target(query, context, other, members, rows_g[k : k + 1], k)
-            for k in range(len(query.rows))
-        ]
+        other = None
+        if form == "slot":
+            reference, other = _reference_run(made, reference)
+            fits = reference.is_defined(query.places, query.targets.tolist())
+            is_defined = is_defined & rearrange(torch.tensor(fits).to(is_defined), "t -> t 1")
+        found = [_one_target(made, other, members, k) for k in range(len(query.rows))]
     paths = SLOT_PATHS if form == "slot" else EDGE_PATHS
-    return _labelled(query, context, found, members, paths, {"gauge": gauge, "form": form})
+    return _labelled(made, found, is_defined, paths, form)
 
 
-def _reference_run(query: Query, context: Prefill, reference) -> Prefill:
+def _reference_run(made: Asked, reference) -> tuple[Reference, Prefill]:
+    query = made.query
     rows = torch.from_numpy(query.tokens.image >= 0).to(query.rows.device).nonzero()[:, 0]
     named = {} if reference is None else {"reference": reference}
     (one,) = checked_references(named, len(rows)).values()
-    return prefill_with(query.model, context, rows, one.embeddings)
+    return one, prefill_with(query.model, made.context, rows, one.embeddings)
 
 
 def _one_target(
-    query: Query, context: Prefill, other: Prefill | None, members, rows_g, k: int
+    made: Asked, other: Prefill | None, members: Bool[Tensor, " token"], k: int
 ) -> tuple[Float[Tensor, "path token"], Float[Tensor, ""]]:
     """Paths of every token of the set, and the effect of all of them, for one target."""
+    query, context, rows_g = made.query, made.context, made.gauge_rows[k : k + 1]
     rows, tokens = query.rows[k : k + 1], members.nonzero()[:, 0]
     sets: Bool[Tensor, "source_set token"] = torch.zeros(
         1 + len(tokens), len(members), dtype=torch.bool, device=members.device
@@ -109,19 +116,20 @@ def _one_target(
     return spread, found[:, 0].sum()
 
 
-def _labelled(query, context, found, members, paths, attributes) -> xr.Dataset:
+def _labelled(made: Asked, found: list, is_defined, paths, form: str) -> xr.Dataset:
     effect = rearrange(torch.stack([one for one, _ in found]), "t path p -> t p path")
-    joint = torch.stack([one for _, one in found])
+    effect = effect * rearrange(is_defined, "t p -> t p 1")
+    joint = torch.stack([one for _, one in found]) * is_defined.any(dim=1)
     total = effect.sum(dim=-1)
-    before = cut_masks(members[None], query.rows, context.is_visible)[0]
     dataset = xr.Dataset(
         {
             "effect": (("target", "source", "path"), as_array(effect)),
             "total": (("target", "source"), as_array(total)),
             "joint": (("target",), as_array(joint)),
             "patch_interaction": (("target",), as_array(joint - total.sum(dim=-1))),
-            "is_defined": (("target", "source"), as_array(before)),
+            "is_defined": (("target", "source"), as_array(is_defined)),
         },
-        coords=coordinates(query, context),
+        coords=coordinates(made.query, made.context),
     )
-    return finished(query, dataset.assign_coords(path=list(paths)), attributes)
+    attributes = {"gauge": made.gauge, "form": form}
+    return finished(made.query, dataset.assign_coords(path=list(paths)), attributes)

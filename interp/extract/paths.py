@@ -9,13 +9,14 @@ from torch import Tensor
 
 from interp import shapley as coalitions
 from interp.capture import replay
+from interp.extract.asked import asked, read_in
 from interp.extract.cases import Cases, cases, reference_runs
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import NORMS, PAIRS, PATH_CLASSES, WRITES
 from interp.model import undisturbed
 from interp.prefill import Prefill
-from interp.query import ask, foil_ids, target_chunks
-from interp.readout import check_gauge, gauge_rows, read_out
+from interp.query import target_chunks
+from interp.readout import check_gauge, read_out
 from interp.rows import reading
 
 
@@ -47,14 +48,15 @@ def shapley(
     gauges = (gauge,) if isinstance(gauge, str) else tuple(gauge)
     for one in gauges:
         check_gauge(one, foils)
-    query = ask(model, inputs, completion=completion, positions=positions, targets=targets)
+    question = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauges[0], foils=foils,
+    )  # fmt: skip
+    query, context = question.query, question.context
     with torch.no_grad(), undisturbed(query.model):
-        made = cases(query, sources, references)
-        by_gauge = {}
-        for one in gauges:
-            ids = foil_ids(query, one, foils, made.context.logits)
-            by_gauge[one] = gauge_rows(query.where.output_embedding, query.targets, one, ids)
-        found = [_one(made, by_gauge, s, other) for s, _, other in reference_runs(made)]
+        made = cases(question, sources, references)
+        rows = {one: read_in(query, context, one, foils).gauge_rows for one in gauges}
+        found = [_one(made, rows, s, other) for s, _, other in reference_runs(made)]
     return _labelled(made, found, gauge)
 
 
