@@ -76,7 +76,7 @@ def replay(
 def replays(
     model: nn.Module,
     batch: Prefills,
-    rows: list[Int[Tensor, " target"]],
+    rows: list[Int[Tensor, " _"]],
     variants: list[Variants] | None = None,
     others: tuple[Prefill, ...] = (),
 ) -> list[Replay]:

@@ -46,6 +46,8 @@ class Parts:
     n_heads: int
     n_kv_heads: int
     d_head: int
+    n_activations: int
+    """Numbers per token that the widest module keeps at once, in tower or decoder."""
     max_positions: int
     epsilon: float
     """Of the final norm."""
@@ -57,17 +59,21 @@ class Parts:
 
 
 def _qwen2_5_vl(model: nn.Module) -> Parts:
-    text = model.config.text_config
+    text, vision = model.config.text_config, model.config.vision_config
+    patches_per_token = vision.spatial_merge_size**2
+    decoder = 4 * text.hidden_size + 3 * text.intermediate_size
+    tower = patches_per_token * (6 * vision.hidden_size + 3 * vision.intermediate_size)
     return Parts(
         language_model=model.model.language_model,
         output_embedding=model.lm_head,
         image_token_id=model.config.image_token_id,
-        patches_per_token=model.config.vision_config.spatial_merge_size**2,
+        patches_per_token=patches_per_token,
         n_vocabulary=model.lm_head.out_features,
         n_layers=text.num_hidden_layers,
         n_heads=text.num_attention_heads,
         n_kv_heads=text.num_key_value_heads,
         d_head=text.hidden_size // text.num_attention_heads,
+        n_activations=text.hidden_size + max(decoder, tower),
         max_positions=text.max_position_embeddings,
         epsilon=text.rms_norm_eps,
     )

@@ -70,7 +70,7 @@ def prefill(model: nn.Module, batch, positions: Int[Tensor, " target"]) -> Prefi
     return _prefills(model, batch, [positions], [0]).sequences[0]
 
 
-def prefills(model: nn.Module, batches: list, positions: list[Int[Tensor, " target"]]) -> Prefills:
+def prefills(model: nn.Module, batches: list, positions: list[Int[Tensor, " _"]]) -> Prefills:
     """`prefill` of several sequences in one forward; each as if it were alone.
 
     Raises:
@@ -146,7 +146,7 @@ def _alone(given: dict, sequence: int, n_padding: int) -> dict:
 
 
 @contextmanager
-def _choosing(where: Parts, positions: list[Int[Tensor, " target"]]) -> Iterator[None]:
+def _choosing(where: Parts, positions: list[Int[Tensor, " _"]]) -> Iterator[None]:
     """Lets the output embedding see the queried rows alone: all of them, in one row of a batch."""
 
     def look(_module, args):

@@ -95,12 +95,13 @@ class Slots:
 
 
 def slots(
-    runs: list[Prefills | Prefill], rows: list[Int[Tensor, " target"]], variants: list[Variants]
+    runs: list[Prefills | Prefill], rows: list[Int[Tensor, " _"]], variants: list[Variants]
 ) -> Slots:
     """The slots of the rows of each sequence; edges that a row does not have are never cut.
 
     The first run has all sequences, padded; slots of others can be read by one sequence alone.
     """
+    assert len(runs) == 1 or len(rows) == 1, "slots of other runs are read by one sequence alone"
     batch, n_targets = runs[0], max(len(one) for one in rows)
     n_tokens, n_variants = batch.keys[0].shape[2], max(len(one.run) for one in variants)
     moved = [one + n for one, n in zip(padded_rows(rows), batch.n_padding, strict=True)]
@@ -125,7 +126,7 @@ def slots(
         runs=runs,
         rows=at,
         is_context=is_context,
-        run=most.run,
+        run=functional.pad(most.run, (n_tokens - most.run.shape[1], 0)),
         is_cut=torch.stack(is_cut, dim=1) & is_context,
         scale=most.scale,
         is_masked=most.is_masked,
@@ -133,7 +134,7 @@ def slots(
     )
 
 
-def padded_rows(rows: list[Int[Tensor, " target"]]) -> list[Int[Tensor, " target"]]:
+def padded_rows(rows: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
     """As many rows for every sequence, the last one repeated."""
     longest = max(len(one) for one in rows)
     return [torch.cat([one, one[-1:].expand(longest - len(one))]) for one in rows]

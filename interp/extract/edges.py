@@ -7,12 +7,13 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.capture import Replay, replay
+from interp.capture import Replay, replay, replays
 from interp.effects import EdgeEffects, cut_masks, edge_effects, mean_values
 from interp.extract.asked import Asked, asked
 from interp.labelled import as_array, coordinates, finished, joined
 from interp.labels import EDGE_MODES, EDGE_PATHS, LAYER_PATHS
 from interp.model import undisturbed
+from interp.prefill import Prefills
 from interp.query import Query, source_sets, target_chunks
 from interp.readout import read_out
 from interp.rows import Variants, cutting
@@ -61,6 +62,18 @@ def effects(
                 split(made, cuts, part, replay(made.query.model, made.context, rows, variants))
             )
     return labelled(made, cuts, chunks)
+
+
+def effects_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+    """`effects` of several sequences out of one replay; settings by the names of its arguments."""
+    cuts = [cut(one, own["sources"], own["mode"]) for one, own in zip(made, settings, strict=True)]
+    rows = [one.query.rows for one in made]
+    played = replays(made[0].query.model, batch, rows, [one.variants for one in cuts])
+    found = []
+    for one, mine, which in zip(made, played, cuts, strict=True):
+        every = torch.arange(len(one.query.rows), device=one.query.rows.device)
+        found.append(labelled(one, which, [split(one, which, every, mine)]))
+    return found
 
 
 def check_mode(mode: str) -> None:

@@ -6,12 +6,13 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.capture import Replay, replay
+from interp.capture import Replay, replay, replays
 from interp.extract.asked import Asked, asked
 from interp.labelled import as_array, coordinates, finished, joined
 from interp.labels import ROLES
 from interp.ledger import bias_scores, direct_terms, project
 from interp.model import undisturbed
+from interp.prefill import Prefills
 from interp.query import Query, target_chunks
 from interp.readout import Readout, gauge_logits, read_out
 
@@ -64,6 +65,18 @@ def ledger(
             played = replay(query.model, made.context, query.rows[part])
             chunks.append(account(made, part, played, detail, spread))
     return labelled(made, chunks, detail, spread)
+
+
+def ledgers_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+    """`ledger` of several sequences out of one replay; settings by the names of its arguments."""
+    rows = [one.query.rows for one in made]
+    played = replays(made[0].query.model, batch, rows)
+    found = []
+    for one, mine, own in zip(made, played, settings, strict=True):
+        every = torch.arange(len(one.query.rows), device=one.query.rows.device)
+        how = own["detail"], own["include_value_bias"]
+        found.append(labelled(one, [account(one, every, mine, *how)], *how))
+    return found
 
 
 def check_detail(detail: str) -> None:

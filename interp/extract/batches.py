@@ -1,0 +1,131 @@
+"""Extraction from many samples, batches packed into a budget of memory."""
+
+from collections.abc import Iterable, Iterator
+from inspect import signature
+
+import torch
+import xarray as xr
+
+from interp.extract.asked import read_in
+from interp.extract.depth import origins
+from interp.extract.edges import check_mode, effects, effects_of
+from interp.extract.gradients import first_order
+from interp.extract.ledger import check_detail, ledger, ledgers_of
+from interp.extract.nodes import node_effects
+from interp.extract.patches import patch_effects
+from interp.extract.paths import shapley
+from interp.labels import SINKLESS, SOURCE_SETS
+from interp.memory import Load, needed
+from interp.model import VLM, undisturbed
+from interp.prefill import prefills
+from interp.query import Query, ask
+from interp.sample import Sample
+
+BATCHED = {"ledger": (ledger, ledgers_of), "effects": (effects, effects_of)}
+ALONE = {
+    "node_effects": node_effects,
+    "shapley": shapley,
+    "origins": origins,
+    "first_order": first_order,
+    "patch_effects": patch_effects,
+}
+OWN = ("completion", "positions", "targets", "foils", "sources", "reference", "references")
+# The image and the evidence come without their sinks too, and before all sets the clean run.
+MOST_VARIANTS = 1 + len(SOURCE_SETS) + len(("image" + SINKLESS, "evidence" + SINKLESS))
+
+
+def each(
+    name: str,
+    vlm: VLM,
+    samples: Iterable[Sample | tuple[Sample, dict]],
+    *,
+    max_memory: int = 2 * 2**30,
+    **options,
+) -> Iterator[xr.Dataset]:
+    """One dataset per sample, in order, as `interp.extract.<name>` gives it for that sample alone.
+
+    "ledger" and "effects" take as many samples through one padded forward and one replay as
+    `max_memory` holds. The others are made mostly of replays and second runs of their own, and take
+    one sample at a time whatever `max_memory` is.
+
+    Args:
+        name: of an extraction.
+        vlm: a loaded model.
+        samples: samples, or (sample, options) where a sample has options of its own: completion=,
+            positions=, targets=, foils=, sources=, reference= or references=.
+        max_memory: bytes that a batch may need besides the model, by `interp.memory`'s estimate.
+        options: of the extraction, the same for all samples.
+
+    Raises:
+        ValueError: an unknown name; an option that cannot be one sample's own; a sample that alone
+            needs more than `max_memory`; and what the extraction raises, when its sample comes up.
+    """
+    if name not in (*BATCHED, *ALONE):
+        raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {name!r}")
+    check_detail(options.get("detail", "full"))
+    check_mode(options.get("mode", "zero"))
+    pairs = map(_pair, samples)
+    if name in ALONE:
+        return (ALONE[name](vlm, sample, **options | own) for sample, own in pairs)
+    return _batched(name, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
+
+
+def _pair(given: Sample | tuple[Sample, dict]) -> tuple[Sample, dict]:
+    sample, own = given if isinstance(given, tuple) else (given, {})
+    if set(own) - set(OWN):
+        raise ValueError(
+            f"{sample.id}: expected options of a sample's own out of {OWN}, got {sorted(own)}; "
+            "pass the others to all samples alike"
+        )
+    return sample, own
+
+
+def _batched(name: str, vlm: VLM, pairs, max_memory: int) -> Iterator[xr.Dataset]:
+    """Packs samples in order; a batch is computed when the next one would not fit."""
+    function, datasets_of = BATCHED[name]
+    waiting: list[tuple[Query, dict, Load]] = []
+    for sample, options in pairs:
+        bound = signature(function).bind(vlm, sample, **options)
+        bound.apply_defaults()
+        settings = bound.kwargs
+        asked = {key: settings[key] for key in ("completion", "positions", "targets")}
+        query = ask(vlm, sample, **asked)
+        load = _load(query, settings)
+        size = next(vlm.model.parameters()).element_size()
+        if needed(query.where, [load], size) > max_memory:
+            raise ValueError(
+                f"{sample.id}: expected a sample that needs at most max_memory={max_memory} bytes, "
+                f"got {needed(query.where, [load], size)} for {load.n_tokens} tokens and "
+                f"{load.n_targets} targets; raise max_memory, lower max_pixels or pass positions="
+            )
+        loads = [other for _, _, other in waiting]
+        if waiting and needed(query.where, [*loads, load], size) > max_memory:
+            yield from _computed(datasets_of, waiting)
+            waiting = []
+        waiting.append((query, settings, load))
+    if waiting:
+        yield from _computed(datasets_of, waiting)
+
+
+def _load(query: Query, settings: dict) -> Load:
+    sources = settings.get("sources")
+    n_sets = MOST_VARIANTS - 1 if sources is None else len(list(sources))
+    return Load(
+        n_tokens=len(query.tokens.ids),
+        n_targets=len(query.rows),
+        n_variants=1 + n_sets if "mode" in settings else 1,
+        is_full=settings.get("detail") == "full",
+    )
+
+
+def _computed(datasets_of, waiting: list) -> list[xr.Dataset]:
+    """The datasets of one batch."""
+    queries, settings, _ = (list(column) for column in zip(*waiting, strict=True))
+    model = queries[0].model
+    with torch.no_grad(), undisturbed(model):
+        batch = prefills(model, [q.batch for q in queries], [q.rows for q in queries])
+        made = [
+            read_in(query, context, own["gauge"], own["foils"])
+            for query, context, own in zip(queries, batch.sequences, settings, strict=True)
+        ]
+        return datasets_of(made, batch, settings)

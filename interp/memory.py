@@ -1,0 +1,51 @@
+"""What an extraction needs besides the model, in bytes, from sizes alone: an upper estimate.
+
+    prefill    keys and values of every layer, and the activations of the widest module
+    logits     of the targets, in the model's dtype and in float32 as they are and normalised
+    replay     attention rows of every layer, head and variant, and the vectors written
+
+Batches are packed by this estimate before anything is computed; `analyses/benchmark.py` puts it
+beside measured peaks.
+"""
+
+from dataclasses import dataclass
+
+from interp.model import Parts
+
+
+@dataclass(frozen=True)
+class Load:
+    """Sizes of one sequence's extraction."""
+
+    n_tokens: int
+    n_targets: int
+    n_variants: int = 1
+    """Of a replay, the clean one included."""
+    is_full: bool = False
+    """Whether direct contributions by layer and head are asked for."""
+
+
+def needed(where: Parts, loads: list[Load], element_size: int) -> int:
+    """Bytes of one padded batch: every sequence counts as long as the longest, and so on.
+
+    Args:
+        where: the model's sizes.
+        loads: of its sequences.
+        element_size: bytes of one number in the model's dtype.
+    """
+    n_sequences = len(loads)
+    tokens, targets, variants = (
+        max(getattr(one, name) for one in loads) for name in ("n_tokens", "n_targets", "n_variants")
+    )
+    cache = 2 * where.n_layers * where.n_kv_heads * where.d_head * tokens
+    activations = tokens * where.n_activations
+    is_eager = where.language_model.config._attn_implementation == "eager"
+    attention = tokens * tokens * (3 * where.n_heads if is_eager else 2)
+    prefill = n_sequences * element_size * (cache + activations + attention)
+    logits = n_sequences * targets * where.n_vocabulary * (element_size + 4 * 3)
+    rows = n_sequences * variants * targets
+    # Eight: of a layer's attention rows, those being made, masked, weighed and compared besides.
+    weights = rows * where.n_heads * tokens * 4 * (where.n_layers + 8)
+    vectors = rows * where.n_layers * 3 * where.n_heads * where.d_head * element_size
+    full = n_sequences * targets * where.n_layers * where.n_heads * tokens * 4 * 2
+    return prefill + logits + weights + vectors + full * any(one.is_full for one in loads)

@@ -1,0 +1,116 @@
+"""Many samples in padded batches: the same numbers as one at a time, within a budget of memory."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import interp
+from interp.extract import batches
+from interp.memory import Load, needed
+from interp.model import parts
+from interp.prefill import prefills
+from tests import odd_models
+
+NUMBERS = ("direct", "ffn", "value_bias", "embed", "logit", "effect", "total", "peak")
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Scenes on square and non-square canvases, with and without thinking and boxes."""
+    found = interp.load_samples("digits", split="test", limit=6)
+    assert len({one.image.size for one in found}) > 1
+    return [replace(found[0], thinking=None), *found[1:5], replace(found[5], boxes=None)]
+
+
+def assert_same(one: xr.Dataset, other: xr.Dataset, bound: float):
+    """Equal in labels, and in numbers relative to the largest of each variable."""
+    assert one.sizes == other.sizes
+    assert set(one.variables) == set(other.variables)
+    assert one.attrs == other.attrs
+    for name in one.variables:
+        if one[name].dtype.kind == "f" and name in NUMBERS:
+            error = np.abs(one[name] - other[name]).max()
+            assert error <= bound * max(1.0, float(np.abs(other[name]).max())), name
+        elif one[name].dtype.kind != "f":
+            assert one[name].dims == other[name].dims
+            assert (one[name].values == other[name].values).all(), name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ledger", {}),
+        ("ledger", {"detail": "tokens", "gauge": "contrast", "foils": "runner-up"}),
+        ("effects", {}),
+        ("effects", {"mode": "mean"}),
+        ("effects", {"mode": "mask", "gauge": "raw"}),
+    ],
+)
+def test_a_batch_equals_one_at_a_time(samples, name, options, attention):
+    vlm = interp.load_model("tiny", attn_implementation=attention)
+    together = list(interp.extract.each(name, vlm, samples, **options))
+    alone = [getattr(interp.extract, name)(vlm, sample, **options) for sample in samples]
+    assert len({one.sizes["target"] for one in alone}) > 1
+    for one, other in zip(together, alone, strict=True):
+        assert_same(one, other, bound=1e-5)
+
+
+def test_batches_of_random_models_equal_one_at_a_time(odd_model, processor, samples):
+    vlm = odd_models.vlm(odd_model, processor)
+    for name in ("ledger", "effects"):
+        alone = [getattr(interp.extract, name)(vlm, sample) for sample in samples]
+        for one, other in zip(interp.extract.each(name, vlm, samples), alone, strict=True):
+            assert_same(one, other, bound=1e-6)
+
+
+def test_options_of_a_samples_own(samples):
+    vlm = interp.load_model("tiny")
+    n_tokens = [interp.extract.residual(vlm, one).sizes["position"] for one in samples[:2]]
+    own = [{"positions": [n - 3, n - 4]} for n in n_tokens]
+    found = list(interp.extract.each("ledger", vlm, zip(samples[:2], own, strict=True)))
+    for one, asked in zip(found, own, strict=True):
+        assert one.target_position.values.tolist() == asked["positions"]
+    with pytest.raises(ValueError, match="options of a sample's own out of"):
+        list(interp.extract.each("effects", vlm, [(samples[0], {"mode": "mask"})]))
+
+
+def test_extractions_without_batches_come_in_order_too(samples):
+    vlm = interp.load_model("tiny")
+    found = list(interp.extract.each("first_order", vlm, samples[:2], n_nodes=2))
+    assert [one.attrs["sample"] for one in found] == [one.id for one in samples[:2]]
+    xr.testing.assert_identical(found[1], interp.extract.first_order(vlm, samples[1], n_nodes=2))
+
+
+def test_the_budget_picks_the_batches(samples, monkeypatch):
+    vlm = interp.load_model("tiny")
+    sizes = []
+
+    def counting(model, sequences, positions):
+        sizes.append(len(sequences))
+        return prefills(model, sequences, positions)
+
+    monkeypatch.setattr(batches, "prefills", counting)
+    where = parts(vlm.model)
+    alone = [
+        needed(where, [Load(one.sizes["source"], one.sizes["target"])], 4)
+        for one in interp.extract.each("ledger", vlm, samples, detail="tokens")
+    ]
+
+    def n_batches(budget: int) -> int:
+        sizes.clear()
+        list(interp.extract.each("ledger", vlm, samples, detail="tokens", max_memory=budget))
+        assert sum(sizes) == len(samples)
+        return len(sizes)
+
+    assert n_batches(max(alone)) >= 5
+    assert 1 < n_batches(3 * max(alone)) < 5
+    assert n_batches(10 * max(alone)) == 1
+    with pytest.raises(ValueError, match=r"at most max_memory=1000 bytes, got \d+ for \d+ tokens"):
+        next(interp.extract.each("ledger", vlm, samples, max_memory=1000))
+    with pytest.raises(ValueError, match="an extraction of"):
+        interp.extract.each("ledgers", vlm, samples)
+    with pytest.raises(ValueError, match="a detail of"):
+        interp.extract.each("ledger", vlm, samples, detail="lots")
