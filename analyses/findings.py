@@ -10,9 +10,8 @@ from analyses import indirect
 from analyses.indirect import Indirect
 from analyses.verdict import GATE
 from interp import measures, stats
-from interp.labels import SINKLESS
+from interp.labels import BOUNDS, SINKLESS
 
-BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-2}
 MARK = {"all": 0.90, "family": 0.85}  # accuracy that the embedded model is meant to reach
 
 

@@ -16,7 +16,7 @@ _PUBLIC = {
     "open_run": ("interp.store", "open_run"),
     "Sample": ("interp.sample", "Sample"),
 }
-_MODULES = ("extract", "maps", "measures", "plots", "stats", "store")
+_MODULES = ("extract", "maps", "measures", "plots", "stats", "store", "validate")
 
 
 def __getattr__(name: str):

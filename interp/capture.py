@@ -107,7 +107,7 @@ def replays(
         "use_cache": False,
         "replay": slots,
     }
-    with undisturbed(model), _replaying(where.language_model):
+    with undisturbed(model), attending(where.language_model, REPLAY):
         layers, final = _trace_rows(wrapped(model), given)
     found = []
     for s, (mine, chosen) in enumerate(zip(rows, variants, strict=True)):
@@ -134,15 +134,15 @@ def residual(
 
 
 @contextmanager
-def _replaying(language_model: nn.Module) -> Iterator[None]:
-    """Switches the language model alone to the attention of rows, and back.
+def attending(language_model: nn.Module, implementation: str) -> Iterator[None]:
+    """Switches the attention of the language model alone, and back.
 
     `set_attn_implementation` would change the vision tower too, and a mixed model would not come
     back as it was.
     """
     config = language_model.config
     before = config._attn_implementation
-    config._attn_implementation = REPLAY
+    config._attn_implementation = implementation
     try:
         yield
     finally:

@@ -37,6 +37,8 @@ DIMENSIONS = {
     "column": "Patch column",
 }
 
+# Of a sum of parts, relative to the sum of their absolute values, by dtype (DESIGN.md 7).
+BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-2}
 GAUGES = ("raw", "centered", "contrast")
 ROLES = ("system", "image", "question", "thinking", "answer", "template", "text", "padding")
 SOURCE_SETS = ("image", "evidence", "background", "question", "thinking")

@@ -131,12 +131,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; training modes and the rotary offset of generation as before outside.
 
     In training mode LoRA's dropout makes a replay wrong by 0.3, and gradient checkpointing leaves
-    no cache. A caller's autocast would round the float32 algebra down, and inference mode would
-    forbid the vector-Jacobian products of the readout: both are off inside.
+    no cache. A caller's autocast, or one that mixed precision has put into the model's forward,
+    would round the float32 algebra down, and inference mode would forbid the vector-Jacobian
+    products of the readout: all are off inside.
     """
     inner = base_model(model).model
     modes = [(module, module.training) for module in model.modules()]
     offset = inner.rope_deltas
+    wrapped = {m: m.forward for m in (model, base_model(model)) if "_original_forward" in vars(m)}
+    for one in wrapped:
+        one.forward = one._original_forward
     model.eval()
     device, with_grad = next(model.parameters()).device.type, torch.is_grad_enabled()
     try:
@@ -148,6 +152,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         inner.rope_deltas = offset
+        for one, forward in wrapped.items():
+            one.forward = forward
         for module, mode in modes:
             module.training = mode
 

@@ -6,7 +6,8 @@
     python -m train.sft --config train/configs/tiny-sft-2.yaml   # goes on from the first
 
 Every key of TRL's SFTConfig can stand in the YAML file or on the command line. An interrupted run
-goes on from its last checkpoint when the same command is given again.
+goes on from its last checkpoint when the same command is given again. Training starts only if the
+extractor passes its oracles on this very model (`interp.validate`).
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from interp.data import digits
+from train.certified import Certified
 from train.scenes import Mix, rows
 
 
@@ -39,6 +41,10 @@ class Data:
         metadata={"help": "share of the rows of which every second only asks to read the digits"},
     )
     scene_seed: int = field(default=1, metadata={"help": "seed of the scenes"})
+    certify: bool = field(
+        default=True,
+        metadata={"help": "refuse to train a model on which the extractor fails its oracles"},
+    )
 
 
 def main(data: Data, config: SFTConfig) -> None:
@@ -55,6 +61,7 @@ def main(data: Data, config: SFTConfig) -> None:
         args=config,
         train_dataset=rows(mix),
         processing_class=AutoProcessor.from_pretrained(data.model_name_or_path),
+        callbacks=[Certified()] if data.certify else None,
     )
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(out / "final")

@@ -1,0 +1,76 @@
+"""Is the extractor right on this model, dtype, attention implementation and adapter?
+
+    python analyses/validate_extractor.py
+    python analyses/validate_extractor.py --model Qwen/Qwen2.5-VL-3B-Instruct --dtype bfloat16
+    python analyses/validate_extractor.py --adapter runs/grpo/final --witness
+
+Runs the oracles of METHODS.md 6 on the loaded model with a few samples, prints every check with its
+error and bound, and writes the certificate as JSON. Exit code 1 if a check failed.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default="tiny", help="embedded name, hub id or folder (default: tiny)")
+    add("--adapter", help="peft adapter, a folder or hub id")
+    add("--revision", help="of the hub id")
+    add("--attn-implementation", default="sdpa", help="default: sdpa")
+    add("--device", help="default: a GPU where there is one")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
+        help="default: auto, the checkpoint's")  # fmt: skip
+    add("--limit", type=int, default=3, help="number of embedded samples (default: 3)")
+    add("--seed", type=int, default=0, help="of the samples (default: 0)")
+    add("--witness", action=argparse.BooleanOptionalAction,
+        help="ask TransformerLens, on a copy; default below 2e9 parameters")  # fmt: skip
+    add("--out", type=Path, default=Path("reports/out/certificate.json"), help="file to write")
+    add("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Certifies, prints and writes."""
+    options = arguments()
+    logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(message)s")
+    start = time.monotonic()
+    import interp
+
+    try:
+        vlm = interp.load_model(
+            options.model, adapter=options.adapter, revision=options.revision,
+            dtype=options.dtype, device=options.device,
+            attn_implementation=options.attn_implementation,
+        )  # fmt: skip
+        samples = interp.load_samples(
+            "digits", split="test", limit=options.limit, seed=options.seed
+        )
+        certificate = interp.validate.certify(vlm, samples, witness=options.witness)
+    except interp.validate.NotCertified as error:
+        certificate = error.certificate
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(certificate)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(certificate.to_json())
+    for failure in certificate.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    n_passed = int(certificate.checks["is_passed"].sum())
+    print(
+        f"{options.out}: {n_passed} of {certificate.checks.sizes['check']} checks passed, "
+        f"{time.monotonic() - start:.0f} s"
+    )
+    return 0 if certificate.is_passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What every oracle gets: some targets of one sample of the model that is to be certified."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import extract
+from interp.capture import residual
+from interp.model import VLM
+from interp.query import Query, ask
+from interp.sample import Sample
+
+N_TARGETS = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's error and bound."""
+
+    check: str
+    error: float
+    bound: float
+    layer: int = -1
+    """The first layer past the bound, or the one with the largest error; -1 without layers."""
+
+    @property
+    def is_passed(self) -> bool:
+        """Within the bound; an error that is not a number is not."""
+        return self.error <= self.bound
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sample, some of its targets, and what the extractor says of them."""
+
+    vlm: VLM
+    sample: Sample
+    query: Query
+    ledger: xr.Dataset
+    """In full, in the centered gauge."""
+    stream: dict[str, Float[Tensor, "layer token d_model"]]
+    """The traced residual stream of all tokens."""
+    bound: float
+    """Of the model's dtype, relative to the sum of absolute parts (DESIGN.md 7)."""
+
+    @property
+    def asked(self) -> dict:
+        """The targets, as extractions take them."""
+        return {"positions": self.query.rows.tolist(), "targets": self.query.targets.tolist()}
+
+    @property
+    def magnitude(self) -> Float[np.ndarray, " target"]:
+        """Sum of absolute parts of each target's logit."""
+        return self.ledger["magnitude"].values.astype(np.float64)
+
+
+def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
+    """Some of the sample's targets, evenly spaced, the last one among them."""
+    every = ask(vlm, sample)
+    chosen = np.unique(np.linspace(0, len(every.rows) - 1, N_TARGETS).round().astype(int))
+    rows, targets = every.rows[chosen].tolist(), every.targets[chosen].tolist()
+    query = ask(vlm, sample, positions=rows, targets=targets)
+    tokens = torch.arange(len(query.tokens.ids), device=query.rows.device)
+    return Case(
+        vlm=vlm,
+        sample=sample,
+        query=query,
+        ledger=extract.ledger(vlm, sample, positions=rows, targets=targets),
+        stream=residual(query.model, query.batch, tokens),
+        bound=bound,
+    )
+
+
+def by_layer(check: str, errors: Sequence[float], bound: float) -> Finding:
+    """The first layer whose error passes the bound; without one, the layer with the largest."""
+    errors = [float(one) for one in errors]
+    past = [layer for layer, error in enumerate(errors) if not error <= bound]
+    layer = past[0] if past else int(np.argmax(errors))
+    return Finding(check, errors[layer], bound, layer)
+
+
+def relative(difference: Tensor, to: Tensor) -> float:
+    """The largest absolute difference over the largest absolute value, in float32 or better."""
+    scale = to.detach().double().abs().max().item()
+    return difference.detach().double().abs().max().item() / max(scale, 1e-30)

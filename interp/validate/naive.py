@@ -1,0 +1,75 @@
+"""Eq. 1 term by term, the slow way (METHODS.md 6, oracle 2): no folding, no replay.
+
+Every vector α W_o W_v n(h_p) is formed by the model's own modules from the traced residual stream,
+with eager attention weights, and then read out.
+"""
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.model import undisturbed
+from interp.readout import gauge_rows
+from interp.validate.case import Case, Finding, by_layer
+from interp.validate.forwards import eager_rows
+
+N_SOURCES = 8
+
+
+@torch.no_grad()
+def naive_terms(case: Case) -> list[Finding]:
+    """Direct terms of some sources, and the value biases, of every layer and head."""
+    findings = []
+    ledger, query = case.ledger, case.query
+    sources = np.unique(np.linspace(0, int(query.rows.max()), N_SOURCES).round().astype(int))
+    weights, _ = eager_rows(case)
+    vectors = _readout(case)
+    errors = {"direct terms": [], "value biases": []}
+    with undisturbed(query.model):
+        for layer in range(query.where.n_layers):
+            written, bias = _writes(case, layer, torch.from_numpy(sources).to(query.rows.device))
+            read = torch.einsum("td,phd->thp", vectors, written)
+            terms = read * weights[layer][..., sources].double()
+            constant = torch.einsum("td,hd->th", vectors, bias)
+            mine = ledger["direct"].isel(layer=layer)
+            scale = np.abs(mine).sum(["head", "source"]).values
+            gap = np.abs(mine.isel(source=sources).values - terms.cpu().numpy())
+            errors["direct terms"].append((gap.max(axis=(1, 2)) / scale).max())
+            gap = np.abs(ledger["value_bias"].isel(layer=layer).values - constant.cpu().numpy())
+            scale = scale + np.abs(constant.cpu().numpy()).sum(axis=1)
+            errors["value biases"].append((gap.max(axis=1) / scale).max())
+    for name, found in errors.items():
+        findings.append(by_layer(f"folded {name} equal the naive ones", found, case.bound))
+    return findings
+
+
+def _readout(case: Case) -> Float[Tensor, "target d_model"]:
+    """u, from what the final norm does to the last residual: γ ⊙ n(h) ⊘ h is γ / rms."""
+    query, where = case.query, case.query.where
+    final = case.stream["resid_post"][-1][query.rows]
+    with undisturbed(query.model):
+        scale = where.language_model.norm(final).double() / final.double()
+    return gauge_rows(where.output_embedding, query.targets, "centered").double() * scale
+
+
+def _writes(
+    case: Case, layer: int, sources: Tensor
+) -> tuple[Float[Tensor, "source head d_model"], Float[Tensor, "head d_model"]]:
+    """W_o W_v n(h_p) without the bias for every head, and W_o b_v."""
+    where = case.query.where
+    block = where.language_model.layers[layer]
+    normed = block.input_layernorm(case.stream["resid_pre"][layer][sources])
+    values = block.self_attn.v_proj(torch.cat([normed, torch.zeros_like(normed[:1])]))
+    values = rearrange(values, "p (kv d) -> p kv d", kv=where.n_kv_heads)
+    group = where.n_heads // where.n_kv_heads
+    written = []
+    for head in range(where.n_heads):
+        alone = torch.zeros(
+            len(values), where.n_heads, where.d_head, dtype=values.dtype, device=values.device
+        )
+        alone[:, head] = values[:, head // group]
+        written.append(block.self_attn.o_proj(rearrange(alone, "p h d -> p (h d)")).double())
+    written = torch.stack(written, dim=1)
+    return written[:-1] - written[-1], written[-1]

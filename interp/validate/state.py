@@ -1,0 +1,55 @@
+"""Extraction leaves no trace, and what it reads is live (METHODS.md 6, oracle 8)."""
+
+import torch
+
+from interp import extract
+from interp.capture import replay
+from interp.model import base_model
+from interp.prefill import prefill
+from interp.validate.case import Case, Finding, by_layer
+
+
+def liveness(case: Case) -> list[Finding]:
+    """Changing the values that were captured changes the result, in every layer."""
+    query = case.query
+    context = prefill(query.model, query.batch, query.rows)
+    for values in context.values:
+        values.requires_grad_()
+    with torch.enable_grad():
+        played = replay(query.model, context, query.rows)
+        moved = torch.autograd.grad(played.final.float().square().sum(), context.values)
+    dead = [0.0 if float(gradient.abs().sum()) > 0 else 1.0 for gradient in moved]
+    return [by_layer("cached values move the result", dead, 0.0)]
+
+
+def unchanged(case: Case) -> list[Finding]:
+    """Training modes, gradients, RNG, rope offset, hooks and attention implementations stay."""
+    model = case.query.model
+    modes = [module.training for module in model.modules()]
+    before = _state(model)
+    model.train()
+    during = [module.training for module in model.modules()]
+    extract.effects(case.vlm, case.sample, **case.asked)
+    extract.first_order(case.vlm, case.sample, n_nodes=2, **case.asked)
+    n_changed = sum(a != b for a, b in zip(_state(model), before, strict=True))
+    n_changed += during != [module.training for module in model.modules()]
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode
+    return [Finding("extraction leaves the model as it was", float(n_changed), 0.0)]
+
+
+def _state(model) -> list:
+    """What a caller would notice."""
+    base = base_model(model)
+    language_model = base.model.language_model
+    return [
+        torch.get_rng_state().tolist(),
+        [p.requires_grad for p in model.parameters()],
+        [None if p.grad is None else p.grad.data_ptr() for p in model.parameters()],
+        [p._version for p in model.parameters() if not p.is_inference()],
+        base.config._attn_implementation,
+        language_model.config._attn_implementation,
+        base.model.visual.config._attn_implementation,
+        id(base.model.rope_deltas),
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+    ]

@@ -1,0 +1,142 @@
+"""TransformerLens as the independent witness (METHODS.md 6, oracle 3).
+
+TransformerBridge rebuilds the model's forward from its own components, with its own hooks and its
+own direct logit attribution. It rewrites what it is given, so it gets a throw-away copy, adapters
+merged; importing it changes logging, so it is imported only here.
+"""
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import huggingface_hub
+import numpy as np
+import torch
+from einops import rearrange
+from peft import PeftModel
+
+from interp import extract
+from interp.model import VLM, base_model, undisturbed
+from interp.validate.case import Case, Finding, by_layer, relative
+
+LARGEST = 2_000_000_000  # parameters, up to which a copy is made unasked
+_KEPT = ("resid_pre", "attn_out", "mlp_out", "resid_post", "hook_z")
+
+
+def copied(vlm: VLM) -> torch.nn.Module:
+    """A copy of the model in eval mode, adapters merged."""
+    model = copy.deepcopy(vlm.model)
+    for one in (model, base_model(model)):
+        if "_original_forward" in vars(one):  # mixed precision's wrapper, bound to the original
+            del one.forward, one._original_forward
+    return (model.merge_and_unload() if isinstance(model, PeftModel) else model).eval()
+
+
+def merged_equals_unmerged(cases: list[Case], model: torch.nn.Module) -> list[Finding]:
+    """The ledger of a model with its adapter against that with the adapter merged."""
+    errors = []
+    for case in cases:
+        ds = extract.ledger(model, case.query.batch, **case.asked)
+        gap = np.abs(ds["direct"].values - case.ledger["direct"].values).sum(axis=(1, 2, 3))
+        errors.append((gap / np.abs(case.ledger["direct"].values).sum(axis=(1, 2, 3))).max())
+    return [Finding("merged adapter equals unmerged", float(max(errors)), cases[0].bound)]
+
+
+@torch.no_grad()
+def testimony(cases: list[Case], model: torch.nn.Module) -> list[Finding]:
+    """What TransformerLens says of the same model and inputs; `model` is used up."""
+    findings = []
+    bridge = _boot(model, cases[0].vlm)
+    for case in cases:
+        batch = dict(case.query.batch)
+        ids = batch.pop("input_ids")
+        logits, cache = bridge.run_with_cache(ids, names_filter=_is_needed, **batch)
+        findings += _components(case, cache)
+        findings += _attributions(case, cache, bridge.ln_final.weight)
+        with undisturbed(case.query.model):
+            own = case.query.model(**case.query.batch).logits
+        findings.append(
+            Finding("TransformerLens: logits", relative(logits - own, to=own), case.bound)
+        )
+    return findings
+
+
+def _is_needed(name: str) -> bool:
+    is_outside = name in ("hook_embed", "ln_final.hook_scale")
+    return is_outside or (name.startswith("blocks.") and name.endswith(_KEPT))
+
+
+def _components(case: Case, cache) -> list[Finding]:
+    """Residual stream, attention and FFN outputs, all tokens, layer by layer."""
+    findings = []
+    for mine, theirs in (
+        ("resid_pre", "hook_resid_pre"),
+        ("attn_out", "hook_attn_out"),
+        ("ffn_out", "hook_mlp_out"),
+        ("resid_post", "hook_resid_post"),
+    ):
+        errors = [
+            relative(cache[f"blocks.{n}.{theirs}"][0] - value, to=value)
+            for n, value in enumerate(case.stream[mine])
+        ]
+        findings.append(by_layer(f"TransformerLens: {mine}", errors, case.bound))
+    return findings
+
+
+def _attributions(case: Case, cache, norm_weight) -> list[Finding]:
+    """Its direct logit attribution of every head, embedding and FFN, in the raw gauge."""
+    findings = []
+    ds = extract.ledger(case.vlm, case.sample, gauge="raw", detail="full", **case.asked)
+    heads = (ds["direct"].sum("source") + ds["value_bias"]).values
+    mine = np.concatenate([ds["embed"].values[:, np.newaxis], ds["ffn"].values], axis=1)
+    head_errors, other_errors = [], []
+    for k, (row, target) in enumerate(zip(*case.asked.values(), strict=True)):
+        # It expects the norm's weight folded into the output embedding; so the components get it.
+        stack = cache.stack_head_results(layer=-1, pos_slice=row) * norm_weight
+        found = cache.logit_attrs(stack, tokens=target, pos_slice=row)[:, 0].double().cpu().numpy()
+        gap = np.abs(rearrange(found, "(l h) -> l h", l=len(heads[k])) - heads[k]).max(axis=1)
+        head_errors.append(gap / np.abs(heads[k]).sum(axis=1))
+        stack = cache.decompose_resid(layer=-1, pos_slice=row, mode="all") * norm_weight
+        found = cache.logit_attrs(stack, tokens=target, pos_slice=row)[:, 0].double().cpu().numpy()
+        embed_and_ffn = np.concatenate([found[:1], found[2::2]])
+        other_errors.append(np.abs(embed_and_ffn - mine[k]).max() / case.magnitude[k])
+    by_head = np.max(head_errors, axis=0).tolist()
+    findings.append(by_layer("TransformerLens: attribution of heads", by_head, case.bound))
+    worst = float(np.max(other_errors))
+    findings.append(
+        Finding("TransformerLens: attribution of embedding and FFNs", worst, case.bound)
+    )
+    return findings
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No network for a model in memory; logging and random numbers as they were."""
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    try:
+        with (
+            torch.random.fork_rng(),
+            mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", new=True),
+        ):
+            yield
+    finally:
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+
+
+def _boot(model: torch.nn.Module, vlm: VLM):
+    with _quietly():
+        try:
+            from transformer_lens.model_bridge import TransformerBridge
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"expected TransformerLens as witness, got {error}; "
+                "pip install 'vlm-interp[witness]', or certify(..., witness=False)"
+            ) from error
+        return TransformerBridge.boot_transformers(
+            vlm.name, hf_model=model, tokenizer=vlm.processor.tokenizer,
+            device=str(model.device), dtype=model.dtype,
+        )  # fmt: skip
