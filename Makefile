@@ -1,5 +1,6 @@
 # make report   the main analysis on the embedded model and data, into reports/out
 # make test     style, layers and the whole test-suite
+# make soak     what the suite repeats a little, repeated a lot: 500 traces, 1,000 random models each
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
 # make lock     resolve the versions again
@@ -12,7 +13,7 @@ DONE := $(VENV)/.setup-done
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup report test lint lab tiny lock
+.PHONY: setup report test soak lint lab tiny lock
 
 setup: $(DONE)
 
@@ -33,6 +34,9 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+soak: setup
+	SOAK_TRACES=500 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/test_hygiene.py tests/test_properties.py
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

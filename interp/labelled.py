@@ -63,7 +63,7 @@ def finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:
         "norm": "frozen at the clean run",
         **attributes,
         "dtype": str(query.model.dtype).removeprefix("torch."),
-        "attn_implementation": query.where.language_model.config._attn_implementation,
+        "attn_implementation": query.where.attn_implementation,
         **{name: version(name) for name in ("torch", "transformers", "nnsight", "xarray")},
     }
     return dataset

@@ -39,7 +39,7 @@ def needed(where: Parts, loads: list[Load], element_size: int) -> int:
     )
     cache = 2 * where.n_layers * where.n_kv_heads * where.d_head * tokens
     activations = tokens * where.n_activations
-    is_eager = where.language_model.config._attn_implementation == "eager"
+    is_eager = where.attn_implementation == "eager"
     attention = tokens * tokens * (3 * where.n_heads if is_eager else 2)
     prefill = n_sequences * element_size * (cache + activations + attention)
     logits = n_sequences * targets * where.n_vocabulary * (element_size + 4 * 3)

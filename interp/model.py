@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import RLock
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,10 @@ PROMPTS = {
 }
 
 
+# What a model is while it is read (its mode, its attention) is seen by all threads.
+_ONE_AT_A_TIME = RLock()
+
+
 @dataclass(frozen=True)
 class Parts:
     """The modules and sizes that the capture and the algebra need."""
@@ -51,6 +56,12 @@ class Parts:
     max_positions: int
     epsilon: float
     """Of the final norm."""
+
+    @property
+    def attn_implementation(self) -> str:
+        """The caller's; not what a replay in another thread may have put in its place."""
+        with _ONE_AT_A_TIME:
+            return self.language_model.config._attn_implementation
 
     @property
     def norm_weight(self) -> Float[Tensor, " d_model"]:
@@ -133,8 +144,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     In training mode LoRA's dropout makes a replay wrong by 0.3, and gradient checkpointing leaves
     no cache. A caller's autocast, or one that mixed precision has put into the model's forward,
     would round the float32 algebra down, and inference mode would forbid the vector-Jacobian
-    products of the readout: all are off inside.
+    products of the readout: all are off inside. Threads wait for one another.
     """
+    with _ONE_AT_A_TIME, _eval_mode(model):
+        yield
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
     inner = base_model(model).model
     modes = [(module, module.training) for module in model.modules()]
     offset = inner.rope_deltas

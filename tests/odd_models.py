@@ -1,5 +1,7 @@
 """Random Qwen2.5-VL models of odd shapes, with non-trivial norms and biases, and their inputs."""
 
+from dataclasses import dataclass
+
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -16,47 +18,52 @@ SHAPES = {
 
 
 def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
-    """A random model in eval mode."""
+    """A random model in eval mode, for the processor's tokens."""
     n_heads, n_kv, d_head, mrope, n_layers, tied = SHAPES[shape]
-    width = n_heads * d_head
     tokenizer = processor.tokenizer
+    marks = {"image": "image_pad", "video": "video_pad",
+             "vision_start": "vision_start", "vision_end": "vision_end"}  # fmt: skip
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
-        for name, mark in (
-            ("image", "image_pad"),
-            ("video", "video_pad"),
-            ("vision_start", "vision_start"),
-            ("vision_end", "vision_end"),
-        )
+        for name, mark in marks.items()
     }
+    sizes = Sizes(n_layers, n_heads, n_kv, d_head, mrope, tied, len(tokenizer) + 13)
+    return random_model(sizes, ids, tokenizer.pad_token_id, tokenizer.eos_token_id, dtype, seed)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a random model."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    mrope_section: list[int]
+    is_tied: bool
+    n_vocabulary: int
+
+
+def random_model(sizes: Sizes, ids: dict, pad: int, end: int, dtype, seed: int):
+    """A random Qwen2.5-VL in eval mode, with norms that are not 1 and biases that are not 0."""
+    width = sizes.n_heads * sizes.d_head
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sizes.mrope_section}
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(tokenizer) + 13,
-            "hidden_size": width,
-            "intermediate_size": 2 * width + 6,
-            "num_hidden_layers": n_layers,
-            "num_attention_heads": n_heads,
-            "num_key_value_heads": n_kv,
-            "max_position_embeddings": 512,
-            "initializer_range": 0.15,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": mrope},
-            "bos_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "tie_word_embeddings": tied,
+            "vocab_size": sizes.n_vocabulary, "hidden_size": width,
+            "intermediate_size": 2 * width + 6, "num_hidden_layers": sizes.n_layers,
+            "num_attention_heads": sizes.n_heads, "num_key_value_heads": sizes.n_kv_heads,
+            "max_position_embeddings": 512, "initializer_range": 0.15, "rope_parameters": rope,
+            "bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad,
+            "tie_word_embeddings": sizes.is_tied,
         },
         vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "out_hidden_size": width,
-            "fullatt_block_indexes": [1],
-            "initializer_range": 0.15,
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
+            "out_hidden_size": width, "fullatt_block_indexes": [1], "initializer_range": 0.15,
         },
-        tie_word_embeddings=tied,
+        tie_word_embeddings=sizes.is_tied,
         **ids,
-    )
+    )  # fmt: skip
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():

@@ -55,14 +55,15 @@ def test_new_models_are_as_documented_and_the_tower_learns(new):
 
 
 def test_interrupted_fine_tuning_resumes_bit_for_bit(new):
-    """Four steps equal two and, after an interruption, two more."""
+    """Four steps equal two and, after an interruption, two more; and a certificate changes none."""
     sft(new, new / "whole")
+    assert json.loads((new / "whole/certificate.json").read_text())["is_passed"]
     # The same run, stopped after the checkpoint of its second step.
     source = new / "whole" / "checkpoint-2"
     assert source.is_dir()
     (new / "halves").mkdir()
     source.rename(new / "halves" / "checkpoint-2")
-    said = sft(new, new / "halves")
+    said = sft(new, new / "halves", "--certify", "False")
     assert "loss" in said
     whole, halves = (load_file(new / n / "final/model.safetensors") for n in ("whole", "halves"))
     assert all(torch.equal(whole[key], halves[key]) for key in whole)

@@ -121,7 +121,7 @@ def _identity(model) -> dict[str, str]:
         "model_hash": fingerprint(model),
         "adapter_hash": fingerprint(model, only="lora_"),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attn_implementation": parts(model).language_model.config._attn_implementation,
+        "attn_implementation": parts(model).attn_implementation,
     }
 
 
