@@ -162,53 +162,55 @@ def attend(  # noqa: PLR0913, PLR0917 - transformers' signature
     dtype = torch.promote_types(query.dtype, torch.float32)
     layer = module.layer_idx
     sizes = {"s": len(replay.rows), "kv": key.shape[1]}
-    grouped = rearrange(query.to(dtype) * scaling, "(v s) (kv g) t d -> v s kv g t d", **sizes)
+    # Key/value heads stand in front of variants, as the products with the slots want them: the
+    # attention rows are the largest tensor here, and each copy of them counts.
+    grouped = rearrange(query.to(dtype) * scaling, "(v s) (kv g) t d -> s kv v g t d", **sizes)
     key, value = (
-        rearrange(own.to(dtype), "(v s) kv t d -> v s kv 1 t d", **sizes) for own in (key, value)
+        rearrange(own.to(dtype), "(v s) kv t d -> s kv v 1 t d", **sizes) for own in (key, value)
     )
     scores = _scores(grouped, replay, layer)
-    own = rearrange(replay.rows, "s t -> 1 s 1 1 t 1").expand(*scores.shape[:-1], 1)
-    is_cut = rearrange(replay.is_cut, "v s t p -> v s 1 1 t p")
-    is_context = rearrange(replay.is_context, "s t p -> 1 s 1 1 t p")
+    own = rearrange(replay.rows, "s t -> s 1 1 1 t 1").expand(*scores.shape[:-1], 1)
+    is_cut = rearrange(replay.is_cut, "v s t p -> s 1 v 1 t p")
+    is_context = rearrange(replay.is_context, "s t p -> s 1 1 1 t p")
     hidden = ~is_context | is_cut if replay.is_masked else ~is_context
     own_score = (grouped * key).sum(-1, keepdim=True)
-    scores = scores.masked_fill(hidden, -torch.inf).scatter_(-1, own, own_score)
+    scores = scores.masked_fill_(hidden, -torch.inf).scatter_(-1, own, own_score)
     weights = scores.softmax(dim=-1)
     own_weight = weights.gather(-1, own)
-    left = torch.where(is_cut, rearrange(replay.scale.to(dtype), "v -> v 1 1 1 1 1"), 1.0)
+    left = torch.where(is_cut, rearrange(replay.scale.to(dtype), "v -> v 1 1 1"), 1.0)
     left = left * is_context  # what the own row reads comes last
     read = _read(weights * left, replay, layer)
     if replay.fill is not None:
         freed = (weights * is_cut).sum(dim=-1, keepdim=True)
         fill = replay.fill[layer].to(dtype)
-        read = read + freed * rearrange(fill, "v s kv d -> v s kv 1 1 d")
+        read = read + freed * rearrange(fill, "v s kv d -> s kv v 1 1 d")
     read = read + own_weight * value
-    output = rearrange(read, "v s kv g t d -> (v s) t (kv g) d").to(query.dtype)
-    return output, rearrange(weights, "v s kv g t p -> (v s) t (kv g) p")
+    output = rearrange(read, "s kv v g t d -> (v s) t (kv g) d").to(query.dtype)
+    return output, rearrange(weights, "s kv v g t p -> (v s) t (kv g) p")
 
 
 def _scores(grouped: Tensor, replay: Slots, layer: int) -> Tensor:
     """Scores of the rows' queries against the keys that each variant reads."""
-    by_head = rearrange(grouped, "v s kv g t d -> s kv (v g t) d")
-    sizes = {"v": len(grouped), "t": grouped.shape[4]}
+    by_head = rearrange(grouped, "s kv v g t d -> s kv (v g t) d")
+    sizes = {"v": grouped.shape[2], "t": grouped.shape[4]}
     scores = None
     for number, run in enumerate(replay.runs):
         found = by_head @ run.keys[layer].to(grouped.dtype).mT
-        found = rearrange(found, "s kv (v g t) p -> v s kv g t p", **sizes)
-        is_read = rearrange(replay.run == number, "v p -> v 1 1 1 1 p")
+        found = rearrange(found, "s kv (v g t) p -> s kv v g t p", **sizes)
+        is_read = rearrange(replay.run == number, "v p -> v 1 1 p")
         scores = found if scores is None else torch.where(is_read, found, scores)
     return scores
 
 
 def _read(kept: Tensor, replay: Slots, layer: int) -> Tensor:
     """Weighted values of the slots that each variant reads."""
-    sizes = {"v": len(kept), "t": kept.shape[4]}
+    sizes = {"v": kept.shape[2], "t": kept.shape[4]}
     read = None
     for number, run in enumerate(replay.runs):
         mine = kept
         if len(replay.runs) > 1:
-            mine = kept * rearrange(replay.run == number, "v p -> v 1 1 1 1 p")
-        by_head = rearrange(mine, "v s kv g t p -> s kv (v g t) p")
+            mine = kept * rearrange(replay.run == number, "v p -> v 1 1 p")
+        by_head = rearrange(mine, "s kv v g t p -> s kv (v g t) p")
         found = by_head @ run.values[layer].to(kept.dtype)
         read = found if read is None else read + found
-    return rearrange(read, "s kv (v g t) d -> v s kv g t d", **sizes)
+    return rearrange(read, "s kv (v g t) d -> s kv v g t d", **sizes)
