@@ -1,0 +1,116 @@
+"""How cost and memory of extraction grow with tokens, targets and source sets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.random_models import TEXT_TOKENS, Setting, make_model
+from analyses.timing import paired, peak_memory, tasks
+
+SWEEPS = {
+    "tokens": (500, 1000, 2000, 4000),
+    "targets": (1, 4, 16, 64),
+    "sets": (1, 2, 4, 8, 16),
+}
+MEASURED = {"tokens": ("ledger", "effects"), "targets": ("ledger", "effects"), "sets": ("effects",)}
+TITLES = {
+    "tokens": "Tokens of the sequence",
+    "targets": "Targets",
+    "sets": "Source sets",
+}
+
+
+def measure_growth(setting: Setting, repeats: int) -> list[dict]:
+    """One record per axis, size and extraction: time and memory, and the forward's beside them."""
+    model = make_model(setting)
+    records, forwards = [], {}
+    for axis, sizes in SWEEPS.items():
+        for size in sizes:
+            here = replace(setting, **{axis: size})
+            if here.targets > here.tokens // 2 or here.tokens <= TEXT_TOKENS:
+                continue
+            todo = tasks(model, here)
+            if here.tokens not in forwards:
+                forwards[here.tokens] = peak_memory(here, "forward")
+            for name in MEASURED[axis]:
+                found = paired(name, todo, repeats, here.device)
+                peaks = peak_memory(here, name), forwards[here.tokens]
+                record = {"axis": axis, "size": size, "extraction": name} | _costs(found, *peaks)
+                records.append(record | {"estimated_bytes": estimated(here, name)})
+                print(_line(records[-1]), flush=True)
+    return records
+
+
+def _costs(found: dict, peak: dict[str, int], forward: dict[str, int]) -> dict:
+    return {
+        "ratio": found["ratio_median"],
+        "ratio_lower": found["ratio_range"][0],
+        "ratio_upper": found["ratio_range"][1],
+        "seconds": found["seconds_median"],
+        "forward_seconds": found["forward_seconds_median"],
+        "memory_ratio": peak["peak"] / forward["peak"],
+        "needed_bytes": peak["peak"] - peak["before"],
+        "forward_needed_bytes": forward["peak"] - forward["before"],
+    }
+
+
+def estimated(setting: Setting, name: str) -> int:
+    """What the budget of `interp.extract.each` reckons with."""
+    import torch
+
+    from interp.memory import Load, needed
+    from interp.model import parts
+
+    with torch.device("meta"):
+        where = parts(make_model(replace(setting, device="meta")))
+    n_variants = 1 + setting.sets if name == "effects" else 1
+    size = torch.empty(0, dtype=getattr(torch, setting.dtype)).element_size()
+    return needed(where, [Load(setting.tokens, setting.targets, n_variants)], size)
+
+
+def _line(row: dict) -> str:
+    return (
+        f"{row['axis']} {row['size']}, {row['extraction']}: {row['ratio']:.3f} of the forward "
+        f"[{row['ratio_lower']:.3f}, {row['ratio_upper']:.3f}], memory {row['memory_ratio']:.3f}, "
+        f"needs {row['needed_bytes'] / 2**20:.0f} MiB (forward "
+        f"{row['forward_needed_bytes'] / 2**20:.0f}, estimate {row['estimated_bytes'] / 2**20:.0f})"
+    )
+
+
+def draw_growth(records: list[dict], path: Path, title: str) -> None:
+    """A figure of time ratios above and memory below, a table as CSV, each beside `path`."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator, ScalarFormatter
+
+    from interp import plots
+
+    plots.use_style()
+    frame = pd.DataFrame(records)
+    frame.to_csv(path.with_suffix(".csv"), index=False, float_format="%.6g")
+    figure, axes = plt.subplots(2, len(SWEEPS), figsize=(8.6, 5.0), sharex="col", sharey="row")
+    styles = {"ledger": ("#D55E00", "o"), "effects": ("#0072B2", "^")}
+    for column, axis in enumerate(SWEEPS):
+        top, bottom = axes[:, column]
+        for name, one in frame[frame.axis == axis].groupby("extraction", sort=False):
+            color, marker = styles[name]
+            label = {"ledger": "ledger", "effects": "edge effects"}[name]
+            reach = [one.ratio - one.ratio_lower, one.ratio_upper - one.ratio]
+            top.errorbar(one["size"], one.ratio, reach, color=color, marker=marker, label=label,
+                         capsize=3, linewidth=1.2)  # fmt: skip
+            bottom.plot(one["size"], one.memory_ratio, color=color, marker=marker, linewidth=1.2)
+        for ax in (top, bottom):
+            ax.axhline(1, color="#999999", linestyle="--", linewidth=1)
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(SWEEPS[axis])
+            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_minor_locator(NullLocator())
+        bottom.set_xlabel(TITLES[axis])
+    axes[0, 0].set_ylabel("Time, ratio to\na plain forward")
+    axes[1, 0].set_ylabel("Peak memory, ratio to\na plain forward")
+    axes[0, 0].legend(title="median, least and largest", loc="best")
+    figure.suptitle(title, fontsize=9)
+    for ending in ("png", "svg", "pdf"):
+        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)
+        figure.savefig(path.with_suffix(f".{ending}"), metadata=metadata)
+    plt.close(figure)

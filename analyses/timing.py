@@ -1,0 +1,143 @@
+"""Time and memory of extractions, against a plain forward of the same model in the same run.
+
+Machines are noisy: extraction and forward take turns, and the median of the pairwise ratios is
+given with its range. Memory is the peak of a process of its own (of the allocator on a GPU).
+"""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from analyses.random_models import Setting, make_batch, make_model
+
+EXTRACTIONS = ("ledger", "effects", "shapley", "first_order", "patch_effects")
+
+
+def tasks(model, setting: Setting) -> dict[str, Callable]:
+    """What is timed: name -> function."""
+    import torch
+
+    import interp
+
+    batch = make_batch(model, setting.tokens)
+    rows = list(range(setting.tokens - setting.targets - 1, setting.tokens - 1))
+    visual = (batch["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0].tolist()
+    sources = {f"set {k}": visual[k :: setting.sets] for k in range(setting.sets)}
+    width = model.config.text_config.hidden_size
+    content = torch.randn(len(visual), width, device=model.device, dtype=model.dtype)
+    embeddings = torch.randn(1, setting.tokens, width, device=model.device, dtype=model.dtype)
+    extract, asked = interp.extract, {"positions": rows}
+
+    def decoder():
+        with torch.no_grad():
+            model.model.language_model(inputs_embeds=embeddings, use_cache=True)
+
+    return {
+        "forward": lambda: _forward(model, batch),
+        "decoder": decoder,
+        "ledger": lambda: extract.ledger(model, batch, detail="tokens", **asked),
+        "effects": lambda: extract.effects(model, batch, sources=sources, **asked),
+        "shapley": lambda: extract.shapley(model, batch, references={"one": content}, **asked),
+        "first_order": lambda: extract.first_order(model, batch, **asked),
+        "patch_effects": lambda: extract.patch_effects(model, batch, positions=rows[-1:]),
+        "forward of a batch": lambda: _forward(model, _repeated(batch, setting.sequences)),
+        "ledger of a batch": lambda: _ledgers(model, batch, rows, setting.sequences),
+    }
+
+
+def _forward(model, batch) -> None:
+    import torch
+
+    with torch.no_grad():
+        model(**batch, use_cache=True, logits_to_keep=1)
+
+
+def _repeated(batch: dict, n_sequences: int) -> dict:
+    import torch
+
+    return {name: torch.cat([value] * n_sequences) for name, value in batch.items()}
+
+
+def _ledgers(model, batch, rows: list[int], n_sequences: int) -> None:
+    """What `interp.extract.each` does with one batch, without a processor."""
+    import torch
+
+    from interp.extract.asked import read_in
+    from interp.extract.ledger import ledgers_of
+    from interp.prefill import prefills
+    from interp.query import ask
+
+    queries = [ask(model, batch, positions=rows) for _ in range(n_sequences)]
+    with torch.no_grad():
+        filled = prefills(model, [q.batch for q in queries], [q.rows for q in queries])
+        made = [
+            read_in(query, one, "centered", None)
+            for query, one in zip(queries, filled.sequences, strict=True)
+        ]
+        how = {"detail": "tokens", "include_value_bias": False}
+        ledgers_of(made, filled, [how] * n_sequences)
+
+
+def seconds(function: Callable, device: str) -> float:
+    """Wall time of one call."""
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def paired(name: str, todo: dict[str, Callable], repeats: int, device: str) -> dict:
+    """Median, least and largest ratio of a task to a plain forward, taken in turns.
+
+    The forward is the whole model's; for exact patch maps the text decoder's, as there is one
+    prefill for all targets and the maps are counted per target.
+    """
+    against = {"patch_effects": "decoder", "ledger of a batch": "forward of a batch"}
+    against = against.get(name, "forward")
+    todo[against](), todo[name]()
+    pairs = [(seconds(todo[name], device), seconds(todo[against], device)) for _ in range(repeats)]
+    if name == "patch_effects":  # without the prefill, which all targets share
+        prefill = sorted(seconds(todo["forward"], device) for _ in range(repeats))
+        pairs = [(a - prefill[len(prefill) // 2], b) for a, b in pairs]
+    ratios = sorted(a / b for a, b in pairs)
+    return {
+        "ratio_median": ratios[len(ratios) // 2],
+        "ratio_range": [ratios[0], ratios[-1]],
+        "seconds_median": sorted(a for a, _ in pairs)[len(pairs) // 2],
+        "forward_seconds_median": sorted(b for _, b in pairs)[len(pairs) // 2],
+    }
+
+
+def peak_memory(setting: Setting, name: str) -> dict[str, int]:
+    """Peak bytes of a process that makes the model and runs one task, and before the task."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (setting, name))
+
+
+def _peak(setting: Setting, name: str) -> dict[str, int]:
+    import torch
+
+    torch.set_num_threads(setting.threads)
+    model = make_model(setting)
+    todo = tasks(model, setting)
+    if setting.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        todo[name]()
+        return {"peak": torch.cuda.max_memory_allocated(), "before": before}
+    # Making the model needs more than running it: the peak counts from here on.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    todo[name]()
+    return {"peak": _status("VmHWM"), "before": before}
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(dict(line.split(":", 1) for line in lines)[name].split()[0]) * 1024
