@@ -7,7 +7,8 @@
 For every sample: the model's own greedy text, the exact ledger of each thinking and answer token
 (METHODS.md 2), what that token loses when its row cannot read a source set (3.1), when the set's
 content is replaced (3.2), the order-free shares of the direct path (3.3), maps (3.4, 3.5), and from
-all of it the verdict (3.6). Writes OUT/index.html, figures, tables, run, verdict.json and
+all of it the verdict (3.6). Before that the extractor has to pass its oracles on the loaded model
+(section 6). Writes OUT/index.html, figures, tables, run, verdict.json and
 manifest.json.
 """
 
@@ -41,6 +42,8 @@ def arguments() -> argparse.Namespace:
     add("--device", help="default: a GPU where there is one")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
         help="default: auto, the checkpoint's")  # fmt: skip
+    add("--witness", action=argparse.BooleanOptionalAction,
+        help="ask TransformerLens too, on a copy; default below 2e9 parameters")  # fmt: skip
     add("--max-new-tokens", type=int, default=256, help="length limit of the model's text")
     add("--batch-size", type=int, default=16, help="samples per generation batch and shard")
     add("--out", type=Path, default=Path("reports/out"), help="folder to write")

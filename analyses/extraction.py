@@ -1,5 +1,6 @@
 """Samples → a run on disk: the model's text and everything measured on it, batch by batch."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from interp.inputs import Completion
 from interp.model import VLM, resolve
 from interp.references import Pool
 from interp.sample import Sample, open_image
+from interp.validate import certify
 
 log = logging.getLogger("extraction")
 POOL = 200  # samples from which references are drawn
@@ -38,6 +40,7 @@ def extract_runs(options: Namespace, path: Path) -> Path:
 
     Raises:
         ValueError: a model or data set that cannot be loaded, or not one sample that could be read.
+        NotCertified: the extractor fails an oracle on one of the models.
     """
     vlm = _load(options, options.model, options.adapter)
     samples = interp.load_samples(
@@ -97,8 +100,9 @@ def _extract_run(
     """One run; `texts` are taken where they are there, and noted where the model wrote them."""
     is_first = not texts
     settings = {name: getattr(options, name) for name in ("text", "seed", "limit", "effects")}
-    empty = {"statuses": {}, "data_hashes": {}, "code": _commit(), **settings}
-    run = store.start_run(path, empty)
+    certificate = json.loads(certify(measurer.vlm, witness=options.witness).to_json())
+    empty = {"statuses": {}, "data_hashes": {}, "code": _commit(), "certificate": certificate}
+    run = store.start_run(path, empty | settings)
     statuses, size = run.attributes["statuses"], options.batch_size
     with tqdm(total=len(samples), desc="samples", disable=None) as bar:
         for batch in (samples[k : k + size] for k in range(0, len(samples), size)):

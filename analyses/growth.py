@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.random_models import TEXT_TOKENS, Setting, make_model
-from analyses.timing import paired, peak_memory, tasks
+from analyses.timing import compared, in_turns, peak_memory, tasks
 
 SWEEPS = {
     "tokens": (500, 1000, 2000, 4000),
@@ -33,8 +33,9 @@ def measure_growth(setting: Setting, repeats: int) -> list[dict]:
             todo = tasks(model, here)
             if here.tokens not in forwards:
                 forwards[here.tokens] = peak_memory(here, "forward")
+            times = in_turns(["forward", *MEASURED[axis]], todo, repeats, here.device)
             for name in MEASURED[axis]:
-                found = paired(name, todo, repeats, here.device)
+                found = compared(times[name], times["forward"])
                 peaks = peak_memory(here, name), forwards[here.tokens]
                 record = {"axis": axis, "size": size, "extraction": name} | _costs(found, *peaks)
                 records.append(record | {"estimated_bytes": estimated(here, name)})

@@ -18,7 +18,7 @@ from analyses.wording import headlines, interval_text, verdict_sentence
 from interp.labels import PATH_TITLES
 from interp.store import write_json
 
-LONG = ("statuses", "data_hashes", "controls")  # per sample; in the run's manifest
+LONG = ("statuses", "data_hashes", "controls", "certificate")  # per sample; in the run's manifest
 CELL_NUMBERS = ("te", "delta", "share", "weighted_share", "median_share", "strict_share")
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -86,6 +86,7 @@ def _page(found: Findings, drawn: dict, counts: dict[str, int], compared: dict |
         n_incomplete=sum(not e.get("is_complete", True) for e in run.attrs["statuses"].values()),
         box_share=_box_share(run),
         errors={name: (float(a.median()), float(a.max())) for name, a in found.errors.items()},
+        certificate=run.attrs.get("certificate"),
         bound=found.bound,
         is_exact=findings.is_exact(found),
         counts=counts,

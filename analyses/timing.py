@@ -8,6 +8,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from analyses.random_models import Setting, make_batch, make_model
 
@@ -92,26 +93,37 @@ def seconds(function: Callable, device: str) -> float:
     return time.perf_counter() - start
 
 
+def in_turns(names: list[str], todo: dict[str, Callable], repeats: int, device: str) -> dict:
+    """Seconds of each task, one after the other in every round; the first does not count."""
+    for name in names:
+        todo[name]()
+    rounds = [[seconds(todo[name], device) for name in names] for _ in range(repeats)]
+    return {name: list(times) for name, times in zip(names, zip(*rounds, strict=True), strict=True)}
+
+
+def compared(times: list[float], against: list[float]) -> dict:
+    """Median, least and largest ratio of a task to a plain forward, round by round."""
+    ratios = sorted(a / b for a, b in zip(times, against, strict=True))
+    return {
+        "ratio_median": median(ratios),
+        "ratio_range": [ratios[0], ratios[-1]],
+        "seconds_median": median(times),
+        "forward_seconds_median": median(against),
+    }
+
+
 def paired(name: str, todo: dict[str, Callable], repeats: int, device: str) -> dict:
-    """Median, least and largest ratio of a task to a plain forward, taken in turns.
+    """A task compared to a plain forward, taken in turns.
 
     The forward is the whole model's; for exact patch maps the text decoder's, as there is one
     prefill for all targets and the maps are counted per target.
     """
-    against = {"patch_effects": "decoder", "ledger of a batch": "forward of a batch"}
-    against = against.get(name, "forward")
-    todo[against](), todo[name]()
-    pairs = [(seconds(todo[name], device), seconds(todo[against], device)) for _ in range(repeats)]
     if name == "patch_effects":  # without the prefill, which all targets share
-        prefill = sorted(seconds(todo["forward"], device) for _ in range(repeats))
-        pairs = [(a - prefill[len(prefill) // 2], b) for a, b in pairs]
-    ratios = sorted(a / b for a, b in pairs)
-    return {
-        "ratio_median": ratios[len(ratios) // 2],
-        "ratio_range": [ratios[0], ratios[-1]],
-        "seconds_median": sorted(a for a, _ in pairs)[len(pairs) // 2],
-        "forward_seconds_median": sorted(b for _, b in pairs)[len(pairs) // 2],
-    }
+        names = [name, "decoder", "forward"]
+        times, decoder, forward = in_turns(names, todo, repeats, device).values()
+        return compared([a - b for a, b in zip(times, forward, strict=True)], decoder)
+    against = "forward of a batch" if name == "ledger of a batch" else "forward"
+    return compared(*in_turns([name, against], todo, repeats, device).values())
 
 
 def peak_memory(setting: Setting, name: str) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The main command in miniature: every file, redrawing without a model, bad samples, the page."""
 
+import html
 import json
 import os
 import re
@@ -72,6 +73,26 @@ def test_the_page_stands_alone_and_says_what_it_found(out):
     image = share.query("source_set == 'image'").iloc[0]
     assert (f"carries {100 * image.estimate:.0f} % of it" in page) == bool(image.is_shown)
     assert str(ROOT) not in page
+    assert "and against TransformerLens" in page
+    certificate = interp.open_run(out / "run").attrs["certificate"]
+    assert certificate["is_passed"]
+    assert f"{len(certificate['checks'])} oracles were run on this very model" in page
+    for check in certificate["checks"]:
+        assert html.escape(check["check"]) in page.replace("&#39;", "&#x27;")
+
+
+def test_no_report_where_the_extractor_is_wrong(tmp_path, monkeypatch):
+    from analyses import extraction
+    from interp import readout
+
+    right = readout.value_biases
+    monkeypatch.setattr(readout, "value_biases", lambda *a: [2 * bias for bias in right(*a)])
+    options = Namespace(model="tiny", adapter=None, compare=None, device="cpu", dtype="auto",
+                        data="digits", split="test", limit=1, seed=0, effects="edge",
+                        gauge="centered", text="reference", witness=False)  # fmt: skip
+    with pytest.raises(ValueError, match="oracles on this model, got folded value biases equal"):
+        extraction.extract_runs(options, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_tables_are_what_the_run_holds(out):
@@ -134,7 +155,7 @@ def has_nan(page):
 
 
 def test_one_image_has_no_intervals_and_the_page_says_so(tmp_path):
-    report("--limit", 1, "--out", tmp_path)
+    report("--limit", 1, "--no-witness", "--out", tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert not has_nan(page)
     assert "100 images with each of two references are needed, got 1" in page
@@ -184,7 +205,9 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
 
 
 def test_unfinished_texts_count_as_wrong(tmp_path):
-    report("--limit", 3, "--max-new-tokens", 16, "--effects", "edge", "--out", tmp_path)
+    report(
+        "--limit", 3, "--max-new-tokens", 16, "--effects", "edge", "--no-witness", "--out", tmp_path
+    )
     accuracy = pd.read_csv(tmp_path / "tables/accuracy.csv").set_index("family")
     assert accuracy.loc["all", "n"] == 3
     statuses = interp.open_run(tmp_path / "run").attrs["statuses"].values()
@@ -213,7 +236,7 @@ def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_pat
 
 
 def test_edge_effects_alone_are_the_quick_form(tmp_path):
-    report("--limit", 2, "--effects", "edge", "--out", tmp_path)
+    report("--limit", 2, "--effects", "edge", "--no-witness", "--out", tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "Cutting edges" not in page.split("What was measured")[0]
     assert "The verdict" not in page
@@ -232,7 +255,7 @@ def test_two_models_on_the_same_texts(out, tmp_path):
     name = next(n for n in weights if n.endswith("layers.3.mlp.down_proj.weight"))
     weights[name] *= 0.5
     save_file(weights, tmp_path / "other/model.safetensors", metadata={"format": "pt"})
-    report("--limit", 4, "--out", tmp_path / "out", "--compare", tmp_path / "other")
+    report("--limit", 4, "--no-witness", "--out", tmp_path / "out", "--compare", tmp_path / "other")
     first = interp.open_run(tmp_path / "out/run")
     second = interp.open_run(comparison.compared_path(tmp_path / "out/run"))
     assert first["text"].values.tolist() == second["text"].values.tolist()
@@ -258,7 +281,8 @@ def test_two_models_on_the_same_texts(out, tmp_path):
 
 
 def test_reference_text_is_explained_where_asked(tmp_path):
-    asked = ("--limit", 2, "--text", "reference", "--effects", "edge", "--no-images")
+    asked = ("--limit", 2, "--text", "reference", "--effects", "edge", "--no-images",
+             "--no-witness")  # fmt: skip
     report(*asked, "--out", tmp_path)
     run = interp.open_run(tmp_path / "run")
     assert run["text"].values.tolist() == [s.text for s in interp.load_samples("digits", limit=2)]
