@@ -1,16 +1,19 @@
 """What an extraction needs besides the model, in bytes, from sizes alone: an upper estimate.
 
+    base       what the first call of a process leaves behind: buffers of threads and libraries
     prefill    keys and values of every layer, and the activations of the widest module
     logits     of the targets, in the model's dtype and in float32 as they are and normalised
     replay     attention rows of every layer, head and variant, and the vectors written
 
-Batches are packed by this estimate before anything is computed; `analyses/benchmark.py` puts it
-beside measured peaks.
+Batches are packed by this estimate before anything is computed; `analyses/benchmark.py --growth`
+puts it beside measured peaks.
 """
 
 from dataclasses import dataclass
 
 from interp.model import Parts
+
+BASE = 160 * 2**20
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ def needed(where: Parts, loads: list[Load], element_size: int) -> int:
     activations = tokens * where.n_activations
     is_eager = where.attn_implementation == "eager"
     attention = tokens * tokens * (3 * where.n_heads if is_eager else 2)
-    prefill = n_sequences * element_size * (cache + activations + attention)
-    logits = n_sequences * targets * where.n_vocabulary * (element_size + 4 * 3)
+    patches = tokens * where.patches_per_token
+    tower = 3 * where.n_tower_heads * patches * patches * is_eager  # one image after the other
+    wide = max(4, element_size)  # of the algebra
+    prefill = element_size * (n_sequences * (cache + activations + attention) + tower)
+    logits = n_sequences * targets * where.n_vocabulary * (element_size + wide * 3)
     rows = n_sequences * variants * targets
     # Eight: of a layer's attention rows, those being made, masked, weighed and compared besides.
-    weights = rows * where.n_heads * tokens * 4 * (where.n_layers + 8)
+    weights = rows * where.n_heads * tokens * wide * (where.n_layers + 8)
     vectors = rows * where.n_layers * 3 * where.n_heads * where.d_head * element_size
-    full = n_sequences * targets * where.n_layers * where.n_heads * tokens * 4 * 2
-    return prefill + logits + weights + vectors + full * any(one.is_full for one in loads)
+    full = n_sequences * targets * where.n_layers * where.n_heads * tokens * wide * 2
+    full *= any(one.is_full for one in loads)
+    return BASE + prefill + logits + weights + vectors + full

@@ -53,6 +53,7 @@ class Parts:
     d_head: int
     n_activations: int
     """Numbers per token that the widest module keeps at once, in tower or decoder."""
+    n_tower_heads: int
     max_positions: int
     epsilon: float
     """Of the final norm."""
@@ -73,7 +74,8 @@ def _qwen2_5_vl(model: nn.Module) -> Parts:
     text, vision = model.config.text_config, model.config.vision_config
     patches_per_token = vision.spatial_merge_size**2
     decoder = 4 * text.hidden_size + 3 * text.intermediate_size
-    tower = patches_per_token * (6 * vision.hidden_size + 3 * vision.intermediate_size)
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    tower = patches_per_token * (6 * vision.hidden_size + 3 * vision.intermediate_size + pixels)
     return Parts(
         language_model=model.model.language_model,
         output_embedding=model.lm_head,
@@ -85,6 +87,7 @@ def _qwen2_5_vl(model: nn.Module) -> Parts:
         n_kv_heads=text.num_key_value_heads,
         d_head=text.hidden_size // text.num_attention_heads,
         n_activations=text.hidden_size + max(decoder, tower),
+        n_tower_heads=vision.num_heads,
         max_positions=text.max_position_embeddings,
         epsilon=text.rms_norm_eps,
     )
@@ -310,9 +313,16 @@ def resolve(name: str) -> tuple[str, bool]:
     return str(name), False
 
 
-def fingerprint(model: nn.Module, only: str = "") -> str:
-    """A hash over names, shapes and sampled values of the weights whose name contains `only`."""
-    named = sorted((name, t) for name, t in model.state_dict().items() if only in name)
+def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
+    """A hash over names, shapes and sampled values of the weights: the base's, or the adapter's.
+
+    A base model has the same one inside a peft wrapper and without.
+    """
+    named = sorted(
+        (name.removeprefix("base_model.model.").replace(".base_layer", ""), tensor)
+        for name, tensor in model.state_dict().items()
+        if ("lora_" in name) == adapter
+    )
     digest = sha256("".join(f"{name}{tuple(t.shape)}" for name, t in named).encode())
     sampled = []
     for _, tensor in named:

@@ -69,7 +69,7 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
     attributes = {
         "model": first.config._name_or_path or type(first).__name__,
         "model_hash": fingerprint(first),
-        "adapter_hash": fingerprint(first, only="lora_"),
+        "adapter_hash": fingerprint(first, adapter=True),
     }
     return Query(
         model=first,
@@ -97,7 +97,7 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
         "revision": vlm.revision,
         "model_hash": vlm.fingerprint,
         "adapter": vlm.adapter,
-        "adapter_hash": fingerprint(vlm.model, only="lora_"),
+        "adapter_hash": fingerprint(vlm.model, adapter=True),
         "prompt": vlm.prompt,
         "sample": sample.id,
         "data": f"{sample.dataset}/{sample.split}",

@@ -5,6 +5,7 @@ import logging
 import math
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import interp
-from interp import ledger, readout, rows
+from interp import ledger, prefill, readout, rows
+from interp.extract import edges
 from interp.model import fingerprint
 from interp.validate import Certificate, NotCertified, certify, witness
 from interp.validate.case import by_layer
@@ -39,12 +41,14 @@ def failed(vlm, samples, **options) -> Certificate:
 def test_the_embedded_model_passes_with_witness(samples, attention):
     found = certify(interp.load_model("tiny", attn_implementation=attention), samples)
     assert found.is_passed and not found.failures
-    assert found.checks.sizes["check"] >= 31
+    assert found.checks.sizes["check"] >= 42
     assert sum("TransformerLens" in str(name) for name in found.checks.check.values) == 7
     written = json.loads(found.to_json())
     assert written["attn_implementation"] == attention
     assert written["dtype"] == "float32"
-    assert {"check", "error", "bound", "layer", "is_passed"} == set(written["checks"][0])
+    assert {"check", "error", "bound", "signal", "layer", "is_passed"} == set(written["checks"][0])
+    assert all(one["signal"] > one["bound"] for one in written["checks"])
+    assert written["witness"].startswith("TransformerLens 4.")
     assert all(one["error"] <= one["bound"] for one in written["checks"])
 
 
@@ -76,7 +80,7 @@ def test_adapters_pass_unmerged_and_merged(samples):
     vlm = adapted(interp.load_model("tiny"))
     found = certify(vlm, samples[:1])
     assert found.checks["is_passed"].sel(check="merged adapter equals unmerged")
-    assert found.checks.attrs["adapter_hash"] == fingerprint(vlm.model, only="lora_")
+    assert found.checks.attrs["adapter_hash"] == fingerprint(vlm.model, adapter=True)
     assert found.covers(vlm.model)
     with torch.no_grad():
         next(p for n, p in vlm.model.named_parameters() if "lora_A" in n).mul_(2)
@@ -148,7 +152,7 @@ def test_the_witness_contradicts(samples, monkeypatch):
             model.model.language_model.layers[4].mlp.down_proj.weight.mul_(1.01)
         return model
 
-    monkeypatch.setattr("interp.validate.certificate.copied", other)
+    monkeypatch.setattr(witness, "copied", other)
     lines = failed(interp.load_model("tiny"), samples[:1]).failures
     assert all(line.startswith("TransformerLens") for line in lines)
     assert any(line.startswith("TransformerLens: ffn_out, layer 4:") for line in lines)
@@ -158,6 +162,42 @@ def test_the_witness_contradicts(samples, monkeypatch):
 def test_an_error_that_is_no_number_fails():
     found = by_layer("a check", [0.0, math.nan, 1.0], bound=0.5)
     assert found.layer == 1 and not found.is_passed
+
+
+def test_a_wrong_mean_is_noticed_by_a_forward_alone(samples, monkeypatch):
+    """The paths of a cut with a wrong fill still sum to the total of that cut."""
+    right = edges.mean_values
+    monkeypatch.setattr(edges, "mean_values", lambda *a: [1.1 * one for one in right(*a)])
+    lines = failed(interp.load_model("tiny"), samples[:1], witness=False).failures
+    assert [line.split(":")[0] for line in lines] == ["a cut equals a forward with it (mean)"]
+
+
+def test_padding_that_is_seen_is_noticed(samples, monkeypatch):
+    right = prefill._padded
+
+    def wrong(*given):
+        return right(*given) | {"attention_mask": torch.ones_like(right(*given)["input_ids"])}
+
+    monkeypatch.setattr(prefill, "_padded", wrong)
+    lines = failed(interp.load_model("tiny"), samples[:1], witness=False).failures
+    names = [line.split(":")[0] for line in lines]
+    assert names == [f"padding and batching change no {one}" for one in ("ledger", "effect")]
+
+
+def test_a_witness_that_is_not_there(samples, monkeypatch):
+    monkeypatch.setattr(witness, "find_spec", lambda _name: None)
+    with pytest.raises(ValueError, match=r"expected TransformerLens .* pip install"):
+        certify(interp.load_model("tiny"), samples)
+    with pytest.raises(ValueError, match="expected one or more samples"):
+        certify(interp.load_model("tiny"), [])
+
+
+def test_the_witness_gets_a_copy_whatever_a_trainer_put_in_forwards_place(samples):
+    """A closure over the original's forward would run the original: no hook of the copy's fires."""
+    vlm = interp.load_model("tiny")
+    right = vlm.model.forward
+    vlm.model.forward = types.MethodType(lambda _self, **given: right(**given), vlm.model)
+    assert certify(vlm, samples[:1]).is_passed
 
 
 # ------------------------------------------------------------------------------ who relies on it

@@ -1,6 +1,7 @@
 """Extraction from many samples, batches packed into a budget of memory."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from inspect import signature
 
 import torch
@@ -18,7 +19,7 @@ from interp.labels import SINKLESS, SOURCE_SETS
 from interp.memory import Load, needed
 from interp.model import VLM, undisturbed
 from interp.prefill import prefills
-from interp.query import Query, ask
+from interp.query import REPLAY_BYTES, Query, ask
 from interp.sample import Sample
 
 BATCHED = {"ledger": (ledger, ledgers_of), "effects": (effects, effects_of)}
@@ -57,8 +58,9 @@ def each(
         options: of the extraction, the same for all samples.
 
     Raises:
-        ValueError: an unknown name; an option that cannot be one sample's own; a sample that alone
-            needs more than `max_memory`; and what the extraction raises, when its sample comes up.
+        ValueError: an unknown name; an option that cannot be one sample's own; and when its sample
+            comes up, all before it done: one that alone needs more than `max_memory`, and what the
+            extraction raises.
     """
     if name not in (*BATCHED, *ALONE):
         raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {name!r}")
@@ -84,27 +86,52 @@ def _batched(name: str, vlm: VLM, pairs, max_memory: int) -> Iterator[xr.Dataset
     """Packs samples in order; a batch is computed when the next one would not fit."""
     function, datasets_of = BATCHED[name]
     waiting: list[tuple[Query, dict, Load]] = []
+    size = next(vlm.model.parameters()).element_size()
     for sample, options in pairs:
-        bound = signature(function).bind(vlm, sample, **options)
-        bound.apply_defaults()
-        settings = bound.kwargs
-        asked = {key: settings[key] for key in ("completion", "positions", "targets")}
-        query = ask(vlm, sample, **asked)
-        load = _load(query, settings)
-        size = next(vlm.model.parameters()).element_size()
-        if needed(query.where, [load], size) > max_memory:
-            raise ValueError(
-                f"{sample.id}: expected a sample that needs at most max_memory={max_memory} bytes, "
-                f"got {needed(query.where, [load], size)} for {load.n_tokens} tokens and "
-                f"{load.n_targets} targets; raise max_memory, lower max_pixels or pass positions="
-            )
+        try:
+            query, settings, load = _packed(function, vlm, sample, options)
+            fits = _is_within(max_memory, query, load, size)
+        except ValueError:
+            yield from _computed(datasets_of, waiting)
+            raise
         loads = [other for _, _, other in waiting]
-        if waiting and needed(query.where, [*loads, load], size) > max_memory:
+        if not fits or needed(query.where, [*loads, load], size) > max_memory:
             yield from _computed(datasets_of, waiting)
             waiting = []
-        waiting.append((query, settings, load))
-    if waiting:
-        yield from _computed(datasets_of, waiting)
+        if fits:
+            waiting.append((query, settings, load))
+        else:
+            yield function(vlm, sample, **options)
+    yield from _computed(datasets_of, waiting)
+
+
+def _packed(function, vlm: VLM, sample: Sample, options: dict) -> tuple[Query, dict, Load]:
+    """A sample's question, settings by the names of the extraction's arguments, and load."""
+    bound = signature(function).bind(vlm, sample, **options)
+    bound.apply_defaults()
+    settings = bound.kwargs
+    asked = {key: settings[key] for key in ("completion", "positions", "targets")}
+    query = ask(vlm, sample, **asked)
+    return query, settings, _load(query, settings)
+
+
+def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
+    """Whether a sample fits at once; if not, but in chunks of targets, it goes by itself.
+
+    Raises:
+        ValueError: it does not fit at all.
+    """
+    least = min(
+        needed(query.where, [load], size),
+        needed(query.where, [replace(load, n_variants=0)], size) + REPLAY_BYTES,
+    )
+    if least > max_memory:
+        raise ValueError(
+            f"{query.attributes['sample']}: expected a sample that needs at most "
+            f"max_memory={max_memory} bytes, got {least} for {load.n_tokens} tokens and "
+            f"{load.n_targets} targets; raise max_memory, lower max_pixels or pass positions="
+        )
+    return needed(query.where, [load], size) <= max_memory
 
 
 def _load(query: Query, settings: dict) -> Load:
@@ -118,8 +145,20 @@ def _load(query: Query, settings: dict) -> Load:
     )
 
 
-def _computed(datasets_of, waiting: list) -> list[xr.Dataset]:
-    """The datasets of one batch."""
+def _computed(datasets_of, waiting: list) -> Iterator[xr.Dataset]:
+    """The datasets of one batch; of a batch with a bad sample in it, those before it, alone."""
+    try:
+        yield from _at_once(datasets_of, waiting)
+    except ValueError:
+        if len(waiting) == 1:
+            raise
+        for one in waiting:
+            yield from _at_once(datasets_of, [one])
+
+
+def _at_once(datasets_of, waiting: list) -> list[xr.Dataset]:
+    if not waiting:
+        return []
     queries, settings, _ = (list(column) for column in zip(*waiting, strict=True))
     model = queries[0].model
     with torch.no_grad(), undisturbed(model):

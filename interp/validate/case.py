@@ -1,7 +1,7 @@
 """What every oracle gets: some targets of one sample of the model that is to be certified."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ class Finding:
     bound: float
     layer: int = -1
     """The first layer past the bound, or the one with the largest error; -1 without layers."""
+    signal: float = 1.0
+    """The largest number compared, on the error's scale: up to the bound, a result of nothing but
+    zeros would have passed, and the check says nothing."""
 
     @property
     def is_passed(self) -> bool:
@@ -58,6 +61,25 @@ class Case:
         """Sum of absolute parts of each target's logit."""
         return self.ledger["magnitude"].values.astype(np.float64)
 
+    def of(self, chosen: Sequence[int]) -> "Case":
+        """The same case with some of its targets."""
+        asked = {name: [values[k] for k in chosen] for name, values in self.asked.items()}
+        ledger = self.ledger.isel(target=list(chosen))
+        return replace(self, query=ask(self.vlm, self.sample, **asked), ledger=ledger)
+
+    def compare(self, check: str, gap, to) -> Finding:
+        """A difference and what it is relative to, both in logits with targets first.
+
+        Relative to each target's magnitude, because logits and their effects are rounded at that
+        scale; the finding's `signal` says how large the effects themselves are on it.
+        """
+        by_target = [
+            np.abs(np.asarray(one, dtype=np.float64)).reshape(len(self.magnitude), -1).max(axis=1)
+            for one in (gap, to)
+        ]
+        error, signal = (float(np.max(one / self.magnitude)) for one in by_target)
+        return Finding(check, error, self.bound, signal=signal)
+
 
 def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
     """Some of the sample's targets, evenly spaced, the last one among them."""
@@ -84,7 +106,17 @@ def by_layer(check: str, errors: Sequence[float], bound: float) -> Finding:
     return Finding(check, errors[layer], bound, layer)
 
 
-def relative(difference: Tensor, to: Tensor) -> float:
-    """The largest absolute difference over the largest absolute value, in float32 or better."""
-    scale = to.detach().double().abs().max().item()
-    return difference.detach().double().abs().max().item() / max(scale, 1e-30)
+def relative(difference: Tensor, *to: Tensor) -> float:
+    """The worst row's largest absolute difference, over the sum of its largest absolute parts.
+
+    Row by row, so that a few rows of massive activation do not hide what is wrong with the others.
+    """
+    scale = sum(part.detach().double().abs().amax(dim=-1) for part in to)
+    gap = difference.detach().double().abs().amax(dim=-1)
+    return (gap / scale.clamp(min=torch.finfo(scale.dtype).tiny)).max().item()
+
+
+def of_sum(gap, whole, axis) -> Float[np.ndarray, "..."]:
+    """Σ|gap| / Σ|whole| over some axes; 0 where there is nothing on either side."""
+    gap, whole = np.abs(np.asarray(gap)).sum(axis=axis), np.abs(np.asarray(whole)).sum(axis=axis)
+    return np.asarray(gap / np.maximum(whole, np.finfo(np.float64).tiny))

@@ -3,23 +3,26 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import isfinite
 
+import numpy as np
 import xarray as xr
 from peft import PeftModel
 
 import interp
 from interp.labels import BOUNDS
-from interp.model import VLM, fingerprint, parts
+from interp.model import VLM, fingerprint, parts, undisturbed
 from interp.sample import Sample
-from interp.validate import forwards, naive, state, sums
+from interp.validate import forwards, interventions, naive, paths, state, sums
+from interp.validate import witness as other
 from interp.validate.case import Case, Finding, make_case
-from interp.validate.witness import LARGEST, copied, merged_equals_unmerged, testimony
 
 PER_SAMPLE = (
-    sums.ledger_sums, sums.stream_sums, sums.effect_sums, sums.first_order_sums,
-    sums.gauge_invariance, forwards.rows_of_the_forward, forwards.interventions,
-    naive.naive_terms, state.liveness, state.unchanged,
+    sums.ledger_sums, sums.stream_sums, sums.effect_sums, sums.origin_sums, sums.batch_sums,
+    sums.gauge_invariance, paths.first_order_sums, paths.patch_sums, paths.shapley_sums,
+    forwards.rows_of_the_forward, interventions.interventions, naive.naive_terms,
+    state.liveness, state.unchanged,
 )  # fmt: skip
 IDENTITY = ("model_hash", "adapter_hash", "dtype", "attn_implementation")
 
@@ -29,7 +32,9 @@ class Certificate:
     """What was checked on which model."""
 
     checks: xr.Dataset
-    """error, bound, is_passed and layer by check; which model, data and versions as attributes."""
+    """error, bound, signal, layer and is_passed by check; which model, data and versions as
+    attributes. `signal` is the largest number compared, on the error's scale: up to the bound, a
+    result of nothing but zeros would have passed too."""
 
     @property
     def is_passed(self) -> bool:
@@ -47,7 +52,11 @@ class Certificate:
         ]
 
     def covers(self, model) -> bool:
-        """Whether it is about this very model as it now is: weights, adapter, dtype, attention."""
+        """Whether it is about this model as it now is: weights, adapter, dtype, attention.
+
+        Weights are told by names, shapes and sampled values, as `model_hash` and `adapter_hash` of
+        every dataset.
+        """
         return all(self.checks.attrs[name] == value for name, value in _identity(model).items())
 
     def to_json(self) -> str:
@@ -70,6 +79,7 @@ class NotCertified(ValueError):
         super().__init__(
             "expected an extractor that passes its oracles on this model, got "
             + "; ".join(certificate.failures)
+            + "; trust no number of it, and look for hooks or patches on the layers named"
         )
 
 
@@ -78,8 +88,9 @@ def certify(
 ) -> Certificate:
     """Runs the oracles of METHODS.md 6 on a loaded model, its dtype, attention and adapter.
 
-    Errors are relative to the sum of absolute parts and their bounds those of the dtype, unless the
-    check's name says otherwise; of several samples the worst error is kept.
+    What an error is relative to depends on the check: the sum of absolute parts of a logit, map or
+    row of the residual stream. Bounds are those of the dtype; of several samples the worst error is
+    kept.
 
     Args:
         vlm: the model as it will be used.
@@ -90,56 +101,59 @@ def certify(
     Raises:
         NotCertified: a check failed, naming check, layer, error and bound; it is a ValueError and
             carries the certificate.
-        ValueError: what extraction raises for a model or sample that it cannot read.
+        ValueError: no samples, no TransformerLens where it is to be asked, and what extraction
+            raises for a model or sample that it cannot read.
     """
-    samples = list(samples or interp.load_samples("digits", split="test", limit=3))
-    bound = BOUNDS[_identity(vlm.model)["dtype"]]
-    cases = [make_case(vlm, sample, bound) for sample in samples]
-    found = [one for case in cases for check in PER_SAMPLE for one in check(case)]
-    found += sums.batch_sums(cases)
+    if samples is None:
+        samples = interp.load_samples("digits", split="test", limit=3)
+    samples = list(samples)
+    if not samples:
+        raise ValueError("expected one or more samples to certify with, got none")
     if witness is None:
-        witness = sum(p.numel() for p in vlm.model.parameters()) < LARGEST
+        witness = sum(p.numel() for p in vlm.model.parameters()) < other.LARGEST
     if witness:
-        found += _against_a_copy(cases)
-    certificate = Certificate(_labelled(vlm, found, cases))
+        other.check_installed()
+    with undisturbed(vlm.model):
+        bound = BOUNDS[_identity(vlm.model)["dtype"]]
+        cases = [make_case(vlm, sample, bound) for sample in samples]
+        found = [one for case in cases for check in PER_SAMPLE for one in check(case)]
+        if isinstance(vlm.model, PeftModel):
+            found += other.merged_equals_unmerged(cases)
+        if witness:
+            found += other.testimony(cases)
+        certificate = Certificate(_labelled(vlm, found, cases, witness))
     if not certificate.is_passed:
         raise NotCertified(certificate)
     return certificate
-
-
-def _against_a_copy(cases: list[Case]) -> list[Finding]:
-    """What needs a copy of the model: a merged adapter, and TransformerLens."""
-    vlm = cases[0].vlm
-    model = copied(vlm)
-    merged = merged_equals_unmerged(cases, model) if isinstance(vlm.model, PeftModel) else ()
-    return [*merged, *testimony(cases, model)]
 
 
 def _identity(model) -> dict[str, str]:
     """Which model this is, and how it runs."""
     return {
         "model_hash": fingerprint(model),
-        "adapter_hash": fingerprint(model, only="lora_"),
+        "adapter_hash": fingerprint(model, adapter=True),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attn_implementation": parts(model).attn_implementation,
     }
 
 
-def _labelled(vlm: VLM, found: list[Finding], cases: list[Case]) -> xr.Dataset:
+def _labelled(vlm: VLM, found: list[Finding], cases: list[Case], witness: bool) -> xr.Dataset:
     """The worst finding of every check, in the order of the checks."""
-    worst: dict[str, Finding] = {}
+    by_check: dict[str, list[Finding]] = {}
     for one in found:
-        known = worst.get(one.check)
-        # Written so that an error that is not a number is the worst of all.
-        if known is None or (known.is_passed and not one.error <= known.error):
-            worst[one.check] = one
+        by_check.setdefault(one.check, []).append(one)
+    # argmax takes an error that is not a number for the largest of all.
+    worst = [every[np.argmax([one.error for one in every])] for every in by_check.values()]
     columns = {
-        name: ("check", [getattr(one, name) for one in worst.values()])
-        for name in ("error", "bound", "layer", "is_passed")
+        name: ("check", [getattr(one, name) for one in worst])
+        for name in ("error", "bound", "signal", "layer", "is_passed")
     }
     attributes = _provenance(cases[0]) | _identity(vlm.model)
     attributes |= {"model": vlm.name, "adapter": vlm.adapter, "n_samples": len(cases)}
-    return xr.Dataset(columns, coords={"check": list(worst)}, attrs=attributes)
+    asked = f"TransformerLens {version('transformer-lens')}" if witness else "not asked"
+    return xr.Dataset(
+        columns, coords={"check": list(by_check)}, attrs=attributes | {"witness": asked}
+    )
 
 
 def _provenance(case: Case) -> dict[str, str]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from interp.model import undisturbed
 from interp.readout import gauge_rows
-from interp.validate.case import Case, Finding, by_layer
-from interp.validate.forwards import eager_rows
+from interp.validate.case import Case, Finding, by_layer, of_sum
+from interp.validate.forwards import attention_of
 
 N_SOURCES = 8
 
@@ -21,37 +21,40 @@ N_SOURCES = 8
 @torch.no_grad()
 def naive_terms(case: Case) -> list[Finding]:
     """Direct terms of some sources, and the value biases, of every layer and head."""
-    findings = []
     ledger, query = case.ledger, case.query
     sources = np.unique(np.linspace(0, int(query.rows.max()), N_SOURCES).round().astype(int))
-    weights, _ = eager_rows(case)
+    weights, _ = attention_of(case, "eager")
     vectors = _readout(case)
     errors = {"direct terms": [], "value biases": []}
     with undisturbed(query.model):
         for layer in range(query.where.n_layers):
             written, bias = _writes(case, layer, torch.from_numpy(sources).to(query.rows.device))
             read = torch.einsum("td,phd->thp", vectors, written)
-            terms = read * weights[layer][..., sources].double()
-            constant = torch.einsum("td,hd->th", vectors, bias)
-            mine = ledger["direct"].isel(layer=layer)
-            scale = np.abs(mine).sum(["head", "source"]).values
-            gap = np.abs(mine.isel(source=sources).values - terms.cpu().numpy())
-            errors["direct terms"].append((gap.max(axis=(1, 2)) / scale).max())
-            gap = np.abs(ledger["value_bias"].isel(layer=layer).values - constant.cpu().numpy())
-            scale = scale + np.abs(constant.cpu().numpy()).sum(axis=1)
-            errors["value biases"].append((gap.max(axis=1) / scale).max())
-    for name, found in errors.items():
-        findings.append(by_layer(f"folded {name} equal the naive ones", found, case.bound))
-    return findings
+            terms = (read * weights[layer][..., sources].double()).cpu().numpy()
+            mine = ledger["direct"].isel(layer=layer, source=sources).values
+            errors["direct terms"].append(of_sum(mine - terms, terms, axis=(1, 2)).max())
+            constant = torch.einsum("td,hd->th", vectors, bias).cpu().numpy()
+            mine = ledger["value_bias"].isel(layer=layer).values
+            # Beside the direct terms: a layer may have no bias to speak of.
+            whole = np.concatenate([constant, terms.sum(axis=2)], axis=1)
+            errors["value biases"].append(of_sum(mine - constant, whole, axis=1).max())
+    return [
+        by_layer(f"folded {name} equal the naive ones", found, case.bound)
+        for name, found in errors.items()
+    ]
 
 
 def _readout(case: Case) -> Float[Tensor, "target d_model"]:
-    """u, from what the final norm does to the last residual: γ ⊙ n(h) ⊘ h is γ / rms."""
+    """u = g ⊙ γ / rms(h), with 1 / rms(h) from what the final norm makes of h's largest part."""
     query, where = case.query, case.query.where
-    final = case.stream["resid_post"][-1][query.rows]
+    final = case.stream["resid_post"][-1][query.rows].double()
     with undisturbed(query.model):
-        scale = where.language_model.norm(final).double() / final.double()
-    return gauge_rows(where.output_embedding, query.targets, "centered").double() * scale
+        normed = where.language_model.norm(final).double()
+    gamma = where.norm_weight.double()
+    largest = (final * gamma).abs().argmax(dim=-1, keepdim=True)
+    scale = normed.gather(1, largest) / (final * gamma).gather(1, largest)
+    rows = gauge_rows(where.output_embedding, query.targets, "centered").double()
+    return rows * gamma * scale
 
 
 def _writes(

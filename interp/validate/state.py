@@ -10,16 +10,27 @@ from interp.validate.case import Case, Finding, by_layer
 
 
 def liveness(case: Case) -> list[Finding]:
-    """Changing the values that were captured changes the result, in every layer."""
+    """Changing what was captured changes the result, in every layer."""
     query = case.query
     context = prefill(query.model, query.batch, query.rows)
-    for values in context.values:
-        values.requires_grad_()
+    for tensor in (*context.keys, *context.values):
+        tensor.requires_grad_()
     with torch.enable_grad():
         played = replay(query.model, context, query.rows)
-        moved = torch.autograd.grad(played.final.float().square().sum(), context.values)
-    dead = [0.0 if float(gradient.abs().sum()) > 0 else 1.0 for gradient in moved]
-    return [by_layer("cached values move the result", dead, 0.0)]
+        result = played.final.float().square().sum()
+        captured = {
+            "keys": context.keys,
+            "values": context.values,
+            "attention outputs": played.attention,
+            "FFN outputs": played.ffn,
+        }
+        every = [tensor for tensors in captured.values() for tensor in tensors]
+        moved = iter(torch.autograd.grad(result, every))
+    findings = []
+    for name, tensors in captured.items():
+        dead = [0.0 if float(next(moved).abs().sum()) > 0 else 1.0 for _ in tensors]
+        findings.append(by_layer(f"captured {name} move the result", dead, 0.0))
+    return findings
 
 
 def unchanged(case: Case) -> list[Finding]:
@@ -28,13 +39,15 @@ def unchanged(case: Case) -> list[Finding]:
     modes = [module.training for module in model.modules()]
     before = _state(model)
     model.train()
-    during = [module.training for module in model.modules()]
-    extract.effects(case.vlm, case.sample, **case.asked)
-    extract.first_order(case.vlm, case.sample, n_nodes=2, **case.asked)
-    n_changed = sum(a != b for a, b in zip(_state(model), before, strict=True))
-    n_changed += during != [module.training for module in model.modules()]
-    for module, mode in zip(model.modules(), modes, strict=True):
-        module.training = mode
+    try:
+        during = [module.training for module in model.modules()]
+        extract.effects(case.vlm, case.sample, **case.asked)
+        extract.first_order(case.vlm, case.sample, n_nodes=2, **case.asked)
+        n_changed = sum(a != b for a, b in zip(_state(model), before, strict=True))
+        n_changed += during != [module.training for module in model.modules()]
+    finally:
+        for module, mode in zip(model.modules(), modes, strict=True):
+            module.training = mode
     return [Finding("extraction leaves the model as it was", float(n_changed), 0.0)]
 
 
@@ -42,11 +55,13 @@ def _state(model) -> list:
     """What a caller would notice."""
     base = base_model(model)
     language_model = base.model.language_model
+    tensors = [t for t in model.parameters() if not t.is_inference()]
+    gradients = [t.grad for t in tensors if t.grad is not None]
     return [
         torch.get_rng_state().tolist(),
+        [state.tolist() for state in torch.cuda.get_rng_state_all()],
         [p.requires_grad for p in model.parameters()],
-        [None if p.grad is None else p.grad.data_ptr() for p in model.parameters()],
-        [p._version for p in model.parameters() if not p.is_inference()],
+        [(t.data_ptr(), t._version) for t in [*tensors, *gradients]],
         base.config._attn_implementation,
         language_model.config._attn_implementation,
         base.model.visual.config._attn_implementation,

@@ -1,15 +1,17 @@
-"""Parts sum to the whole, every part by its own formula (METHODS.md 6, oracles 1, 5, 7 and 9)."""
+"""Parts sum to the whole, every part by its own formula (METHODS.md 6, oracles 1, 5 and 7)."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from interp import extract
+from interp.labels import EDGE_MODES
+from interp.query import ask
 from interp.readout import gauge_rows
 from interp.references import references
-from interp.validate.case import Case, Finding, by_layer, relative
-
-QUADRATURE = 1e-2  # what eight Gauss-Legendre nodes may miss of a joint cut, of the absolute parts
+from interp.validate.case import Case, Finding, by_layer, of_sum, relative
 
 
 def ledger_sums(case: Case) -> list[Finding]:
@@ -19,10 +21,15 @@ def ledger_sums(case: Case) -> list[Finding]:
         ds = extract.ledger(
             case.vlm, case.sample, gauge=gauge, foils=foils, detail="summary", **case.asked
         )
-        error = np.abs(ds["remainder"] / ds["magnitude"]).max()
+        error = np.max(np.abs(ds["remainder"].values / ds["magnitude"].values))
         findings.append(
             Finding(f"ledger sums to the model's logit ({gauge})", float(error), case.bound)
         )
+    spread = extract.ledger(case.vlm, case.sample, include_value_bias=True, **case.asked)
+    heads = case.ledger["direct"].values.sum(axis=3) + case.ledger["value_bias"].values
+    gap = spread["direct"].values.sum(axis=3) - heads
+    error = float(np.max(of_sum(gap, heads, axis=(1, 2))))
+    findings.append(Finding("value biases spread over sources add up", error, case.bound))
     return findings
 
 
@@ -30,76 +37,59 @@ def stream_sums(case: Case) -> list[Finding]:
     """resid_pre + attn_out = resid_mid, + ffn_out = resid_post, = the next layer's resid_pre."""
     stream = {name: value.double() for name, value in case.stream.items()}
     limit = {"float64": 1e-12, "float32": 1e-6}.get(str(case.query.model.dtype)[6:], 2e-2)
-    pre, post = stream["resid_pre"], stream["resid_post"]
-    gaps = [
-        torch.stack(
-            [
-                pre[n] + stream["attn_out"][n] - stream["resid_mid"][n],
-                stream["resid_mid"][n] + stream["ffn_out"][n] - post[n],
-                post[n] - pre[n + 1] if n + 1 < len(pre) else torch.zeros_like(post[n]),
-            ]
+    pre, mid, post = stream["resid_pre"], stream["resid_mid"], stream["resid_post"]
+    attention, ffn = stream["attn_out"], stream["ffn_out"]
+    errors = [
+        max(
+            relative(pre[n] + attention[n] - mid[n], pre[n], attention[n]),
+            relative(mid[n] + ffn[n] - post[n], mid[n], ffn[n]),
+            relative(post[n] - pre[n + 1], post[n]) if n + 1 < len(pre) else 0.0,
         )
         for n in range(len(pre))
     ]
-    errors = [relative(gap, to=post[n]) for n, gap in enumerate(gaps)]
     return [by_layer("residual stream adds up", errors, limit)]
 
 
 def effect_sums(case: Case) -> list[Finding]:
-    """The paths of edge effects, node effects and coalitions against the total effects."""
+    """The paths of edge and node effects against the total effects."""
     findings = []
     vlm, sample, asked = case.vlm, case.sample, case.asked
-    for mode in ("zero", "mean", "mask"):
+    for mode in EDGE_MODES:
         fx = extract.effects(vlm, sample, mode=mode, **asked)
-        gap = np.abs(fx["effect"].sum("path") - fx["total"]).max("source_set")
-        findings.append(_of_parts(f"edge effects sum to their total ({mode})", gap, case))
+        gap = fx["effect"].sum("path", skipna=False) - fx["total"]
+        findings.append(case.compare(f"edge effects sum to their total ({mode})", gap, fx["total"]))
     refs = references(vlm, sample, kinds=("blur",))
     nodes = extract.node_effects(vlm, sample, references=refs, **asked)
-    gap = np.abs(nodes["effect"].sum("path") - nodes["total"]).max(["source_set", "reference"])
-    findings.append(_of_parts("node effects sum to their total", gap, case))
-    shares = extract.shapley(vlm, sample, references=refs, sources=["image"], **asked)
-    shares = shares.squeeze(["source_set", "reference"])
-    gap = np.abs(shares["shapley"].sum("path_class") - shares["total"]).max("norm")
-    findings.append(_of_parts("Shapley values sum to the total", gap, case))
-    frozen = shares["shapley"].sel(norm="frozen", path_class="direct write", drop=True)
-    gap = np.abs(frozen - shares["direct_write"].sum("write"))
-    findings.append(
-        _of_parts("Shapley value of the direct write is the change of Eq. 1's sum", gap, case)
-    )
+    gap = nodes["effect"].sum("path", skipna=False) - nodes["total"]
+    findings.append(case.compare("node effects sum to their total", gap, nodes["total"]))
+    mediated = nodes["effect"].sel(path="mediated", drop=True)
+    gap = nodes["mediated_by_role"].sum("role", skipna=False) - mediated
+    findings.append(case.compare("mediated effects sum over roles", gap, mediated))
     return findings
 
 
-def first_order_sums(case: Case) -> list[Finding]:
-    """The integrated map against the joint cut, and one backward pass against one per target."""
-    findings = []
-    asked = case.asked
-    together = extract.first_order(case.vlm, case.sample, **asked)
-    gap = np.abs(together["completeness_error"])
-    found = _of_parts("first-order map sums to the joint cut (quadrature)", gap, case)
-    findings.append(Finding(found.check, found.error, max(QUADRATURE, case.bound)))
-    last = {name: values[-1:] for name, values in asked.items()}
-    alone = extract.first_order(case.vlm, case.sample, **last)["first_order"].values[0]
-    gap = np.abs(together["first_order"].values[-1] - alone).max() / case.magnitude[-1]
-    findings.append(Finding("one backward pass equals one per target", float(gap), case.bound))
+def origin_sums(case: Case) -> list[Finding]:
+    """Direct terms against what they are made of at the source."""
+    ds = extract.origins(case.vlm, case.sample, **case.asked)
+    whole = case.ledger["direct"].values.sum(axis=(1, 2))
+    errors = of_sum(ds["origin_remainder"].values, whole, axis=1)
+    return [Finding("origins sum to the direct terms", float(np.max(errors)), case.bound)]
+
+
+def batch_sums(case: Case) -> list[Finding]:
+    """The sample in one padded batch with a longer one, against alone."""
+    longer = replace(case.sample, question=f"{case.sample.question} {case.sample.question}")
+    last = ask(case.vlm, longer).rows[-1:].tolist()
+    pairs = [(case.sample, case.asked), (longer, {"positions": last})]
+    whole = case.ledger["direct"].values
+    together = next(extract.each("ledger", case.vlm, pairs, max_memory=2**60))
+    error = np.max(of_sum(together["direct"].values - whole, whole, axis=(1, 2, 3)))
+    findings = [Finding("padding and batching change no ledger", float(error), case.bound)]
+    together = next(extract.each("effects", case.vlm, pairs, max_memory=2**60, mode="mean"))
+    alone = extract.effects(case.vlm, case.sample, mode="mean", **case.asked)
+    gap = together["effect"].values - alone["effect"].values
+    findings.append(case.compare("padding and batching change no effect", gap, alone["effect"]))
     return findings
-
-
-def batch_sums(cases: list[Case]) -> list[Finding]:
-    """Samples in one padded batch against each alone."""
-    pairs = [(case.sample, case.asked) for case in cases]
-    together = extract.each("ledger", cases[0].vlm, pairs, max_memory=2**60)
-    errors = [
-        np.abs(one["direct"].values - case.ledger["direct"].values).sum(axis=(1, 2, 3))
-        / np.abs(case.ledger["direct"].values).sum(axis=(1, 2, 3))
-        for one, case in zip(together, cases, strict=True)
-    ]
-    return [
-        Finding(
-            "padding and batching change nothing",
-            float(np.max(np.concatenate(errors))),
-            cases[0].bound,
-        )
-    ]
 
 
 class _Shifted(nn.Module):
@@ -125,7 +115,3 @@ def gauge_invariance(case: Case) -> list[Finding]:
     return [
         Finding("centered gauge ignores a constant row", relative(moved - rows, rows), case.bound)
     ]
-
-
-def _of_parts(check: str, gap, case: Case) -> Finding:
-    return Finding(check, float(np.max(gap.values / case.magnitude)), case.bound)

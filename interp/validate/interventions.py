@@ -1,0 +1,115 @@
+"""Total effects against forwards that are interfered with (METHODS.md 6, oracle 2).
+
+Nothing here replays. Over the whole sequence, with all rows: an edge is cut by a four-dimensional
+mask, or its values are taken out of what eager attention has put out; content is replaced by other
+embeddings.
+"""
+
+from contextlib import ExitStack
+from functools import partial
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import extract
+from interp.capture import attending
+from interp.effects import cut_masks
+from interp.labels import EDGE_MODES
+from interp.model import Parts, undisturbed
+from interp.prefill import Prefill, prefill
+from interp.query import source_sets
+from interp.readout import gauge_logits
+from interp.references import references
+from interp.validate.case import Case, Finding
+
+
+@torch.no_grad()
+def interventions(case: Case) -> list[Finding]:
+    """Cuts in every mode and replaced content, for the first and the last target."""
+    case = case.of([0, -1])
+    query, vlm, sample = case.query, case.vlm, case.sample
+    context = prefill(query.model, query.batch, query.rows)
+    _, members = source_sets(query, ["image"], context.is_sink)
+    hidden = cut_masks(members, query.rows, context.is_visible)[0]
+    clean = gauge_logits(context.logits, query.targets, "centered").cpu().double().numpy()
+    findings = []
+    for mode in EDGE_MODES:
+        total = extract.effects(vlm, sample, sources=["image"], mode=mode, **case.asked)["total"]
+        cut = [_cut(case, context, k, one, mode) for k, one in enumerate(hidden)]
+        gap = clean - _logits(case, torch.stack(cut)) - total.values[:, 0]
+        findings.append(case.compare(f"a cut equals a forward with it ({mode})", gap, to=total))
+
+    refs = references(vlm, sample, kinds=("blur",))
+    total = extract.node_effects(vlm, sample, references=refs, sources=["image"], **case.asked)
+    total = total["total"].values[:, 0, 0]
+    embeddings = context.embeddings.clone()
+    embeddings[members[0]] = refs["blur"].embeddings.to(embeddings)
+    with undisturbed(query.model):
+        other = _forward(query.where, context, inputs_embeds=embeddings[None])[query.rows]
+    gap = clean - _logits(case, other) - total
+    findings.append(case.compare("replaced content equals a forward with it", gap, to=total))
+    return findings
+
+
+def _cut(
+    case: Case, context: Prefill, k: int, hidden: Tensor, mode: str
+) -> Float[Tensor, " d_model"]:
+    """The k-th target's final state when its row, and no other, cannot read some tokens."""
+    where, row = case.query.where, case.query.rows[k]
+    with undisturbed(case.query.model), ExitStack() as stack:
+        if mode == "mask":
+            stack.enter_context(attending(where.language_model, "sdpa"))
+            given = {"attention_mask": {"full_attention": _mask(context, row, hidden)}}
+            return _forward(where, context, **given)[row]
+        stack.enter_context(attending(where.language_model, "eager"))
+        is_visual = torch.from_numpy(case.query.tokens.image >= 0).to(hidden.device)
+        hook = partial(_take_out, where, row, hidden, is_visual if mode == "mean" else None)
+        for layer in where.language_model.layers:
+            handle = layer.self_attn.register_forward_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        return _forward(where, context)[row]
+
+
+def _take_out(  # noqa: PLR0913, PLR0917 - a hook's arguments
+    where: Parts, row, hidden, is_averaged, module, _args, kwargs, output
+) -> tuple[Tensor, None]:
+    """A layer's attention output whose row reads 0, or a mean value, over the cut edges."""
+    out, weights = output
+    values = module.v_proj(kwargs["hidden_states"])[0]
+    values = rearrange(values, "p (kv d) -> p kv d", kv=where.n_kv_heads)
+    values = values.repeat_interleave(where.n_heads // where.n_kv_heads, dim=1)
+    instead = torch.zeros_like(values[0]) if is_averaged is None else values[is_averaged].mean(0)
+    kept = weights[0, :, row] * hidden
+    taken = torch.einsum("hp,phd->hd", kept, values - instead)
+    both = torch.stack([rearrange(taken, "h d -> (h d)"), taken.new_zeros(taken.numel())])
+    written, bias = module.o_proj(both)
+    out = out.clone()
+    out[0, row] -= written - bias
+    return out, None
+
+
+def _forward(where: Parts, context: Prefill, **changed) -> Float[Tensor, "token d_model"]:
+    """The language model's plain forward over the whole sequence."""
+    given = context.given | {"use_cache": False} | changed
+    return where.language_model(**given).last_hidden_state[0]
+
+
+def _logits(case: Case, hidden: Float[Tensor, "target d_model"]) -> Float[np.ndarray, " target"]:
+    logits = case.query.where.output_embedding(hidden)
+    return gauge_logits(logits, case.query.targets, "centered").cpu().double().numpy()
+
+
+def _mask(context: Prefill, row: Tensor, hidden: Tensor) -> Tensor:
+    """The causal mask, in which one row does not see some tokens; added to the scores."""
+    n_tokens = len(context.is_visible)
+    is_seen = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=row.device).tril()
+    is_seen &= context.is_visible
+    is_seen |= torch.eye(n_tokens, dtype=torch.bool, device=row.device)  # padding sees itself
+    is_seen[row] &= ~hidden
+    scores = torch.zeros(
+        1, 1, n_tokens, n_tokens, device=row.device, dtype=context.embeddings.dtype
+    )
+    return scores.masked_fill(~is_seen, -torch.inf)

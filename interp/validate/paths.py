@@ -1,0 +1,84 @@
+"""Maps and shares against what they have to sum to (METHODS.md 6, oracle 9)."""
+
+import numpy as np
+import torch
+
+from interp import extract, shapley
+from interp.capture import replay
+from interp.effects import cut_masks
+from interp.ledger import project
+from interp.prefill import prefill, prefill_with
+from interp.query import source_sets
+from interp.readout import gauge_rows, read_out
+from interp.references import references
+from interp.rows import reading
+from interp.validate.case import Case, Finding, of_sum
+
+N_NODES = 16
+QUADRATURE = 1e-2  # what sixteen Gauss-Legendre nodes may miss, of the map's absolute values
+N_PATCHES = 3
+
+
+def first_order_sums(case: Case) -> list[Finding]:
+    """The integrated map against the joint cut, and one backward pass against one per target."""
+    together = extract.first_order(case.vlm, case.sample, n_nodes=N_NODES, **case.asked)
+    maps = together["first_order"].values[..., 0]
+    error = of_sum(together["completeness_error"].values[:, np.newaxis, np.newaxis], maps, (1, 2))
+    bound = max(QUADRATURE, case.bound)
+    findings = [Finding("first-order map sums to the joint cut", float(np.max(error)), bound)]
+    last = {name: values[-1:] for name, values in case.asked.items()}
+    alone = extract.first_order(case.vlm, case.sample, n_nodes=N_NODES, **last)
+    gap = maps[-1] - alone["first_order"].values[0, ..., 0]
+    error = float(of_sum(gap, maps[-1], (0, 1)))
+    return [*findings, Finding("one backward pass equals one per target", error, case.bound)]
+
+
+def patch_sums(case: Case) -> list[Finding]:
+    """Patch maps of one target against edge effects of single tokens and the node effect of all."""
+    vlm, sample, case = case.vlm, case.sample, case.of([-1])
+    edge = extract.patch_effects(vlm, sample, **case.asked)
+    strongest = np.argsort(-np.abs(edge["total"].values[0]))[:N_PATCHES].tolist()
+    one_by_one = {f"patch {row}": [row] for row in strongest}
+    fx = extract.effects(vlm, sample, sources=one_by_one, **case.asked)
+    mine = edge["effect"].values[:, strongest]
+    gap = mine - fx["effect"].values
+    findings = [case.compare("edge map equals the effects of its patches", gap, to=mine)]
+    refs = references(vlm, sample, kinds=("blur",))
+    slot = extract.patch_effects(vlm, sample, form="slot", reference=refs["blur"], **case.asked)
+    nodes = extract.node_effects(vlm, sample, references=refs, sources=["image"], **case.asked)
+    mediated = nodes["effect"].sel(path="mediated", drop=True).squeeze(["source_set", "reference"])
+    unmediated = nodes["total"].squeeze(["source_set", "reference"]) - mediated
+    gap = slot["joint"].values - unmediated.values
+    findings.append(case.compare("slots of all patches equal the node effect", gap, unmediated))
+    return findings
+
+
+@torch.no_grad()
+def shapley_sums(case: Case) -> list[Finding]:
+    """The coalitions against node effects, and their direct write against the ledger's Eq. 1."""
+    vlm, sample, query = case.vlm, case.sample, case.query
+    refs = references(vlm, sample, kinds=("blur",))
+    options = {"references": refs, "sources": ["image"], **case.asked}
+    shares = extract.shapley(vlm, sample, **options).sel(norm="live")
+    nodes = extract.node_effects(vlm, sample, **options)
+    gap = shares["total"].values - nodes["total"].values
+    findings = [case.compare("Shapley values sum to the node effect", gap, to=nodes["total"])]
+
+    context = prefill(query.model, query.batch, query.rows)
+    _, members = source_sets(query, ["image"], context.is_sink)
+    runs = context, prefill_with(query.model, context, *_blurred(members[0], refs))
+    before = cut_masks(members, query.rows, context.is_visible)[0]
+    variants = reading(shapley.coalition_runs(members[0]), len(query.rows))
+    played = replay(query.model, context, query.rows, variants, others=runs[1:])
+    rows = gauge_rows(query.where.output_embedding, query.targets, "centered")
+    readout = read_out(query.where, rows, played.final[-1])
+    written = shapley.writes(query.where, readout.biases, runs, played, before)
+    mine = project(readout.vectors, written[1, 1, 1]).cpu().numpy()
+    terms = case.ledger["direct"].values.sum(axis=(1, 2))
+    whole = (terms * before.cpu().numpy()).sum(axis=1)
+    findings.append(case.compare("clean direct write equals Eq. 1's sum", mine - whole, to=whole))
+    return findings
+
+
+def _blurred(is_image, refs) -> tuple:
+    return is_image.nonzero()[:, 0], refs["blur"].embeddings
