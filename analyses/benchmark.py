@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from analyses.random_models import SHAPES, Setting, make_model
+from analyses.random_models import SHAPES, TEXT_TOKENS, Setting, make_model
 from analyses.timing import EXTRACTIONS, paired, peak_memory, tasks
 
 
@@ -57,7 +57,7 @@ def at_length(model, setting: Setting, options: argparse.Namespace) -> dict:
             f"memory {one.get('memory_ratio', float('nan')):.3f}",
             flush=True,
         )
-    n_visual = int((n_tokens - 12) ** 0.5) ** 2
+    n_visual = int((n_tokens - TEXT_TOKENS) ** 0.5) ** 2
     patches = found["patch_effects"]
     patches["occlusion_speedup"] = n_visual / (1 + patches["ratio_median"])
     print(

@@ -109,7 +109,9 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
         bottom.set_xlabel(TITLES[axis])
     axes[0, 0].set_ylabel("Time, ratio to\na plain forward")
     axes[1, 0].set_ylabel("Peak memory, ratio to\na plain forward")
-    axes[0, 0].legend(title="median, least and largest", loc="best")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="median; whiskers: least and largest", ncols=2,
+                  loc="outside lower center")  # fmt: skip
     figure.suptitle(title, fontsize=9)
     for ending in ("png", "svg", "pdf"):
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)

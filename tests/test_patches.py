@@ -133,6 +133,21 @@ def test_slot_effects_equal_the_slow_reference(odd_model, processor):
         np.testing.assert_allclose(ds.total.sel(source=p), float(total.detach()), atol=1e-6)
 
 
+def test_a_twins_slots_count_only_where_its_text_differs():
+    vlm = interp.load_model("tiny")
+    samples = interp.load_samples("digits", split="test", limit=10)
+    sample = next(one for one in samples if one.id.endswith("000003"))
+    refs = interp.extract.references(vlm, sample, kinds=["twin"])
+    ds = interp.extract.patch_effects(vlm, sample, form="slot", reference=refs["twin"])
+    nodes = interp.extract.node_effects(vlm, sample, references=refs, sources=["image"])
+    expected = nodes.is_defined[:, 0, 0].values
+    assert 0 < expected.sum() < len(expected)
+    visual = ds.source_role.values == "image"
+    assert (ds.is_defined.values == expected[:, np.newaxis] & visual).all()
+    assert float(np.abs(ds.effect.values[~expected]).max()) == 0
+    assert (np.abs(ds.joint.values) > 0).tolist() == expected.tolist()
+
+
 def test_bad_questions_are_refused(processor):
     model, inputs = make("two_to_one", processor), batch(processor)
     cases = [

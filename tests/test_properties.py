@@ -12,6 +12,7 @@ import interp
 from interp.extract.asked import read_in
 from interp.extract.edges import effects_of
 from interp.extract.ledger import ledgers_of
+from interp.labels import EDGE_MODES
 from interp.prefill import prefills
 from interp.query import ask
 from tests.odd_models import Sizes, random_model
@@ -67,11 +68,14 @@ class World:
         first = self.texts[0] + self.grids[0][0] * self.grids[0][1] + 2
         return np.unique(np.linspace(first, n_tokens - 2, count).round().astype(int)).tolist()
 
-    def sets(self) -> dict[str, list[int]]:
-        """Two disjoint source sets of visual rows where there are two, and one of text."""
+    def sets(self, mode="zero") -> dict[str, list[int]]:
+        """Two disjoint source sets of visual rows where there are two, and one of text.
+
+        Without a processor no row is the question's, over which a set of text has its mean.
+        """
         ids = self.batch(padding=0)["input_ids"][0]
         visual = (ids == IMAGE).nonzero()[:, 0].tolist()
-        found = {"even": visual[::2], "text": [0]}
+        found = {"even": visual[::2]} | ({"text": [0]} if mode != "mean" else {})
         return found | ({"odd": visual[1::2]} if len(visual) > 1 else {})
 
 
@@ -197,8 +201,8 @@ def test_selecting_and_relabelling_change_nothing(world, random):
 
 
 @slowly
-@given(worlds(), st.lists(st.integers(1, 9), min_size=1, max_size=3))
-def test_padding_and_batching_change_nothing(world, lengths):
+@given(worlds(), st.lists(st.integers(1, 9), min_size=1, max_size=3), st.sampled_from(EDGE_MODES))
+def test_padding_and_batching_change_nothing(world, lengths, mode):
     model = world.model()
     texts = [world, *(_longer(world, n) for n in lengths)]
     queries = [
@@ -211,14 +215,16 @@ def test_padding_and_batching_change_nothing(world, lengths):
         ]
         how = {"detail": "full", "include_value_bias": False}
         ledgers = ledgers_of(made, batch, [how] * len(made))
-        cuts = [{"sources": one.sets(), "mode": "zero"} for one in texts]
+        cuts = [{"sources": one.sets(mode), "mode": mode} for one in texts]
         edges = effects_of(made, batch, cuts)
     for k, one in enumerate(texts):
         where = {"positions": one.rows(2 + k)}
         alone = interp.extract.ledger(model, one.batch(padding=0), **where)
         assert_close(ledgers[k].direct, alone.direct, alone.magnitude)
         assert_close(ledgers[k].logit, alone.logit, alone.magnitude)
-        fx = interp.extract.effects(model, one.batch(padding=0), sources=one.sets(), **where)
+        fx = interp.extract.effects(
+            model, one.batch(padding=0), sources=one.sets(mode), mode=mode, **where
+        )
         assert_close(edges[k].effect, fx.effect, alone.magnitude)
         padded = {"positions": [row + world.padding for row in where["positions"]]}
         ds = interp.extract.ledger(model, one.batch(), **padded)
