@@ -33,6 +33,7 @@ DIMENSIONS = {
     "position": "Position",
     "component": "Component",
     "d_model": "Residual dimension",
+    "kind": "Kind of map",
     "row": "Patch row",
     "column": "Patch column",
 }
@@ -60,6 +61,8 @@ NORMS = ("live", "frozen")
 WRITES = ("values", "pattern")
 OBJECTIVES = ("total", "ffn", "attention")
 SLOT_PATHS = ("direct", "routing", "self", "ffn", "norm")
+MAP_KINDS = ("direct", "bottleneck", "two_hop", "effect", "edge", "slot")
+MAP_VARIANTS = ("paper", "release")
 ORIGINS = ("embed", "attention", "bias", "ffn")  # METHODS.md 2.1
 
 PATH_TITLES = {
@@ -97,7 +100,7 @@ VARIABLES = {
     "has_patch": ("1", "Exact patch maps were made for this target"),
     "effect_by_layer": ("logit", "Effect along a path, by layer"),
     "total": ("logit", "Total effect of the source set"),
-    "is_defined": ("1", "Source set has a member before the target's row"),
+    "is_defined": ("1", "There is something before the target's row to have an effect"),
     "residual": ("activation", "Residual stream"),
     "direct_by_layer": ("logit", "Direct contribution by layer and role"),
     "direct_by_role": ("logit", "Direct contribution by role"),
@@ -106,6 +109,13 @@ VARIABLES = {
     "direct_by_origin": ("logit", "Direct contribution by origin at the source"),
     "image_by_origin": ("logit", "Direct contribution of the image by origin at the source"),
     "origin_remainder": ("logit", "Direct contribution minus the sum of its origins"),
+    "alignment": ("1", "Alignment score: share of the map's mass on the evidence"),
+    "chance": ("1", "Share of the image's area inside the boxes"),
+    "alignment_shuffled": ("1", "Alignment score with boxes at random places"),
+    "alignment_center": ("1", "Alignment score with a centred rectangle of the same area"),
+    "border_share": ("1", "Share of the map's mass in the outermost cells"),
+    "has_mass": ("1", "The map has a positive value"),
+    "map": ("logit", "Contribution or effect of a visual token"),
     "first_order": ("logit", "First-order effect of an edge"),
     "first_order_bias": ("logit", "First-order effect of the value biases"),
     "completeness_error": ("logit", "Total effect minus the sum of first-order effects"),

@@ -26,6 +26,50 @@ def token_map(ledger: xr.Dataset, target: int | str = "answer") -> xr.DataArray:
     return on_grid(direct)
 
 
+def one_map(maps: xr.Dataset, target: int | str = "answer", kind: str = "direct") -> xr.DataArray:
+    """One kind of map for one target, (row, column), signed.
+
+    Args:
+        maps: as `interp.extract.maps` gives them.
+        target: as for `token_map`.
+        kind: one of those in the dataset.
+
+    Raises:
+        ValueError: a kind that is not there, no such target, or no (or more than one) image.
+    """
+    found = _kind(maps, kind).isel(target=target_index(maps, target))
+    return on_grid(found)
+
+
+def holistic(maps: xr.Dataset, kind: str = "bottleneck", role: str = "answer") -> xr.DataArray:
+    """All targets of a role in one map, (row, column), not negative.
+
+    Σ over targets of ReLU(map), as in the paper; ReLU(Σ over targets of map) for maps of the
+    variant "release". With kind "bottleneck" it is the paper's holistic map.
+
+    Raises:
+        ValueError: a kind that is not there, no target of the role, or no (or more than one) image.
+    """
+    found = _kind(maps, kind)
+    of_role = (maps["target_role"] == role).values
+    if not of_role.any():
+        raise ValueError(f"expected targets of the role {role!r}, got none")
+    found = found.isel(target=of_role)
+    if maps.attrs.get("variant") == "release":
+        return on_grid(found.sum("target", skipna=False).clip(min=0))
+    return on_grid(found.clip(min=0).sum("target", skipna=False))
+
+
+def _kind(maps: xr.Dataset, kind: str) -> xr.DataArray:
+    require(maps, "kind", "target", "source")
+    if kind not in maps["kind"].values:
+        raise ValueError(
+            f"expected a kind of {maps['kind'].values.tolist()}, got {kind!r}; "
+            f"interp.extract.maps(..., kinds=({kind!r},)) makes it"
+        )
+    return maps["map"].sel(kind=kind)
+
+
 def on_grid(values: xr.DataArray) -> xr.DataArray:
     """Values per source token of one image, arranged by patch row and column.
 
@@ -43,7 +87,7 @@ def on_grid(values: xr.DataArray) -> xr.DataArray:
     grid[visual["row"].values, visual["column"].values] = visual.values
     coords = {"row": np.arange(shape[0]), "column": np.arange(shape[1])}
     found = xr.DataArray(grid, dims=("row", "column"), coords=coords, name=values.name)
-    return found.assign_attrs({"units": "logit", "long_name": "Direct contribution"})
+    return found.assign_attrs(values.attrs | {"units": "logit"})
 
 
 def target_index(dataset: xr.Dataset, target: int | str) -> int:

@@ -277,3 +277,70 @@ def shapley_values(values):
             at[player] = 1
             shares[player] += (values[tuple(at)] - before) / 6
     return shares
+
+
+def _attention(clean: Clean, layer):
+    return clean.kept[f"layers.{layer}.self_attn"][2][1][0]
+
+
+def bottleneck_map(clean: Clean, row, g, thinking):
+    """The bottleneck of METHODS.md 4, every written vector formed."""
+    u = clean.readout(clean.final(row), g)
+    found = torch.zeros(len(clean.mask), dtype=u.dtype)
+    for layer in range(clean.text.num_hidden_layers):
+        weights = _attention(clean, layer)
+        for head in range(clean.text.num_attention_heads):
+            for p in range(len(clean.mask)):
+                share = sum(
+                    weights[head, row, t] * weights[head, t, p] for t in thinking if t < row
+                )
+                value, _ = clean.value(layer, head, p)
+                found[p] += share * (u @ (clean.head_matrix(layer, head) @ value))
+    return found
+
+
+def two_hop_map(clean: Clean, row, g, thinking, visual):
+    """The two-hop map of METHODS.md 4: each pair of layers, heads and thinking token in turn."""
+    u = clean.readout(clean.final(row), g)
+    n_layers, n_heads = clean.text.num_hidden_layers, clean.text.num_attention_heads
+    found = torch.zeros(len(clean.mask), dtype=u.dtype)
+    for late in range(n_layers):
+        gamma = clean.layers[late].input_layernorm.weight
+        for t in (one for one in thinking if one < row):
+            stream = clean.kept[f"layers.{late}.input_layernorm"][0][0][0, t]
+            frozen = gamma / torch.sqrt((stream**2).mean() + clean.text.rms_norm_eps)
+            for p in visual:
+                for early in range(late):
+                    written = sum(
+                        _attention(clean, early)[j, t, p]
+                        * (clean.head_matrix(early, j) @ clean.value(early, j, p)[0])
+                        for j in range(n_heads)
+                    )
+                    for j in range(n_heads):
+                        value, _ = clean.value(late, j, t, normed=frozen * written)
+                        read = u @ (clean.head_matrix(late, j) @ value)
+                        found[p] += _attention(clean, late)[j, row, t] * read
+    return found
+
+
+def released_map(clean: Clean, rows, targets, thinking, visual):
+    """The released code's holistic map, from the description in papers/NOTES.md 2.
+
+    Its answer rows predict the answer tokens; its thinking rows predict the thinking tokens, while
+    the answer looks at the tokens themselves; the value bias is in; norm(w)·‖w‖ over the length of
+    the state before the final norm; the whole vocabulary; ReLU after the sum over answer tokens.
+    """
+    total = torch.zeros(len(visual), dtype=clean.embeddings.dtype)
+    for row, target in zip(rows, targets, strict=True):
+        written = torch.zeros(len(visual), clean.text.hidden_size, dtype=total.dtype)
+        for layer in range(clean.text.num_hidden_layers):
+            weights = _attention(clean, layer)
+            for head in range(clean.text.num_attention_heads):
+                hops = weights[head, row, thinking] @ weights[head][[t - 1 for t in thinking]]
+                for k, p in enumerate(visual):
+                    value = sum(clean.value(layer, head, p))
+                    written[k] += hops[p] * (clean.head_matrix(layer, head) @ value)
+        normed = clean.lm.norm(written) * written.norm(dim=-1, keepdim=True)
+        logits = clean.model.lm_head(normed / clean.final(row).norm())
+        total += logits[:, target]
+    return total.clamp(min=0)

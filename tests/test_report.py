@@ -90,7 +90,7 @@ def test_no_report_where_the_extractor_is_wrong(tmp_path, monkeypatch):
     options = Namespace(model="tiny", adapter=None, compare=None, device="cpu", dtype="auto",
                         data="digits", split="test", limit=1, seed=0, effects="edge",
                         gauge="centered", text="reference", witness=False)  # fmt: skip
-    with pytest.raises(ValueError, match="oracles on this model, got folded value biases equal"):
+    with pytest.raises(ValueError, match="oracles on this model, got .*folded value biases equal"):
         extraction.extract_runs(options, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

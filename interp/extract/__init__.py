@@ -14,6 +14,7 @@ from interp.extract.ledger import ledger
 from interp.extract.nodes import node_effects
 from interp.extract.patches import patch_effects
 from interp.extract.paths import shapley
+from interp.extract.saliency import maps
 from interp.extract.stream import residual
 from interp.references import references
 
@@ -22,6 +23,7 @@ __all__ = [
     "effects",
     "first_order",
     "ledger",
+    "maps",
     "node_effects",
     "origins",
     "patch_effects",

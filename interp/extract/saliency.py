@@ -1,0 +1,219 @@
+"""Saliency maps of one image (METHODS.md 4): what each visual token gives to each target."""
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import thinking
+from interp.capture import Replay, replay
+from interp.extract.asked import Asked, asked
+from interp.extract.gradients import first_order
+from interp.extract.ledger import account
+from interp.extract.patches import patch_effects
+from interp.labelled import as_array, coordinates, finished
+from interp.labels import MAP_KINDS, MAP_VARIANTS
+from interp.model import VLM, undisturbed
+from interp.query import REPLAY_BYTES, ask
+from interp.readout import read_out
+from interp.sample import Sample
+
+THROUGH_THINKING = ("bottleneck", "two_hop")
+
+
+def maps(
+    vlm: VLM,
+    sample: Sample,
+    *,
+    kinds: tuple[str, ...] = ("direct", "bottleneck"),
+    role: str | None = None,
+    variant: str = "paper",
+    reference=None,
+    n_nodes: int = 8,
+    completion=None,
+    gauge: str | None = None,
+    foils=None,
+) -> xr.Dataset:
+    """Signed maps of one image, in logits: `map (kind, target, source)`; `interp.maps` reads them.
+
+    Where a map is not defined (no thinking token before the target, a twin with the same token
+    there) it is 0 and `is_defined (kind, target)` is False.
+
+    Args:
+        vlm, sample, completion, foils: as for `ledger`.
+        kinds: of "direct" (Eq. 1), "bottleneck" (Saliency-R1 §3.2), "two_hop", "effect" (integrated
+            first order), "edge" and "slot" (exact, one cut or swap per patch).
+        role: "answer" or "thinking" targets alone; the effect maps cost by target.
+        variant: "paper", or "release" for "direct" and "bottleneck" as the released code computes
+            them: see docs/MAPS.md for every difference.
+        reference: for "slot", as for `patch_effects`.
+        n_nodes: for "effect", as for `first_order`.
+        gauge: "centered" by default, "raw" for the release.
+
+    Raises:
+        ValueError: as for `ledger`; unknown kinds, role or variant; a text without a thinking span,
+            or cut off before its end token, where a map goes through the thinking.
+    """
+    _check(kinds, role, variant)
+    gauge = gauge or ("raw" if variant == "release" else "centered")
+    if completion is not None and not completion.is_complete and set(kinds) & set(THROUGH_THINKING):
+        raise ValueError(
+            f"{sample.id}: expected a completion that ends with its end token, got one cut off "
+            f"after {len(completion.token_ids)} tokens; raise max_new_tokens or leave it out"
+        )
+    every = ask(vlm, sample, completion=completion)
+    chosen = _of_role(every, role, sample.id)
+    which = {"positions": every.rows[chosen].tolist(), "targets": every.targets[chosen].tolist()}
+    options = {"gauge": gauge, "foils": foils, "completion": completion, **which}
+    made = asked(vlm, sample, **options)
+    found = _attention_maps(made, [kind for kind in kinds if kind not in EFFECTS], variant)
+    for kind in kinds:
+        if kind in EFFECTS:
+            found[kind] = EFFECTS[kind](vlm, sample, options, reference, n_nodes)
+    return _labelled(made, {kind: found[kind] for kind in kinds}, variant)
+
+
+def _check(kinds, role, variant) -> None:
+    if not kinds or set(kinds) - set(MAP_KINDS):
+        raise ValueError(f"expected kinds of {MAP_KINDS}, got {tuple(kinds)}")
+    if role not in (None, "answer", "thinking"):
+        raise ValueError(
+            f'expected the role "answer" or "thinking", or None for both, got {role!r}'
+        )
+    if variant not in MAP_VARIANTS:
+        raise ValueError(f"expected a variant of {MAP_VARIANTS}, got {variant!r}")
+    released = {"direct", "bottleneck"}
+    if variant == "release" and set(kinds) - released:
+        raise ValueError(f"expected kinds of {sorted(released)} for the release, got {kinds}")
+
+
+def _of_role(query, role: str | None, name: str) -> list[int]:
+    """Indices of the targets with a role."""
+    position = (query.rows + 1).tolist()
+    found = [k for k, p in enumerate(position) if role in (None, query.tokens.role[p])]
+    if not found:
+        raise ValueError(f"{name}: expected targets of the role {role!r}, got a text with none")
+    return found
+
+
+# ------------------------------------------------------------------------ from the attention rows
+
+
+def _attention_maps(made: Asked, kinds: list[str], variant: str) -> dict:
+    """kind -> (target, token) scores and whether each target's map is defined."""
+    if not kinds:
+        return {}
+    query = made.query
+    with torch.no_grad(), undisturbed(query.model):
+        played = replay(query.model, made.context, query.rows)
+        readout = read_out(query.where, made.gauge_rows, played.final[0])
+        everywhere = torch.ones(len(query.rows), dtype=torch.bool, device=query.rows.device)
+        found = {}
+        if "direct" in kinds:
+            if variant == "release":
+                weights = [one[0] for one in played.weights]
+                found["direct"] = _released(made, played, weights), everywhere
+            else:
+                every = torch.arange(len(query.rows), device=query.rows.device)
+                scores = account(made, every, played, "tokens", False)["direct"][1]
+                found["direct"] = scores, everywhere
+        through = [kind for kind in kinds if kind in THROUGH_THINKING]
+        if through:
+            found |= _through_thinking(made, played, readout, through, variant)
+    return found
+
+
+def _through_thinking(made: Asked, played: Replay, readout, kinds: list[str], variant: str) -> dict:
+    """Maps that are sums over thinking tokens, some of them at a time."""
+    query, where, context = made.query, made.query.where, made.context
+    columns = _thinking_columns(made)
+    size = max(1, REPLAY_BYTES // (4 * where.n_layers * where.n_heads * len(query.tokens.ids)))
+    totals = dict.fromkeys(kinds, 0.0)
+    products = [0.0] * where.n_layers
+    for part in columns.split(size):
+        # The release lets the row that predicts a thinking token stand for it, one step early.
+        rows = part - 1 if variant == "release" else part
+        hops = thinking.Hops(
+            targets=played,
+            thinking=replay(query.model, context, rows),
+            embeddings=context.embeddings[rows],
+            columns=part,
+            is_between=part < query.rows[:, None],
+        )
+        if variant == "release":
+            products = [one + thinking.product(hops, n) for n, one in enumerate(products)]
+            continue
+        if "bottleneck" in kinds:
+            totals["bottleneck"] = totals["bottleneck"] + thinking.bottleneck(
+                readout, context, hops
+            )
+        if "two_hop" in kinds:
+            totals["two_hop"] = totals["two_hop"] + thinking.two_hops(where, readout, context, hops)
+    if variant == "release":
+        totals["bottleneck"] = _released(made, played, products)
+    is_defined = (columns < query.rows[:, None]).any(dim=1)
+    return {kind: (scores, is_defined) for kind, scores in totals.items()}
+
+
+def _thinking_columns(made: Asked) -> Tensor:
+    """Positions of the thinking tokens."""
+    roles = np.array(made.query.tokens.role)
+    columns = torch.from_numpy(np.flatnonzero(roles == "thinking")).to(made.query.rows.device)
+    if len(columns) == 0:
+        raise ValueError(
+            f"{made.query.attributes['sample']}: expected a text with a thinking span for maps of "
+            f"{THROUGH_THINKING}, got none; leave the sample out or ask for other kinds"
+        )
+    return columns
+
+
+def _released(made: Asked, played: Replay, weights: list) -> Float[Tensor, "target token"]:
+    """The release's scores of the visual tokens, one target after the other."""
+    query, dtype = made.query, made.gauge_rows.dtype
+    sources = torch.from_numpy(np.flatnonzero(query.tokens.image >= 0)).to(query.rows.device)
+    found = made.gauge_rows.new_zeros(len(query.rows), len(query.tokens.ids))
+    for k in range(len(query.rows)):
+        mine = [one[k : k + 1][..., sources] for one in weights]
+        written = thinking.released_writes(query.where, made.context, mine, sources, dtype)
+        found[k : k + 1, sources] = thinking.as_released(
+            query.where, made.gauge_rows[k : k + 1], played.final[0][k : k + 1], written
+        )
+    return found
+
+
+# ---------------------------------------------------------------------------------- from effects
+
+
+def _effect(vlm, sample, options, _reference, n_nodes) -> tuple:
+    ds = first_order(vlm, sample, n_nodes=n_nodes, **options)
+    return ds["first_order"].isel(objective=0).sum("layer").values, ds["is_defined"].values
+
+
+def _edge(vlm, sample, options, _reference, _n_nodes) -> tuple:
+    ds = patch_effects(vlm, sample, **options)
+    return ds["total"].values, ds["is_defined"].any("source").values
+
+
+def _slot(vlm, sample, options, reference, _n_nodes) -> tuple:
+    ds = patch_effects(vlm, sample, form="slot", reference=reference, **options)
+    return ds["total"].values, ds["is_defined"].any("source").values
+
+
+EFFECTS = {"effect": _effect, "edge": _edge, "slot": _slot}
+
+
+def _labelled(made: Asked, found: dict, variant: str) -> xr.Dataset:
+    scores = [as_array(s) if torch.is_tensor(s) else s for s, _ in found.values()]
+    defined = [as_array(d) if torch.is_tensor(d) else d for _, d in found.values()]
+    is_defined = np.stack(defined).astype(bool)
+    visual = made.query.tokens.image >= 0
+    values = np.stack(scores) * is_defined[..., np.newaxis] * visual
+    dataset = xr.Dataset(
+        {
+            "map": (("kind", "target", "source"), values),
+            "is_defined": (("kind", "target"), is_defined),
+        },
+        coords=coordinates(made.query, made.context) | {"kind": list(found)},
+    )
+    return finished(made.query, dataset, {"gauge": made.gauge, "variant": variant})
