@@ -131,17 +131,7 @@ def teacher_forced(
     Raises:
         ValueError: an empty answer, or what `prompts` raises.
     """
-    tokenizer = processor.tokenizer
-    if completion is None:
-        text = tokenizer(sample.text, add_special_tokens=False).input_ids
-        ids = [*text, tokenizer.eos_token_id]
-    elif not completion.answer:
-        raise ValueError(
-            f"{sample.id}: expected a completion with an answer, got {completion.text!r}; "
-            "raise max_new_tokens or leave the sample out"
-        )
-    else:
-        ids = list(completion.token_ids)
+    ids = text_ids(processor, sample, completion)
     batch = prompts(processor, [(sample.image, sample.question)], system)
     extend = torch.tensor([ids])
     batch["input_ids"] = torch.cat([batch["input_ids"], extend], dim=1)
@@ -149,6 +139,24 @@ def teacher_forced(
         filled = torch.full_like(extend, value, dtype=batch[name].dtype)
         batch[name] = torch.cat([batch[name], filled], dim=1)
     return Inputs(batch, token_table(processor, batch, sample.boxes))
+
+
+def text_ids(processor, sample: Sample, completion: Completion | None = None) -> list[int]:
+    """The text as token ids: the sample's own with an end token, or a completion's as sampled.
+
+    Raises:
+        ValueError: a completion without an answer.
+    """
+    tokenizer = processor.tokenizer
+    if completion is None:
+        text = tokenizer(sample.text, add_special_tokens=False).input_ids
+        return [*text, tokenizer.eos_token_id]
+    if not completion.answer:
+        raise ValueError(
+            f"{sample.id}: expected a completion with an answer, got {completion.text!r}; "
+            "raise max_new_tokens or leave the sample out"
+        )
+    return list(completion.token_ids)
 
 
 # ------------------------------------------------------------------------------ the table of tokens

@@ -34,6 +34,10 @@ DIMENSIONS = {
     "component": "Component",
     "d_model": "Residual dimension",
     "kind": "Kind of map",
+    "method": "Method",
+    "change": "What is done to the most salient pixels",
+    "share": "Share of the pixels",
+    "text": "Part of the text",
     "row": "Patch row",
     "column": "Patch column",
 }
@@ -62,6 +66,8 @@ WRITES = ("values", "pattern")
 OBJECTIVES = ("total", "ffn", "attention")
 SLOT_PATHS = ("direct", "routing", "self", "ffn", "norm")
 MAP_KINDS = ("direct", "bottleneck", "two_hop", "effect", "edge", "slot")
+CHANGES = ("deletion", "insertion")
+TEXT_PARTS = ("all", "answer")
 MAP_VARIANTS = ("paper", "release")
 ORIGINS = ("embed", "attention", "bias", "ffn")  # METHODS.md 2.1
 
@@ -109,6 +115,9 @@ VARIABLES = {
     "direct_by_origin": ("logit", "Direct contribution by origin at the source"),
     "image_by_origin": ("logit", "Direct contribution of the image by origin at the source"),
     "origin_remainder": ("logit", "Direct contribution minus the sum of its origins"),
+    "log_likelihood": ("nat", "Mean log-likelihood of the text's tokens on a changed image"),
+    "of_original": ("nat", "Mean log-likelihood of the text's tokens on the original image"),
+    "of_blank": ("nat", "Mean log-likelihood of the text's tokens on a blank image"),
     "alignment": ("1", "Alignment score: share of the map's mass on the evidence"),
     "chance": ("1", "Share of the image's area inside the boxes"),
     "alignment_shuffled": ("1", "Alignment score with boxes at random places"),

@@ -158,6 +158,12 @@ def _twin(vlm: VLM, twin: Sample, size: tuple[int, int]) -> Reference:
     return Reference(embed(vlm, image)[0], tokens_by_role(made.tokens))
 
 
+def blank(vlm: VLM, size: tuple[int, int]) -> Image.Image:
+    """An image of the processor's mean colour, which is 0 once normalised; (width, height)."""
+    mean = np.asarray(vlm.processor.image_processor.image_mean)
+    return Image.new("RGB", size, tuple(int(x) for x in (255 * mean).round()))
+
+
 def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual d_model"], tuple[int, ...]]:
     """The visual embeddings of one image, and its grid (t, h, w) in patches."""
     made = vlm.processor.image_processor(images=[image], return_tensors="pt")

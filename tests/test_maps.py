@@ -34,7 +34,7 @@ def rows_of(ds, role):
 def case(odd_model, processor):
     """A random model, a scene with thinking, the answer's maps, and the slow forward."""
     vlm, sample = odd_models.vlm(odd_model, processor), odd_models.sample()
-    ds = interp.extract.maps(vlm, sample, kinds=("direct", "bottleneck", "two_hop"), role="answer")
+    ds = interp.extract.maps(vlm, sample, kinds=("direct", "bottleneck", "two_hop"), only="answer")
     clean = reference.Clean(odd_model, interp.query.ask(vlm, sample).batch)
     return vlm, sample, ds, clean
 
@@ -57,7 +57,7 @@ def test_bottleneck_and_two_hops_equal_the_slow_reference(case):
 
 def test_the_released_variant_equals_its_slow_reference(case):
     vlm, sample, _ds, clean = case
-    ds = interp.extract.maps(vlm, sample, kinds=("bottleneck",), role="answer", variant="release")
+    ds = interp.extract.maps(vlm, sample, kinds=("bottleneck",), only="answer", variant="release")
     assert ds.attrs["gauge"] == "raw"
     visual = rows_of(ds, "image")
     slow = reference.released_map(
@@ -66,7 +66,7 @@ def test_the_released_variant_equals_its_slow_reference(case):
     ).detach().numpy()  # fmt: skip
     mine = maps.holistic(ds).values.ravel()
     assert np.abs(mine - slow).max() <= 1e-5 * np.abs(slow).max()
-    paper = interp.extract.maps(vlm, sample, kinds=("bottleneck",), role="answer", gauge="raw")
+    paper = interp.extract.maps(vlm, sample, kinds=("bottleneck",), only="answer", gauge="raw")
     assert np.abs(maps.holistic(paper).values.ravel() - slow).max() > 1e-3 * np.abs(slow).max()
 
 
@@ -148,15 +148,16 @@ def test_texts_without_thinking_or_an_end_are_refused(tiny, samples):
 def test_bad_questions_are_refused(tiny, samples):
     cases = [
         ({"kinds": ("round",)}, "kinds of"),
-        ({"role": "question"}, 'role "answer" or "thinking"'),
+        ({"only": "question"}, "targets of the role 'question'"),
+        ({"only": [99]}, r"targets in 0\.\.9, got"),
         ({"variant": "mine"}, "variant of"),
         ({"variant": "release", "kinds": ("edge",)}, "for the release"),
-        ({"kinds": ("slot",)}, "expected references="),
+        ({"kinds": ("slot",)}, "expected references"),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
             interp.extract.maps(tiny, samples[1], **options)
-    ds = interp.extract.maps(tiny, samples[1], kinds=("direct",), role="answer")
+    ds = interp.extract.maps(tiny, samples[1], kinds=("direct",), only="answer")
     with pytest.raises(ValueError, match=r"interp.extract.maps\(..., kinds=\('edge',\)\) makes it"):
         maps.one_map(ds, kind="edge")
     with pytest.raises(ValueError, match="targets of the role 'thinking'"):

@@ -1,5 +1,7 @@
 """Saliency maps of one image (METHODS.md 4): what each visual token gives to each target."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import xarray as xr
@@ -15,7 +17,7 @@ from interp.extract.patches import patch_effects
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import MAP_KINDS, MAP_VARIANTS
 from interp.model import VLM, undisturbed
-from interp.query import REPLAY_BYTES, ask
+from interp.query import REPLAY_BYTES, Query, ask
 from interp.readout import read_out
 from interp.sample import Sample
 
@@ -27,7 +29,7 @@ def maps(
     sample: Sample,
     *,
     kinds: tuple[str, ...] = ("direct", "bottleneck"),
-    role: str | None = None,
+    only: str | Sequence[int] | None = None,
     variant: str = "paper",
     reference=None,
     n_nodes: int = 8,
@@ -44,7 +46,7 @@ def maps(
         vlm, sample, completion, foils: as for `ledger`.
         kinds: of "direct" (Eq. 1), "bottleneck" (Saliency-R1 §3.2), "two_hop", "effect" (integrated
             first order), "edge" and "slot" (exact, one cut or swap per patch).
-        role: "answer" or "thinking" targets alone; the effect maps cost by target.
+        only: "answer" or "thinking" targets, or some by index; the exact maps cost by target.
         variant: "paper", or "release" for "direct" and "bottleneck" as the released code computes
             them: see docs/MAPS.md for every difference.
         reference: for "slot", as for `patch_effects`.
@@ -52,10 +54,10 @@ def maps(
         gauge: "centered" by default, "raw" for the release.
 
     Raises:
-        ValueError: as for `ledger`; unknown kinds, role or variant; a text without a thinking span,
-            or cut off before its end token, where a map goes through the thinking.
+        ValueError: as for `ledger`; unknown kinds, targets or variant; a text without a thinking
+            span, or cut off before its end token, where a map goes through the thinking.
     """
-    _check(kinds, role, variant)
+    _check(kinds, variant)
     gauge = gauge or ("raw" if variant == "release" else "centered")
     if completion is not None and not completion.is_complete and set(kinds) & set(THROUGH_THINKING):
         raise ValueError(
@@ -63,7 +65,7 @@ def maps(
             f"after {len(completion.token_ids)} tokens; raise max_new_tokens or leave it out"
         )
     every = ask(vlm, sample, completion=completion)
-    chosen = _of_role(every, role, sample.id)
+    chosen = _chosen(every, only, sample.id)
     which = {"positions": every.rows[chosen].tolist(), "targets": every.targets[chosen].tolist()}
     options = {"gauge": gauge, "foils": foils, "completion": completion, **which}
     made = asked(vlm, sample, **options)
@@ -74,13 +76,9 @@ def maps(
     return _labelled(made, {kind: found[kind] for kind in kinds}, variant)
 
 
-def _check(kinds, role, variant) -> None:
+def _check(kinds, variant) -> None:
     if not kinds or set(kinds) - set(MAP_KINDS):
         raise ValueError(f"expected kinds of {MAP_KINDS}, got {tuple(kinds)}")
-    if role not in (None, "answer", "thinking"):
-        raise ValueError(
-            f'expected the role "answer" or "thinking", or None for both, got {role!r}'
-        )
     if variant not in MAP_VARIANTS:
         raise ValueError(f"expected a variant of {MAP_VARIANTS}, got {variant!r}")
     released = {"direct", "bottleneck"}
@@ -88,13 +86,22 @@ def _check(kinds, role, variant) -> None:
         raise ValueError(f"expected kinds of {sorted(released)} for the release, got {kinds}")
 
 
-def _of_role(query, role: str | None, name: str) -> list[int]:
-    """Indices of the targets with a role."""
-    position = (query.rows + 1).tolist()
-    found = [k for k, p in enumerate(position) if role in (None, query.tokens.role[p])]
-    if not found:
-        raise ValueError(f"{name}: expected targets of the role {role!r}, got a text with none")
-    return found
+def _chosen(query: Query, only, name: str) -> list[int]:
+    """Indices of the targets that are asked for."""
+    roles = [query.tokens.role[row + 1] for row in query.rows.tolist()]
+    every = list(range(len(roles)))
+    if only is None:
+        return every
+    if isinstance(only, str):
+        found = [k for k in every if roles[k] == only]
+        if not found:
+            raise ValueError(
+                f"{name}: expected targets of the role {only!r}, got {sorted(set(roles))}"
+            )
+        return found
+    if not len(only) or set(only) - set(every):
+        raise ValueError(f"{name}: expected targets in 0..{len(every) - 1}, got {list(only)}")
+    return list(only)
 
 
 # ------------------------------------------------------------------------ from the attention rows

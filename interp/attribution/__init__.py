@@ -1,0 +1,36 @@
+"""Saliency maps by other methods, for comparison (METHODS.md 4): one file each, one signature.
+
+    map = METHODS["rollout"](vlm, sample, target)      # (row, column) on the merged grid
+
+`target` is an index into the sample's targets, all tokens of thinking and answer in order. Every
+function takes `completion=` besides, to explain the model's own text. Where a method explains a
+logit, it is the target's raw one.
+"""
+
+from interp.attribution.attention import raw_attention, rollout
+from interp.attribution.cam import cam, grad_cam
+from interp.attribution.gradients import input_x_gradient, integrated_gradients
+from interp.attribution.ours import bottleneck, direct, edge, first_order, slot, two_hop
+from interp.attribution.random import random
+from interp.attribution.relevance import attn_lrp
+from interp.attribution.tam import tam
+
+METHODS = {
+    "random": random,
+    "raw attention": raw_attention,
+    "rollout": rollout,
+    "CAM": cam,
+    "Grad-CAM": grad_cam,
+    "input × gradient": input_x_gradient,
+    "integrated gradients": integrated_gradients,
+    "AttnLRP": attn_lrp,
+    "TAM": tam,
+    "direct (Eq. 1)": direct,
+    "bottleneck (Saliency-R1)": bottleneck,
+    "two hops": two_hop,
+    "first order, integrated": first_order,
+    "exact edge": edge,
+    "exact slot": slot,
+}
+
+__all__ = ["METHODS"]

@@ -1,0 +1,75 @@
+"""Raw attention, and attention rollout (Abnar and Zuidema 2020)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attribution.asked import Asked, ask_one
+from interp.capture import attending, replay
+from interp.inputs import Completion
+from interp.model import VLM, undisturbed
+from interp.sample import Sample
+
+
+@torch.no_grad()
+def raw_attention(
+    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+) -> xr.DataArray:
+    """Attention of the target's row to each visual token, mean over layers and heads.
+
+    Raises:
+        ValueError: as `ask_one`.
+    """
+    asked = ask_one(vlm, sample, target, completion)
+    with undisturbed(asked.query.model):
+        played = replay(asked.query.model, asked.context, asked.query.rows)
+    mean = torch.stack([one[0, 0].mean(dim=0) for one in played.weights]).mean(dim=0)
+    return asked.on_grid(mean[asked.visual], "raw attention")
+
+
+@torch.no_grad()
+def rollout(
+    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+) -> xr.DataArray:
+    """The target's row of Π_l (A_l + 1) / 2, A_l the mean over heads: attention passed on.
+
+    Raises:
+        ValueError: as `ask_one`.
+    """
+    asked = ask_one(vlm, sample, target, completion)
+    passed = torch.zeros(len(asked.query.tokens.ids), device=asked.query.rows.device)
+    passed[asked.row] = 1.0
+    for attention in reversed(_head_means(asked)):
+        passed = (passed @ attention + passed) / 2
+    return asked.on_grid(passed[asked.visual], "rollout")
+
+
+def _head_means(asked: Asked) -> list[Float[Tensor, "token token"]]:
+    """By layer, eager attention of all rows, mean over heads."""
+    means: list[Tensor] = []
+    language_model = asked.where.language_model
+    with (
+        undisturbed(asked.query.model),
+        attending(language_model, "eager"),
+        _keeping(language_model, means),
+    ):
+        language_model(**asked.context.given | {"use_cache": False})
+    return means
+
+
+@contextmanager
+def _keeping(language_model, means: list) -> Iterator[None]:
+    def look(_module, _args, output):
+        means.append(output[1][0].float().mean(dim=0))
+        return output[0], None  # no layer's matrices by head are kept
+
+    hooks = [layer.self_attn.register_forward_hook(look) for layer in language_model.layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,43 @@
+"""Class activation maps: the target's logit at the visual rows, and Grad-CAM."""
+
+import torch
+import xarray as xr
+
+from interp.attribution.asked import ask_one
+from interp.inputs import Completion
+from interp.model import VLM, undisturbed
+from interp.readout import embedding_rows
+from interp.sample import Sample
+
+
+@torch.no_grad()
+def cam(
+    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+) -> xr.DataArray:
+    """Final-norm state of each visual row · the target's row of the output embedding, signed.
+
+    Raises:
+        ValueError: as `ask_one`.
+    """
+    asked = ask_one(vlm, sample, target, completion)
+    with undisturbed(asked.query.model):
+        given = asked.context.given | {"use_cache": False}
+        hidden = asked.where.language_model(**given).last_hidden_state[0, asked.visual]
+    row = embedding_rows(asked.where.output_embedding, asked.query.targets)[0]
+    return asked.on_grid(hidden.to(row.dtype) @ row, "CAM")
+
+
+def grad_cam(
+    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+) -> xr.DataArray:
+    """ReLU(Σ_d ḡ_d a_d) at the vision merger's output (Selvaraju et al. 2017), ḡ the mean gradient.
+
+    Raises:
+        ValueError: as `ask_one`.
+    """
+    asked = ask_one(vlm, sample, target, completion)
+    with undisturbed(asked.query.model), torch.enable_grad():
+        embeddings = asked.context.embeddings.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(asked.logit(embeddings), embeddings)
+    activation, gradient = (x[asked.visual].detach().float() for x in (embeddings, gradient))
+    return asked.on_grid((activation @ gradient.mean(dim=0)).clamp(min=0), "Grad-CAM")

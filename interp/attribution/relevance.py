@@ -1,0 +1,133 @@
+"""AttnLRP (Achtibat et al. 2024): layer-wise relevance propagation through attention.
+
+Relevance is passed back as input × gradient of the same forward under other local derivatives:
+
+    norm            x ⊙ γ / rms: the rms is a constant             identity rule
+    FFN gate        SiLU(g): SiLU(g)/g is a constant               identity rule
+    g' ⊙ up         each factor gets half                          uniform rule
+    α v             each factor gets half                          uniform rule
+    softmax         its derivative, as Taylor's expansion at the scores
+    q·k             each factor gets half                          uniform rule
+
+With `through_pattern=False` the pattern α is a constant and v gets everything (the value path
+alone): then, without biases, relevance is conserved: over all tokens it sums to the logit.
+
+Layer-wise relevance propagation is patented, and free for personal and scientific use.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import xarray as xr
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from interp.attribution.asked import Asked, ask_one
+from interp.capture import attending
+from interp.inputs import Completion
+from interp.model import VLM, Parts, undisturbed
+from interp.sample import Sample
+
+
+def attn_lrp(
+    vlm: VLM,
+    sample: Sample,
+    target: int,
+    *,
+    completion: Completion | None = None,
+    through_pattern: bool = True,
+) -> xr.DataArray:
+    """Relevance of each visual token's embedding for the target's raw logit, signed.
+
+    Raises:
+        ValueError: as `ask_one`.
+    """
+    asked = ask_one(vlm, sample, target, completion)
+    found = relevance(asked, through_pattern=through_pattern)
+    return asked.on_grid(found[asked.visual], "AttnLRP")
+
+
+def relevance(asked: Asked, *, through_pattern: bool) -> Float[Tensor, " token"]:
+    """Relevance of every token's embedding."""
+    name = "interp_lrp" if through_pattern else "interp_lrp_values"
+    where = asked.where
+    with (
+        undisturbed(asked.query.model),
+        attending(where.language_model, name),
+        _rules(where),
+        torch.enable_grad(),
+    ):
+        embeddings = asked.context.embeddings.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(asked.logit(embeddings), embeddings)
+    return (embeddings * gradient).detach().float().sum(dim=-1)
+
+
+@contextmanager
+def _rules(where: Parts) -> Iterator[None]:
+    """Norms and FFNs with the local derivatives of the rules."""
+    kept: list[tuple[nn.Module, Callable | None]] = []
+
+    def put(module: nn.Module, forward: Callable) -> None:
+        kept.append((module, vars(module).get("forward")))
+        module.forward = forward
+
+    model = where.language_model
+    for layer in model.layers:
+        put(layer.input_layernorm, partial(_norm, layer.input_layernorm))
+        put(layer.post_attention_layernorm, partial(_norm, layer.post_attention_layernorm))
+        put(layer.mlp, partial(_ffn, layer.mlp))
+    put(model.norm, partial(_norm, model.norm))
+    try:
+        yield
+    finally:
+        for module, forward in kept:
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+
+
+def _norm(module: nn.Module, x: Tensor) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + module.variance_epsilon)
+    return module.weight * (wide * scale.detach()).to(x.dtype)
+
+
+def _ffn(module: nn.Module, x: Tensor) -> Tensor:
+    gate = module.gate_proj(x)
+    # SiLU(g) / g is sigmoid(g), without a division by zero.
+    slope = torch.sigmoid(gate) if _is_silu(module.act_fn) else module.act_fn(gate) / gate
+    return module.down_proj(_halved(gate * slope.detach()) * _halved(module.up_proj(x)))
+
+
+def _is_silu(function: nn.Module) -> bool:
+    return isinstance(function, nn.SiLU) or type(function).__name__ == "SiLUActivation"
+
+
+def _halved(x: Tensor) -> Tensor:
+    """The same number with half its gradient."""
+    return x / 2 + (x / 2).detach()
+
+
+def _attention(  # noqa: PLR0913, PLR0917 - transformers' signature
+    module, query, key, value, attention_mask, scaling, dropout=0.0, *, through_pattern, **_
+):
+    groups = module.num_key_value_groups
+    key, value = (one.repeat_interleave(groups, dim=1) for one in (key, value))
+    if through_pattern:
+        query, key, value = (_halved(one) for one in (query, key, value))
+    scores = (query @ key.mT) * scaling
+    n_tokens = scores.shape[-1]
+    is_later = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=scores.device).triu(1)
+    weights = scores.masked_fill(is_later, -torch.inf).softmax(dim=-1, dtype=torch.float32)
+    weights = weights.to(query.dtype)
+    weights = _halved(weights) if through_pattern else weights.detach()
+    return rearrange(weights @ value, "s h t d -> s t h d"), None
+
+
+AttentionInterface.register("interp_lrp", partial(_attention, through_pattern=True))
+AttentionInterface.register("interp_lrp_values", partial(_attention, through_pattern=False))

@@ -1,0 +1,86 @@
+"""TAM, the token activation map (Li et al. 2025), as we read it.
+
+The activation map of token i is its logit at the visual rows. Tokens written before leave their own
+activations there; what of them the map repeats is taken out, and noise is filtered by rank:
+
+    M_i[v]    = max(0, W_U[y_i] · n(h_v))                        v a visual row
+    I[v]      = Σ_k w_k M_k[v],  w_k ∝ max(0, W_U[y_i] · n(h_k))    k other tokens of question and
+                                                                 text before i, Σ w = 1
+    M̂         = max(0, M_i − s I),  s = max(0, ⟨M_i, I⟩ / ⟨I, I⟩)   least squares
+"""
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+
+from interp.attribution.asked import Asked, ask_one
+from interp.inputs import Completion
+from interp.model import VLM, undisturbed
+from interp.readout import embedding_rows
+from interp.sample import Sample
+
+WINDOW = 3
+TEXT = ("question", "thinking", "answer")
+
+
+@torch.no_grad()
+def tam(
+    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+) -> xr.DataArray:
+    """The token activation map of the target, not negative.
+
+    Raises:
+        ValueError: as `ask_one`.
+    """
+    asked = ask_one(vlm, sample, target, completion)
+    hidden, mine, ids = _states(asked)
+    visual = hidden[asked.visual]
+    own = (visual @ mine).clamp(min=0)
+    context = _context(asked, ids)
+    if len(context):
+        weights = (hidden[context] @ mine).clamp(min=0)
+        rows = embedding_rows(asked.where.output_embedding, ids[context])
+        maps = (visual @ rows.to(visual.dtype).T).clamp(min=0)
+        own = without(own, maps @ (weights / weights.sum().clamp(min=1e-12)))
+    found = asked.on_grid(own, "TAM")
+    return found.copy(data=rank_gaussian(found.values))
+
+
+def _states(asked: Asked) -> tuple:
+    """Final-norm states of all rows, the target's row of the output embedding, and token ids."""
+    with undisturbed(asked.query.model):
+        given = asked.context.given | {"use_cache": False}
+        hidden = asked.where.language_model(**given).last_hidden_state[0]
+    mine = embedding_rows(asked.where.output_embedding, asked.query.targets)[0]
+    return hidden.to(mine.dtype), mine, asked.query.batch["input_ids"][0]
+
+
+def _context(asked: Asked, ids: torch.Tensor) -> torch.Tensor:
+    """Rows of text up to the target's row, the target's own token left out."""
+    roles = asked.query.tokens.role[: asked.row + 1]
+    rows = [k for k, role in enumerate(roles) if role in TEXT and int(ids[k]) != asked.target]
+    return torch.tensor(rows, dtype=torch.long, device=ids.device)
+
+
+def without(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """What least squares leaves of a map when another is taken out, not negative."""
+    scale = (own @ other / (other @ other).clamp(min=1e-12)).clamp(min=0)
+    return (own - scale * other).clamp(min=0)
+
+
+def rank_gaussian(values: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column"]:
+    """Each cell the mean of its window's sorted values, Gaussian in rank around the median.
+
+    The width is the window's coefficient of variation: where values agree the median stands alone.
+    """
+    padded = np.pad(values, WINDOW // 2, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (WINDOW, WINDOW))
+    ordered = np.sort(windows.reshape(*values.shape, -1), axis=-1)
+    mean = ordered.mean(axis=-1, keepdims=True)
+    width = np.divide(ordered.std(axis=-1, keepdims=True), mean, out=np.zeros_like(mean),
+                      where=mean > 0)  # fmt: skip
+    rank = np.arange(WINDOW**2) - WINDOW**2 // 2
+    weights = np.exp(-0.5 * (rank / np.maximum(width, 1e-3)) ** 2)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return (ordered * weights).sum(axis=-1)
