@@ -101,7 +101,7 @@ def _extract_run(
     is_first = not texts
     settings = {name: getattr(options, name) for name in ("text", "seed", "limit", "effects")}
     certificate = json.loads(certify(measurer.vlm, witness=options.witness).to_json())
-    empty = {"statuses": {}, "data_hashes": {}, "code": _commit(), "certificate": certificate}
+    empty = {"statuses": {}, "data_hashes": {}, "code": code_version(), "certificate": certificate}
     run = store.start_run(path, empty | settings)
     statuses, size = run.attributes["statuses"], options.batch_size
     with tqdm(total=len(samples), desc="samples", disable=None) as bar:
@@ -123,7 +123,7 @@ def _extract_run(
     run.confirm()
 
 
-def _commit() -> str:
+def code_version() -> str:
     """The package's version, with the commit where the scripts are in a git checkout."""
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     found = subprocess.run(asked, capture_output=True, text=True, check=False)

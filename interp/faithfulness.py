@@ -45,7 +45,7 @@ def faithfulness(
         at_once: canvases in one forward.
 
     Returns:
-        `log_likelihood (method, change, share, text)` and `of_original (text)`, `of_blank (text)`;
+        `log_likelihood (explainer, change, share, text)`, `of_original (text)`, `of_blank (text)`;
         text "all" is every token that was generated, "answer" the answer's alone.
 
     Raises:
@@ -71,11 +71,11 @@ def faithfulness(
     return describe(
         xr.Dataset(
             {
-                "log_likelihood": (("method", "change", "share", "text"), by_map),
+                "log_likelihood": (("explainer", "change", "share", "text"), by_map),
                 "of_original": (("text",), scores[0]),
                 "of_blank": (("text",), scores[1]),
             },
-            coords={"method": list(maps), "change": list(CHANGES), "share": list(shares),
+            coords={"explainer": list(maps), "change": list(CHANGES), "share": list(shares),
                     "text": list(TEXT_PARTS)},
         )
     )  # fmt: skip

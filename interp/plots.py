@@ -249,6 +249,59 @@ def signed_map(
     return _bare(ax)
 
 
+def overlay(
+    image: Image.Image, saliency: xr.DataArray, boxes: np.ndarray, ax: Axes, *, limit: float = 0.0
+) -> Axes:
+    """The image in grey under a map that is not negative, with the evidence boxes.
+
+    Lightness alone tells low from high (magma), so that it survives print and colour blindness;
+    where the map is 0 the image shows.
+
+    Args:
+        image: in any size.
+        saliency: over (row, column); negative values are drawn as 0.
+        boxes: (x0, y0, x1, y1) in 0..1.
+        limit: top of the colour scale; 0 for the map's own maximum.
+    """
+    require(saliency, "row", "column")
+    values = np.clip(np.asarray(saliency.transpose("row", "column"), dtype=float), 0, None)
+    top = limit or float(values.max()) or 1.0
+    aspect = image.height / image.width
+    grey = np.asarray(image.convert("L")) / 255
+    ax.imshow(0.35 + 0.65 * grey, cmap="gray", vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect=aspect)
+    shade = np.clip(values / top, 0, 1)
+    ax.imshow(values, cmap="magma", vmin=0, vmax=top, alpha=0.25 + 0.65 * shade,
+              extent=(0, 1, 1, 0), aspect=aspect)  # fmt: skip
+    _draw_boxes(boxes, ax, "#56B4E9")
+    return _bare(ax)
+
+
+def token_strip(values: xr.DataArray, ax: Axes, *, limit: float = 0.0) -> Axes:
+    """Thinking and answer tokens as a strip of coloured cells with their text, signed.
+
+    Args:
+        values: over target with the coordinates target_token and target_role.
+        limit: the scale runs from -limit to limit; 0 for the largest absolute value.
+    """
+    require(values, "target")
+    top = limit or float(np.abs(values).max()) or 1.0
+    ax.imshow(values.values[np.newaxis], cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+    texts = [
+        str(token).replace("\n", "↵").strip() or "␣" for token in values["target_token"].values
+    ]
+    for k, text in enumerate(texts):
+        dark = abs(float(values[k])) > 0.6 * top
+        ax.text(k, 0, text, ha="center", va="center", rotation=90, fontsize=7,
+                color="white" if dark else "black")  # fmt: skip
+    roles = values["target_role"].values
+    for k in range(1, len(roles)):
+        if roles[k] != roles[k - 1]:
+            ax.axvline(k - 0.5, color="black", linewidth=1.5)
+    ax.set(yticks=[], xticks=[], xlabel="thinking │ answer", ylabel="")
+    ax.grid(visible=False)
+    return ax
+
+
 def _draw_boxes(boxes: np.ndarray, ax: Axes, color: str) -> None:
     for x0, y0, x1, y1 in boxes:
         ax.add_patch(

@@ -193,7 +193,7 @@ def _join(shards: list[xr.Dataset]) -> xr.Dataset:
         longest = max(s.sizes.get(dim, 0) for s in shards)
         shards = [_padded(s, dim, longest) for s in shards]
     joined = []
-    for dim in ("target", "sample"):
+    for dim in [d for d in ("target", "sample") if d in shards[0].dims]:
         names = [name for name, array in shards[0].variables.items() if dim in array.dims]
         joined.append(xr.concat([s[names] for s in shards], dim=dim, join="exact", **_CONCAT))
     rest = [n for n, v in shards[0].variables.items() if not {"target", "sample"} & set(v.dims)]

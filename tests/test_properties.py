@@ -281,5 +281,7 @@ def test_sdpa_equals_eager(world):
 def test_half_precision_stays_within_its_bound(world):
     where = asked(world)
     ds = interp.extract.ledger(world.model(torch.bfloat16), world.batch(torch.bfloat16), **where)
-    assert float(np.abs(ds.remainder / ds.magnitude).max()) <= 5e-2
-    assert float(np.abs(ds.replay_drift / ds.magnitude).max()) <= 5e-2
+    # Rounded at the scale of the states, so a target whose own parts are next to nothing (one in a
+    # thousand of these models has one) is held against the others' magnitude.
+    assert_close(ds.remainder, 0 * ds.remainder, ds.magnitude, bound=5e-2)
+    assert_close(ds.replay_drift, 0 * ds.replay_drift, ds.magnitude, bound=5e-2)

@@ -10,10 +10,11 @@ logit, it is the target's raw one.
 from interp.attribution.attention import raw_attention, rollout
 from interp.attribution.cam import cam, grad_cam
 from interp.attribution.gradients import input_x_gradient, integrated_gradients
+from interp.attribution.noise import random
+from interp.attribution.occlusion import occlusion
 from interp.attribution.ours import bottleneck, direct, edge, first_order, slot, two_hop
-from interp.attribution.random import random
 from interp.attribution.relevance import attn_lrp
-from interp.attribution.tam import tam
+from interp.attribution.token_activation import tam
 
 METHODS = {
     "random": random,
@@ -25,6 +26,7 @@ METHODS = {
     "integrated gradients": integrated_gradients,
     "AttnLRP": attn_lrp,
     "TAM": tam,
+    "occlusion": occlusion,
     "direct (Eq. 1)": direct,
     "bottleneck (Saliency-R1)": bottleneck,
     "two hops": two_hop,

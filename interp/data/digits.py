@@ -16,6 +16,7 @@ others the answer has to come from the image. Every scene has a counterfactual t
 of the evidence changed, so that the answer changes. All is a function of (seed, split, index).
 """
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -45,6 +46,32 @@ def make_sample(
     Raises:
         ValueError: unknown split or family.
     """
+    family, key, digits, twin_digits, paper = _scene(split, index, seed, max_digits, families)
+    name = f"digits-{split}-{seed}-{index:06d}"
+    scene = partial(_sample, paper=paper, split=split, family=family, key=key)
+    twin = scene(f"{name}-twin", twin_digits) if with_twin else None
+    return replace(scene(name, digits), twin=twin)
+
+
+def object_boxes(sample: Sample) -> np.ndarray:
+    """Boxes (k, 4) of all digits of a scene of `load`'s, asked for or not, in 0..1.
+
+    Raises:
+        ValueError: not a sample of `load` with the default settings.
+    """
+    found = re.fullmatch(r"digits-(\w+)-(\d+)-(\d+)", sample.id)
+    if sample.dataset != "digits" or found is None:
+        raise ValueError(f"expected a scene of the data set digits, got {sample.id!r}")
+    _, _, digits, _, paper = _scene(found[1], int(found[3]), int(found[2]), 4, ())
+    height, width, _ = paper.shape
+    boxes = np.array([d.box for d in digits]) / [width, height, width, height]
+    if not all((boxes == mine).all(axis=1).any() for mine in sample.boxes):
+        raise ValueError(f"{sample.id}: expected a scene made with the default settings")
+    return boxes
+
+
+def _scene(split: str, index: int, seed: int, max_digits: int, families: tuple[str, ...]):
+    """Family, what it asks for, the digits, the twin's digits and the canvas."""
     if split not in SPLITS:
         raise ValueError(f"expected a split of {SPLITS}, got {split!r}")
     unknown = set(families) - set(FAMILIES)
@@ -58,11 +85,7 @@ def make_sample(
     canvas = CANVASES[hand.rng.integers(len(CANVASES))]
     n_digits = int(hand.rng.integers(family.min_digits, max_digits + 1))
     digits, key, twin_digits = family.compose(hand, scatter(hand, canvas, n_digits))
-    paper = background(hand.rng, canvas)
-    name = f"digits-{split}-{seed}-{index:06d}"
-    scene = partial(_sample, paper=paper, split=split, family=family, key=key)
-    twin = scene(f"{name}-twin", twin_digits) if with_twin else None
-    return replace(scene(name, digits), twin=twin)
+    return family, key, digits, twin_digits, background(hand.rng, canvas)
 
 
 def _sample(name, digits, *, paper, split, family, key) -> Sample:

@@ -1,0 +1,142 @@
+"""A run of maps → tables with intervals over images. Needs no model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from interp import stats
+from interp.faithfulness import normalised
+
+# Does the direct path suffice? Each pair: what ignores indirect paths, what does not.
+PAIRS = (
+    ("direct (Eq. 1)", "first order, integrated"),
+    ("direct (Eq. 1)", "exact edge"),
+    ("direct (Eq. 1)", "exact slot"),
+    ("bottleneck (Saliency-R1)", "two hops"),
+)
+CONTROLS = {
+    "alignment": "alignment", "chance": "boxes' area (chance)",
+    "alignment_shuffled": "boxes elsewhere", "alignment_center": "centred rectangle",
+    "border_share": "border cells' share",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MapFindings:
+    """Tables of a run; every number with its interval."""
+
+    run: xr.Dataset
+    scores: pd.DataFrame
+    """Normalised log-likelihood by method, text, change and share, as in Table 1."""
+    agreement: pd.DataFrame
+    """Mean rank agreement with each exact map."""
+    alignment: pd.DataFrame | None
+    """Mass on the evidence with its controls; None without boxes."""
+    costs: pd.DataFrame
+    """Median seconds and extra memory of a map, and the time as a ratio to the cheapest."""
+    excess: pd.DataFrame | None
+    """Mass on the asked object beyond chance, of trained and of random weights."""
+    pairs: pd.DataFrame
+    """Paired differences, second map minus first, and what they cost."""
+
+
+def find(run: xr.Dataset) -> MapFindings:
+    """All tables of a run."""
+    return MapFindings(
+        run=run,
+        scores=_scores(run),
+        agreement=_table(run["agreement"], ["explainer", "exact"]),
+        alignment=_alignment(run),
+        costs=_costs(run),
+        excess=_excess(run),
+        pairs=_pairs(run),
+    )
+
+
+def _table(values: xr.DataArray, by: list[str]) -> pd.DataFrame:
+    """Mean with interval over images, one row per combination of `by`."""
+    return _rows(stats.mean_interval(values), by)
+
+
+def _rows(interval: xr.Dataset, by: list[str]) -> pd.DataFrame:
+    return (
+        interval.drop_attrs()
+        .to_dataframe(dim_order=by)
+        .reset_index()
+        .rename(columns={"explainer": "method"})
+    )
+
+
+def _scores(run: xr.Dataset) -> pd.DataFrame:
+    part, whole = normalised(run)
+    return _rows(stats.share_interval(part, whole), ["text", "explainer", "change", "share"])
+
+
+def _alignment(run: xr.Dataset) -> pd.DataFrame | None:
+    if "alignment" not in run:
+        return None
+    every = xr.concat(
+        [run[name].rename("score") for name in CONTROLS],
+        pd.Index(list(CONTROLS.values()), name="score_of"),
+    )
+    return _table(every, ["explainer", "score_of"])
+
+
+def _costs(run: xr.Dataset) -> pd.DataFrame:
+    median = stats.median_interval(run["seconds"])
+    rows = _rows(median, ["explainer"])
+    memory = stats.median_interval(run["extra_bytes"] / 2**20)
+    cheapest = float(median["estimate"].sel(explainer=_cheapest(median)))
+    return rows.assign(
+        ratio=rows["estimate"] / cheapest, cheapest=_cheapest(median),
+        memory=memory["estimate"].values, memory_lower=memory["lower"].values,
+        memory_upper=memory["upper"].values,
+    )  # fmt: skip
+
+
+def _cheapest(median: xr.Dataset) -> str:
+    """The cheapest method that runs the model."""
+    asked = [name for name in median["explainer"].values if name != "random"]
+    return str(asked[int(np.argmin(median["estimate"].sel(explainer=asked).values))])
+
+
+def _excess(run: xr.Dataset) -> pd.DataFrame | None:
+    if not np.isfinite(run["asked_excess"]).any():
+        return None
+    return _table(run["asked_excess"], ["explainer", "weights"])
+
+
+def _pairs(run: xr.Dataset) -> pd.DataFrame:
+    """Second minus first by image: faithfulness of the answer, agreement, mass, time."""
+    part, whole = normalised(run)
+    mean_whole = whole.mean("sample")
+    scores = (part / mean_whole).sel(text="answer").mean("share")  # linear, so that it pairs
+    rows = []
+    for first, second in PAIRS:
+        if not {first, second} <= set(run["explainer"].values.tolist()):
+            continue
+        measures = {
+            "deletion, answer (less is better)": scores.sel(change="deletion"),
+            "insertion, answer (more is better)": scores.sel(change="insertion"),
+            "rank agreement with occlusion": run["agreement"].sel(exact="occlusion"),
+        }
+        if "alignment" in run:
+            measures["mass on the evidence"] = run["alignment"]
+        for name, values in measures.items():
+            found = stats.mean_interval(_difference(values, first, second))
+            rows.append(_pair_row(first, second, name, found))
+        ratio = run["seconds"].sel(explainer=second) / run["seconds"].sel(explainer=first)
+        found = stats.median_interval(ratio.drop_vars("explainer", errors="ignore"))
+        rows.append(_pair_row(first, second, "time, median ratio", found))
+    return pd.DataFrame(rows)
+
+
+def _difference(values: xr.DataArray, first: str, second: str) -> xr.DataArray:
+    return values.sel(explainer=second, drop=True) - values.sel(explainer=first, drop=True)
+
+
+def _pair_row(first: str, second: str, measure: str, found: xr.Dataset) -> dict:
+    numbers = {name: float(found[name]) for name in ("estimate", "lower", "upper")}
+    return {"first": first, "second": second, "measure": measure, **numbers, "n": int(found["n"])}

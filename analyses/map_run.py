@@ -1,0 +1,223 @@
+"""Samples → a run on disk: every method's map of the answer, and how faithful it is."""
+
+import json
+import logging
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.stats import spearmanr
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+import interp
+from analyses.controls import random_weights
+from analyses.extraction import code_version, is_right, readable
+from interp import store
+from interp.alignment import alignment
+from interp.attribution import METHODS
+from interp.boxes import box_overlap
+from interp.data.digits import object_boxes
+from interp.faithfulness import faithfulness
+from interp.inputs import Completion
+from interp.labels import describe
+from interp.model import VLM
+from interp.query import ask
+from interp.sample import Sample, open_image
+from interp.validate import certify
+
+log = logging.getLogger("faithfulness")
+N_MEMORY = 10  # samples on which memory is measured
+MOST_TARGETS = 4  # answer tokens that are explained, evenly spaced
+EXACT = {"edge": "exact edge", "slot": "exact slot", "occlusion": "occlusion"}
+SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share")
+
+
+def run_methods(options: Namespace, path: Path) -> Path:
+    """Scores all methods on all samples; what cannot be explained is skipped with its reason.
+
+    Raises:
+        ValueError: a model, data set or method that is not there, or no sample that can be read.
+    """
+    methods = options.methods or list(METHODS)
+    if set(methods) - set(METHODS):
+        unknown = sorted(set(methods) - set(METHODS))
+        raise ValueError(f"expected methods of {list(METHODS)}, got {unknown}")
+    vlm = interp.load_model(
+        options.model, adapter=options.adapter, device=options.device, dtype=options.dtype
+    )
+    samples = readable(
+        interp.load_samples(
+            options.data, split=options.split, limit=options.limit, seed=options.seed
+        )
+    )
+    untrained = random_weights(vlm, options.seed) if options.data == "digits" else None
+    certificate = json.loads(certify(vlm, witness=options.witness).to_json())
+    made, statuses = [], {}
+    for sample in tqdm(samples, desc="samples", disable=None):
+        try:
+            completion = vlm.answer(
+                sample.image, sample.question, max_new_tokens=options.max_new_tokens
+            )
+            with_memory = len(made) < N_MEMORY  # profiling takes as long as the map
+            made.append(_of_sample(vlm, untrained, sample, completion, methods, with_memory))
+            statuses[sample.id] = {"status": "ok", "reason": ""}
+        except ValueError as error:
+            statuses[sample.id] = {"status": "skipped", "reason": str(error)}
+            log.warning("skipped %s: %s", sample.id, error)
+    if not made:
+        reasons = sorted({one["reason"] for one in statuses.values()})
+        raise ValueError(f"expected at least one readable sample, got none: {reasons[:3]}")
+    facts = {
+        "statuses": statuses, "certificate": certificate, "code": code_version(),
+        "model": vlm.name, "adapter": vlm.adapter,
+        "model_hash": vlm.fingerprint, "data": f"{options.data}/{options.split}",
+        "seed": options.seed, "dtype": str(vlm.model.dtype).removeprefix("torch."),
+        "device": str(vlm.device), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    run = store.start_run(path, facts)
+    run.add(_joined(made))
+    for sample in samples:
+        if statuses[sample.id]["status"] == "ok" and not options.no_images:
+            target = store.image_path(path, sample.id)
+            target.parent.mkdir(exist_ok=True)
+            open_image(sample.image).save(target)
+    return path
+
+
+def _of_sample(
+    vlm: VLM,
+    untrained: VLM | None,
+    sample: Sample,
+    completion: Completion,
+    methods: list[str],
+    with_memory: bool,
+) -> xr.Dataset:
+    """Everything about one sample; a method that cannot explain it skips the whole sample."""
+    if not completion.is_complete:
+        raise ValueError(f"{sample.id}: expected a text that ends within the limit, got a cut one")
+    targets = _answer_targets(vlm, sample, completion)
+    by_method, seconds, extra = {}, {}, {}
+    for name in methods:
+        by_method[name], seconds[name] = _timed(METHODS[name], vlm, sample, targets, completion)
+        call = partial(METHODS[name], vlm, sample, targets[-1], completion=completion)
+        extra[name] = _extra_bytes(call, vlm) if with_memory else np.nan
+    answer = {name: sum(one.clip(min=0) for one in maps) for name, maps in by_method.items()}
+    found = faithfulness(vlm, sample, answer, completion=completion)
+    dims = ("explainer",)
+    maps = np.stack([one.values for one in answer.values()])
+    found["answer_map"] = (("explainer", "row", "column"), maps)
+    found["seconds"] = (dims, list(seconds.values()))
+    found["extra_bytes"] = (dims, list(extra.values()))
+    found["agreement"] = (("explainer", "exact"), _agreement(by_method))
+    if sample.boxes is not None:
+        scores = [alignment(one, sample.boxes) for one in answer.values()]
+        for name in SCORES:
+            found[name] = (dims, [float(one[name]) for one in scores])
+    found["asked_excess"] = (("explainer", "weights"), _excess(untrained, sample, answer))
+    found = describe(found.assign_coords(exact=list(EXACT), weights=["trained", "random"]))
+    return _with_facts(found, sample, completion)
+
+
+def _answer_targets(vlm: VLM, sample: Sample, completion: Completion | None) -> list[int]:
+    """Indices of the answer's tokens, of many some."""
+    query = ask(vlm, sample, completion=completion)
+    roles = [query.tokens.role[row + 1] for row in query.rows.tolist()]
+    answer = np.array([k for k, role in enumerate(roles) if role == "answer"])
+    at = np.linspace(0, len(answer) - 1, min(MOST_TARGETS, len(answer))).round().astype(int)
+    return answer[np.unique(at)].tolist()
+
+
+def _timed(
+    method: Callable, vlm: VLM, sample: Sample, targets: list[int], completion: Completion
+) -> tuple[list[xr.DataArray], float]:
+    """The maps of some targets, and seconds per map."""
+    _wait(vlm)
+    start = time.perf_counter()
+    maps = [method(vlm, sample, target, completion=completion) for target in targets]
+    _wait(vlm)
+    return maps, (time.perf_counter() - start) / len(targets)
+
+
+def _wait(vlm: VLM) -> None:
+    if vlm.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _extra_bytes(call: Callable, vlm: VLM) -> float:
+    """What a call allocates at its peak, as torch counts it."""
+    if vlm.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return float(torch.cuda.max_memory_allocated() - before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return float(np.cumsum([0, *(nbytes for _, nbytes in changes)]).max())
+
+
+def _agreement(by_method: dict[str, list[xr.DataArray]]) -> np.ndarray:
+    """Spearman with each exact map, of signed maps; NaN where a map is constant or not asked."""
+    signed = {name: sum(maps).values.ravel() for name, maps in by_method.items()}
+    found = np.full((len(signed), len(EXACT)), np.nan)
+    for k, mine in enumerate(signed.values()):
+        for e, name in enumerate(EXACT.values()):
+            if name in signed and np.ptp(mine) > 0 and np.ptp(signed[name]) > 0:
+                found[k, e] = spearmanr(mine, signed[name]).statistic
+    return found
+
+
+def _excess(untrained: VLM | None, sample: Sample, answer: dict) -> np.ndarray:
+    """Of trained and of random weights; NaN where the scene has no other objects."""
+    found = np.full((len(answer), 2), np.nan)
+    if untrained is None or sample.boxes is None or len(sample.boxes) != 1:
+        return found
+    boxes = object_boxes(sample)
+    if len(boxes) < 2:
+        return found
+    # The random model has no text of its own; it explains the reference's.
+    last = _answer_targets(untrained, sample, None)[-1]
+    for k, (name, one) in enumerate(answer.items()):
+        blind = METHODS[name](untrained, sample, last).clip(min=0)
+        found[k] = [_asked_mass(m.values, sample.boxes, boxes) for m in (one, blind)]
+    return found
+
+
+def _asked_mass(mass: np.ndarray, asked: np.ndarray, boxes: np.ndarray) -> float:
+    """Mass on the asked object, relative to all objects', minus what ignorance would give."""
+    every = np.array([(mass * box_overlap(b[None], *mass.shape)).sum() for b in boxes])
+    is_asked = [(asked == box).all(axis=1).any() for box in boxes]
+    return every[is_asked].sum() / every.sum() - 1 / len(boxes) if every.sum() > 0 else np.nan
+
+
+def _with_facts(found: xr.Dataset, sample: Sample, completion: Completion) -> xr.Dataset:
+    """Beside the measurements, what a page tells of the sample."""
+    facts = {
+        "question": sample.question,
+        "answer": completion.answer,
+        "written": completion.text,
+        "family": sample.family,
+        "is_correct": is_right(completion.answer, sample.answer),
+    }
+    boxes = np.zeros((0, 4)) if sample.boxes is None else sample.boxes
+    found = found.assign({name: ((), value) for name, value in facts.items()})
+    return found.assign(box=(("box_number", "edge"), boxes)).assign_coords(sample=sample.id)
+
+
+def _joined(made: list[xr.Dataset]) -> xr.Dataset:
+    """All samples as one; maps and boxes filled up with NaN."""
+    sizes = {dim: max(one.sizes[dim] for one in made) for dim in ("row", "column", "box_number")}
+    padded = [
+        one.drop_vars(["row", "column"], errors="ignore").pad(
+            {dim: (0, n - one.sizes[dim]) for dim, n in sizes.items()}
+        )
+        for one in made
+    ]
+    return xr.concat(padded, "sample")

@@ -1,0 +1,48 @@
+"""Occlusion (Zeiler and Fergus 2014): paint over one patch at a time; one forward per patch."""
+
+import numpy as np
+import torch
+import xarray as xr
+from PIL import Image
+
+from interp.attribution.asked import ask_one
+from interp.inputs import Completion
+from interp.model import VLM, undisturbed
+from interp.references import blank
+from interp.sample import Sample, open_image
+
+AT_ONCE = 16
+
+
+@torch.no_grad()
+def occlusion(
+    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+) -> xr.DataArray:
+    """How much of the target's raw logit is lost when a patch has the processor's mean colour.
+
+    Raises:
+        ValueError: as `ask_one`.
+    """
+    asked = ask_one(vlm, sample, target, completion)
+    tokens, visual = asked.query.tokens, asked.visual.cpu().numpy()
+    cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
+    size = (int(tokens.column.max()) + 1) * cell, (int(tokens.row.max()) + 1) * cell
+    image = np.asarray(open_image(sample.image).resize(size, Image.Resampling.BICUBIC))
+    empty = np.asarray(blank(vlm, size))
+    canvases = [image]
+    for row, column in zip(tokens.row[visual], tokens.column[visual], strict=True):
+        at = np.s_[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
+        canvas = image.copy()
+        canvas[at] = empty[at]
+        canvases.append(canvas)
+    logits = []
+    with undisturbed(asked.query.model):
+        for start in range(0, len(canvases), AT_ONCE):
+            some = [Image.fromarray(one) for one in canvases[start : start + AT_ONCE]]
+            pixels = vlm.processor.image_processor(images=some, return_tensors="pt")["pixel_values"]
+            batch = {name: x.repeat(len(some), 1) for name, x in asked.query.batch.items()}
+            batch["pixel_values"] = pixels.to(asked.query.batch["pixel_values"])
+            out = vlm.model(**batch, use_cache=False, logits_to_keep=asked.query.rows).logits
+            logits.append(out[:, 0, asked.target].float())
+    found = torch.cat(logits)
+    return asked.on_grid(found[0] - found[1:], "occlusion")
