@@ -12,6 +12,7 @@ and manifest.json.
 
 import argparse
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,7 @@ def main() -> int:
     options = arguments()
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(message)s")
     start = time.monotonic()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler reports on every start
     try:
         run = options.from_run
         if run is None:

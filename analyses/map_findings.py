@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from interp import stats
-from interp.faithfulness import normalised
+from interp.measures import normalised
 
 # Does the direct path suffice? Each pair: what ignores indirect paths, what does not.
 PAIRS = (

@@ -16,10 +16,13 @@ _PUBLIC = {
     "open_run": ("interp.store", "open_run"),
     "Sample": ("interp.sample", "Sample"),
 }
-_MODULES = ("extract", "maps", "measures", "plots", "stats", "store", "validate")
+_MODULES = ("alignment", "attribution", "extract", "faithfulness", "maps", "measures", "plots",
+            "stats", "store", "validate", "viewer")  # fmt: skip
 
 
 def __getattr__(name: str):
+    if name in _PUBLIC or name in _MODULES:
+        import_module("interp.accessor")  # whoever holds a dataset of ours has ds.vlm
     if name in _PUBLIC:
         module, attribute = _PUBLIC[name]
         return getattr(import_module(module), attribute)

@@ -145,13 +145,3 @@ def _with(vlm: VLM, batch, images: list[Image.Image]) -> dict:
     repeated = {name: value.repeat(len(images), 1) for name, value in batch.items()}
     pixels = made["pixel_values"].to(batch["pixel_values"])
     return repeated | {"pixel_values": pixels}
-
-
-def normalised(scores: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
-    """What is above the blank image, and the original above the blank, by sample.
-
-    100 × Σ first / Σ second over samples is Table 1's score; single images with nearly no
-    difference would decide a mean of ratios.
-    """
-    part = 100 * (scores["log_likelihood"] - scores["of_blank"])
-    return part, (scores["of_original"] - scores["of_blank"]).broadcast_like(part)

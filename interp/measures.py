@@ -138,3 +138,13 @@ def masses(run: xr.Dataset) -> xr.Dataset:
         coords={"factor": list(SINK_FACTORS)},
     )
     return found.assign_coords({n: run[n] for n in ("target_role", "target_sample")})
+
+
+def normalised(scores: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """What is above the blank image, and the original above the blank, by sample.
+
+    100 × Σ first / Σ second over samples is Table 1's score; single images with nearly no
+    difference would decide a mean of ratios.
+    """
+    part = 100 * (scores["log_likelihood"] - scores["of_blank"])
+    return part, (scores["of_original"] - scores["of_blank"]).broadcast_like(part)

@@ -1,0 +1,113 @@
+"""`ds.vlm`: maps and pictures of the datasets of `interp.extract`, for notebooks.
+
+    ds = interp.extract.maps(vlm, sample)
+    ds.vlm.map("answer", "bottleneck")                # (row, column), signed
+    ds.vlm.plot("answer", image=sample.image, boxes=sample.boxes)
+    ds.vlm.strip()                                    # what the image gives to every token
+
+It reads what is in the dataset and computes no model; `import interp` registers it.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from interp import plots
+from interp.maps import holistic, one_map, token_map
+
+
+@xr.register_dataset_accessor("vlm")
+class Pictures:
+    """Maps out of a ledger or a dataset of maps."""
+
+    def __init__(self, dataset: xr.Dataset):
+        self._dataset = dataset
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of map that are in the dataset."""
+        if "map" in self._dataset:
+            return self._dataset["kind"].values.tolist()
+        if "direct" in self._dataset and "source" in self._dataset["direct"].dims:
+            return ["direct"]
+        return []
+
+    def map(self, target: int | str = "answer", kind: str | None = None) -> xr.DataArray:
+        """One map over (row, column), signed; with kind "holistic" all targets of a role in one.
+
+        Args:
+            target: its index, its token or a role (its first target; all of them if holistic).
+            kind: one of `kinds`, the first by default, or "holistic".
+
+        Raises:
+            ValueError: no map in the dataset, or not this one, naming the call that makes it.
+        """
+        if not self.kinds:
+            raise ValueError(
+                f"expected a dataset with maps, got {sorted(map(str, self._dataset.data_vars))}; "
+                'interp.extract.maps(vlm, sample) makes one, or ledger(..., detail="tokens")'
+            )
+        if kind == "holistic":
+            through = "bottleneck" if "bottleneck" in self.kinds else self.kinds[0]
+            role = target if isinstance(target, str) else "answer"
+            return holistic(self._dataset, through, role)
+        kind = kind or self.kinds[0]
+        if "map" in self._dataset:
+            return one_map(self._dataset, target, kind)
+        if kind != "direct":
+            raise ValueError(
+                f"expected the kind 'direct' of a ledger, got {kind!r}; "
+                f"interp.extract.maps(..., kinds=({kind!r},)) makes it"
+            )
+        return token_map(self._dataset, target)
+
+    def plot(
+        self,
+        target: int | str = "answer",
+        kind: str | None = None,
+        *,
+        image=None,
+        boxes=None,
+        ax: Axes | None = None,
+        limit: float = 0.0,
+    ) -> Axes:
+        """A map as a picture: signed without an image, its positive part over the image with one.
+
+        Args:
+            target, kind: as for `map`.
+            image: a PIL image, drawn in grey below.
+            boxes: (x0, y0, x1, y1) in 0..1.
+            ax: where to draw; a new figure by default.
+            limit: end of the colour scale, to compare maps; 0 for the map's own largest value.
+
+        Raises:
+            ValueError: as `map`.
+        """
+        found = self.map(target, kind)
+        ax = plt.subplots(figsize=(3.2, 3.2))[1] if ax is None else ax
+        boxes = np.zeros((0, 4)) if boxes is None else boxes
+        if image is not None:
+            return plots.overlay(image, found, boxes, ax, limit=limit)
+        top = limit or float(np.abs(found).max()) or 1.0
+        aspect = found.sizes["row"] / found.sizes["column"]
+        return plots.signed_map(found, boxes, ax, limit=top, aspect=aspect)
+
+    def strip(self, kind: str | None = None, *, ax: Axes | None = None, limit: float = 0.0) -> Axes:
+        """Thinking and answer tokens, coloured by what the whole image gives to each, in logits.
+
+        Args:
+            kind, ax, limit: as for `plot`.
+
+        Raises:
+            ValueError: as `map`.
+        """
+        self.map(0, kind)  # says what is missing
+        kind = kind or self.kinds[0]
+        ds = self._dataset
+        values = ds["map"].sel(kind=kind) if "map" in ds else ds["direct"]
+        values = values.isel(source=(ds["image"] >= 0).values)
+        values = values.sum([dim for dim in values.dims if dim != "target"], skipna=False)
+        if ax is None:
+            ax = plt.subplots(figsize=(max(3.0, 0.28 * values.sizes["target"]), 1.1))[1]
+        return plots.token_strip(values, ax, limit=limit)
