@@ -101,6 +101,7 @@ def _bars(interval: xr.Dataset, ax: Axes, group: str, bar: str) -> None:
 READINGS = (("delta", "#D55E00", "o", "pattern and values direct"),
             ("strict_delta", "#0072B2", "^", "strict: values alone direct"))  # fmt: skip
 FAINT = 0.3
+VISIBLE = 0.05  # of the scale's end: what is lower has no colour to speak of
 
 
 def margins(cells: pd.DataFrame, ax: Axes) -> Axes:
@@ -237,6 +238,8 @@ def signed_map(
 ) -> Axes:
     """A signed map over the patches with the evidence boxes; red raises the logit, blue lowers it.
 
+    What lowers it is hatched besides, so that signs survive a print without colours.
+
     Args:
         array: over (row, column).
         boxes: (x0, y0, x1, y1) in 0..1.
@@ -244,7 +247,9 @@ def signed_map(
         aspect: height over width of the image.
     """
     require(array, "row", "column")
-    ax.imshow(array, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, 1, 1, 0), aspect=aspect)
+    values = array.transpose("row", "column").values
+    ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(0, 1, 1, 0), aspect=aspect)
+    _hatch(values < -VISIBLE * limit, ax, extent=(0.0, 1.0, 0.0, 1.0))
     _draw_boxes(boxes, ax, "black")
     return _bare(ax)
 
@@ -286,6 +291,8 @@ def token_strip(values: xr.DataArray, ax: Axes, *, limit: float = 0.0) -> Axes:
     require(values, "target")
     top = limit or float(np.abs(values).max()) or 1.0
     ax.imshow(values.values[np.newaxis], cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+    is_below = values.values[np.newaxis] < -VISIBLE * top
+    _hatch(is_below, ax, extent=(-0.5, values.sizes["target"] - 0.5, -0.5, 0.5))
     texts = [
         str(token).replace("\n", "↵").strip() or "␣" for token in values["target_token"].values
     ]
@@ -300,6 +307,17 @@ def token_strip(values: xr.DataArray, ax: Axes, *, limit: float = 0.0) -> Axes:
     ax.set(yticks=[], xticks=[], xlabel="thinking │ answer", ylabel="")
     ax.grid(visible=False)
     return ax
+
+
+def _hatch(where: np.ndarray, ax: Axes, extent: tuple[float, float, float, float]) -> None:
+    """Strokes over some cells of a grid."""
+    x0, x1, y0, y1 = extent
+    n_rows, n_columns = where.shape
+    width, height = (x1 - x0) / n_columns, (y1 - y0) / n_rows
+    for row, column in np.argwhere(where):
+        corner = x0 + column * width, y0 + row * height
+        ax.add_patch(plt.Rectangle(corner, width, height, fill=False, hatch="///", linewidth=0,
+                                   edgecolor="0.35"))  # fmt: skip
 
 
 def _draw_boxes(boxes: np.ndarray, ax: Axes, color: str) -> None:

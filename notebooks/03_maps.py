@@ -28,9 +28,9 @@ print(completion.text)
 
 # %% [markdown]
 # ## Kinds of map
-# `direct` is Eq. 1; `bottleneck` goes through the thinking text as in the paper; `two_hop` does so in
-# two steps that the network can execute; `effect` integrates first-order effects; `edge` cuts each
-# patch's edge exactly. All are stored signed; over an image the positive part is drawn.
+# `direct` is Eq. 1; `bottleneck` goes through the thinking text as in the paper; `two_hop` does so
+# in two steps that the network can execute; `effect` integrates first-order effects; `edge` cuts
+# each patch's edge exactly. All are stored signed; over an image the positive part is drawn.
 
 # %%
 kinds = ("direct", "bottleneck", "two_hop", "effect", "edge")
@@ -48,8 +48,8 @@ ds.vlm.strip("direct")
 
 # %% [markdown]
 # ## On the evidence?
-# The alignment score is the share of the map's mass inside the boxes. It means little without what a
-# uniform map would score (`chance`), the same boxes elsewhere, and a centred rectangle.
+# The alignment score is the share of the map's mass inside the boxes. It means little without what
+# a uniform map would score (`chance`), the same boxes elsewhere, and a centred rectangle.
 
 # %%
 scores = {}
@@ -68,11 +68,14 @@ maps = {kind: interp.maps.holistic(ds, kind) for kind in kinds}
 maps["random"] = interp.attribution.METHODS["random"](vlm, sample, 0, completion=completion)
 found = interp.faithfulness.faithfulness(vlm, sample, maps, completion=completion)
 part, whole = interp.measures.normalised(found)
-table = (part / whole).sel(text="answer", share=0.15).to_dataframe("score")["score"].unstack("change")
+table = (
+    (part / whole).sel(text="answer", share=0.15).to_dataframe("score")["score"].unstack("change")
+)
 table.round(0)
 
 # %% [markdown]
-# `python analyses/faithfulness.py` does this for sixteen methods and a hundred scenes, with intervals.
+# `python analyses/faithfulness.py` does this for sixteen methods and a hundred scenes, with
+# intervals.
 #
 # ## Look around
 # Choose a method and a token; for Eq. 1 a layer and a head too.

@@ -1,0 +1,127 @@
+"""The alignment score, its controls, and the release's number (METHODS.md 4)."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import interp
+from interp.alignment import alignment, chance, released_score
+
+
+def on_grid(values) -> xr.DataArray:
+    return xr.DataArray(np.asarray(values, dtype=float), dims=("row", "column"))
+
+
+BOXES = np.array([[0.0, 0.0, 0.5, 0.5], [0.25, 0.25, 0.75, 0.75]])
+
+
+def test_a_uniform_map_scores_the_boxes_area_on_any_grid():
+    for shape in ((4, 4), (3, 5), (7, 2)):
+        found = alignment(on_grid(np.ones(shape)), BOXES)
+        assert float(found.alignment) == pytest.approx(0.25 + 0.25 - 0.0625)
+        assert float(found.chance) == pytest.approx(chance(BOXES)) == float(found.alignment)
+        assert float(found.alignment_center) == pytest.approx(float(found.chance))
+        n = shape[0] * shape[1]
+        inner = max(0, shape[0] - 2) * max(0, shape[1] - 2)
+        assert float(found.border_share) == pytest.approx((n - inner) / n)
+
+
+def test_mass_is_weighed_by_exact_overlap_and_negative_values_do_not_count():
+    saliency = on_grid([[4.0, 0.0, -100.0], [0.0, 2.0, 0.0]])  # rows of 1/2, columns of 1/3
+    box = np.array([[0.0, 0.0, 0.5, 0.75]])
+    # Cell (0, 0) is wholly inside; cell (1, 1) to half its width and half its height.
+    found = alignment(saliency, box)
+    assert float(found.alignment) == pytest.approx((4 * 1 + 2 * 0.25) / 6)
+    turned = alignment(saliency.transpose("column", "row"), box)
+    assert float(turned.alignment) == float(found.alignment)
+
+
+def test_scores_of_nothing_and_of_something_else(processor):
+    assert not alignment(on_grid(-np.ones((3, 3))), BOXES).has_mass
+    assert float(alignment(on_grid(np.zeros((3, 3))), BOXES).alignment) == 0
+    spot = np.zeros((8, 8))
+    spot[0, 0] = 1
+    corner = np.array([[0.0, 0.0, 0.125, 0.125]])
+    found = alignment(on_grid(spot), corner)
+    assert float(found.alignment) == 1
+    assert float(found.alignment_shuffled) < 0.2 and float(found.alignment_center) == 0
+    again = alignment(on_grid(spot), corner)
+    assert float(again.alignment_shuffled) == float(found.alignment_shuffled)
+    other = alignment(on_grid(spot), corner, seed=1)
+    assert float(other.alignment_shuffled) != float(found.alignment_shuffled)
+    with pytest.raises(ValueError, match="finite map"):
+        alignment(on_grid([[np.nan]]), BOXES)
+    with pytest.raises(ValueError, match="in 0..1"):
+        alignment(on_grid(spot), np.array([[0.0, 0.0, 2.0, 0.5]]))
+    with pytest.raises(ValueError, match="dimensions"):
+        alignment(on_grid(spot).rename(row="y"), BOXES)
+
+
+def test_the_releases_score_is_ours_on_square_images_alone():
+    rng = np.random.default_rng(0)
+    saliency = on_grid(rng.uniform(0, 1, (8, 8)))
+    box = np.array([0.25, 0.25, 0.75, 0.75])
+    ours = float(alignment(saliency, box[np.newaxis]).alignment)
+    assert released_score(saliency, box, (448, 448)) == pytest.approx(ours, abs=0.02)
+    # A portrait's box loses its lower end: three quarters of 224 lie above half of 448.
+    low = np.array([0.25, 0.5, 0.75, 0.75])
+    assert released_score(saliency, low, (448, 224)) == 0
+    assert float(alignment(saliency, low[np.newaxis]).alignment) > 0.1
+
+
+# ------------------------------------------------------------------------------------- ds.vlm
+
+
+def test_the_accessor_reads_what_is_there_and_names_the_missing_call():
+    vlm = interp.load_model("tiny")
+    sample = interp.load_samples("digits", split="test", limit=3)[2]
+    ds = interp.extract.maps(vlm, sample, kinds=("direct", "bottleneck"))
+    ledger = interp.extract.ledger(vlm, sample)
+    assert ds.vlm.kinds == ["direct", "bottleneck"] and ledger.vlm.kinds == ["direct"]
+    np.testing.assert_allclose(ds.vlm.map(), ledger.vlm.map("answer"), atol=1e-5)
+    token = str(ds.target_token.values[3])
+    assert ds.vlm.map(token).shape == ds.vlm.map(3).shape
+    np.testing.assert_allclose(ds.vlm.map(kind="holistic"), interp.maps.holistic(ds), atol=0)
+    with pytest.raises(ValueError, match=r"kinds=\('edge',\)\) makes it"):
+        ds.vlm.map(kind="edge")
+    with pytest.raises(ValueError, match=r"kinds=\('effect',\)\) makes it"):
+        ledger.vlm.map(kind="effect")
+    summary = interp.extract.ledger(vlm, sample, detail="summary")
+    with pytest.raises(ValueError, match=r"interp.extract.maps\(vlm, sample\) makes one"):
+        summary.vlm.plot()
+    ax = ds.vlm.plot(3, "bottleneck", image=sample.image, boxes=sample.boxes)
+    assert len(ax.images) == 2 and len(ax.patches) == len(sample.boxes)
+    signed = ds.vlm.plot(3, limit=7.0)
+    assert signed.images[0].get_clim() == (-7.0, 7.0)
+    n_below = int((ds.vlm.map(3) < -0.35).sum())
+    assert len(signed.patches) == n_below  # hatched
+    strip = ds.vlm.strip("direct")
+    assert strip.images[0].get_array().shape == (1, ds.sizes["target"])
+    expected = ledger.direct.isel(source=(ledger.image >= 0).values).sum(
+        ["layer", "head", "source"]
+    )
+    np.testing.assert_allclose(strip.images[0].get_array()[0], expected, atol=1e-4)
+
+
+def test_the_viewer_draws_what_is_chosen():
+    vlm = interp.load_model("tiny")
+    sample = interp.load_samples("digits", split="test", limit=3)[2]
+    box = interp.viewer.viewer(vlm, sample)
+    controls, picture = box.children[0].children
+    method, token, layer, head, same_scale, label = controls.children
+    seen = [bytes(picture.value)]
+    assert seen[0].startswith(b"\x89PNG") and "answer" in label.value
+    for control, value in ((token, 0), (layer, 2), (head, 1), (same_scale, True),
+                           (method, "rollout")):  # fmt: skip
+        control.value = value
+        assert bytes(picture.value) not in seen, control.description
+        seen.append(bytes(picture.value))
+    assert layer.disabled and head.disabled
+    assert "thinking" in label.value
+    method.value = "direct (Eq. 1)"
+    assert bytes(picture.value) == seen[-2] and not layer.disabled
+    ledger = interp.extract.ledger(vlm, sample)
+    mine = interp.viewer.direct_map(ledger, 0, 2, 1)
+    one = ledger.direct.isel(target=0, layer=2, head=1)
+    np.testing.assert_allclose(mine.values.ravel(), one[(ledger.image >= 0).values], atol=0)
+    assert label.value.endswith(f"map from {float(mine.min()):.3g} to {float(mine.max()):.3g}")
