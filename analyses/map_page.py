@@ -16,6 +16,7 @@ from interp.store import write_json
 
 TEMPLATES = Path(__file__).parent / "templates"
 BOUNDS = ("estimate", "lower", "upper")
+PAGE_DPI = 100
 LOWER_IS_BETTER = {"deletion": True, "insertion": False}
 
 
@@ -153,7 +154,7 @@ def _save_figures(figures: dict, folder: Path) -> dict[str, str]:
         figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
+        figure.savefig(buffer, format="png", dpi=PAGE_DPI)
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         images[name] = base64.b64encode(buffer.getvalue()).decode()
         plt.close(figure)
