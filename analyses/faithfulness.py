@@ -67,9 +67,9 @@ def main() -> int:
         return 130
     print(
         f"{options.out / 'index.html'}: {counts['ok']} samples ok, {counts['skipped']} skipped, "
-        f"{time.monotonic() - start:.0f} s"
+        f"{counts['failed']} failed, {time.monotonic() - start:.0f} s"
     )
-    return 0
+    return 3 if counts["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def _pair_rows(found: MapFindings) -> list[dict]:
 
 def _counts(run) -> dict[str, int]:
     statuses = [one["status"] for one in run.attrs["statuses"].values()]
-    return {name: statuses.count(name) for name in ("ok", "skipped")}
+    return {name: statuses.count(name) for name in ("ok", "skipped", "failed")}
 
 
 def _save_figures(figures: dict, folder: Path) -> dict[str, str]:

@@ -161,7 +161,7 @@ def test_the_report_and_its_redrawing(tmp_path):
     assert costs.loc["occlusion", "ratio"] > 1
     assert costs.loc["occlusion", "memory"] > costs.loc["CAM", "memory"] > 0
     assert json.loads((tmp_path / "a/manifest.json").read_text())["counts"] == {
-        "ok": 6, "skipped": 0,
+        "ok": 6, "skipped": 0, "failed": 0,
     }  # fmt: skip
     again = run("--from-run", tmp_path / "a/run", "--out", tmp_path / "b")
     assert again.returncode == 0, again.stderr[-2000:]
