@@ -1,22 +1,37 @@
-"""Readers of samples: one function per data set, all returning a list of `Sample`."""
+"""Readers of samples: one module per data set, all returning a list of `Sample`."""
+
+from importlib import import_module
+from pathlib import Path
 
 from interp.sample import Sample
 
+FROM_FILES = ("jsonl", "visual_cot", "saliency_r1")
+NAMES = ("digits", *FROM_FILES)
+
 
 def load_samples(name: str, *, split: str = "test", limit: int = 64, **options) -> list[Sample]:
-    """The first `limit` samples of a data set's split, in its fixed order.
+    """The first `limit` samples of a data set's split.
 
     Args:
-        name: "digits", the embedded scenes.
-        split: "train" or "test".
+        name: "digits", the embedded scenes; or "jsonl:PATH", "visual_cot:PATH", "saliency_r1:PATH"
+            for files on disk, as their modules in `interp.data` describe.
+        split: "train" or "test"; of files, which of them.
         limit: how many.
-        options: of the reader, for digits `seed`, `families` and `max_digits`.
+        options: `seed`, of the scenes or of the order in which rows are read (None for the file's
+            own); the others as the reader takes them.
 
     Raises:
-        ValueError: an unknown data set or split.
+        ValueError: an unknown data set or split, a missing file, or not one readable row.
     """
-    if name != "digits":
-        raise ValueError(f"expected a data set of ('digits',), got {name!r}")
-    from interp.data import digits
+    kind, _, path = name.partition(":")
+    if kind == "digits" and not path:
+        from interp.data import digits
 
-    return digits.load(split, limit, **options)
+        return digits.load(split, limit, **options)
+    if kind not in FROM_FILES or not path:
+        raise ValueError(
+            f"expected a data set of {NAMES}, those from files with a path ('jsonl:FOLDER'), "
+            f"got {name!r}"
+        )
+    reader = import_module(f"interp.data.{kind}")
+    return reader.load(Path(path), split=split, limit=limit, **options)

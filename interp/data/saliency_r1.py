@@ -1,0 +1,113 @@
+"""saliency-r1-8k, the rows on which Saliency-R1 was trained: one union box per row, as text.
+
+A folder as `datasets` saves it (save_to_disk), or parquet files: SPLIT.parquet, SPLIT-*.parquet, or
+any. Columns dataset, split, question_id, problem, bbox ("[x1, y1, x2, y2]"), solution, image.
+
+In which frame the boxes are is not documented: in 0..1 of the image (`frame="image"`, what everyone
+assumes), or of the image padded to a square (`frame="padded"`). `frame_evidence` tells from data.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.data.rows import Unfit, collect, in_order, inside, out_of_square
+from interp.sample import Sample, open_image
+
+FRAMES = ("image", "padded")
+
+
+def load(
+    path: Path, *, split: str, limit: int, seed: int | None = None, frame: str = "image"
+) -> list[Sample]:
+    """Samples of a folder; see `interp.data.load_samples`.
+
+    Args:
+        path: the folder.
+        split, limit, seed: as there.
+        frame: of the boxes, "image" or "padded".
+
+    Raises:
+        ValueError: no such folder or frame, other columns, or not one readable row.
+    """
+    if frame not in FRAMES:
+        raise ValueError(f"expected a frame of {FRAMES}, got {frame!r}")
+    table = _table(path, split)
+    missing = {"problem", "solution", "bbox", "image"} - set(table.column_names)
+    if missing:
+        raise ValueError(f"{path}: expected columns {sorted(missing)} besides the others, got none")
+
+    def make(number: int, row: dict) -> Sample:
+        try:
+            image = open_image(row["image"])
+            boxes = parsed_box(row["bbox"])
+            if frame == "padded":
+                boxes = out_of_square(boxes, *image.size)
+            return Sample(
+                id=f"{row.get('dataset', 'row')}-{row.get('question_id', number)}",
+                image=image, question=row["problem"], answer=row["solution"], boxes=inside(boxes),
+                family=str(row.get("dataset", "")), dataset="saliency_r1", split=split,
+            )  # fmt: skip
+        except Unfit:
+            raise
+        except (ValueError, TypeError) as error:
+            raise Unfit(f"{type(error).__name__}: {error}") from error
+
+    order = ((k, table[k]) for k in in_order(len(table), seed))
+    return collect(order, make, limit, path.name)
+
+
+def parsed_box(text: str) -> Float[np.ndarray, "1 4"]:
+    """A box out of its text.
+
+    Raises:
+        Unfit: not four numbers.
+    """
+    try:
+        numbers = np.array(json.loads(text), dtype=np.float64)
+    except (json.JSONDecodeError, ValueError, TypeError) as error:
+        raise Unfit("a box that is not four numbers") from error
+    if numbers.shape != (4,):
+        raise Unfit("a box that is not four numbers")
+    return numbers.reshape(1, 4)
+
+
+def frame_evidence(samples: list[tuple[tuple[int, int], np.ndarray]]) -> dict[str, int]:
+    """How many landscape rows have a box that a square-padded frame could not hold.
+
+    In a landscape image padded above and below, no box starts above or ends below the image: a
+    single violation proves that boxes are in 0..1 of the image itself.
+
+    Args:
+        samples: (width, height) of each image, and its boxes as they are in the file.
+    """
+    landscape = [(w, h, boxes) for (w, h), boxes in samples if w > h]
+    margin = [((w - h) / (2 * w), boxes) for w, h, boxes in landscape]
+    n_proofs = sum(
+        bool((boxes[:, 1] < m - 1e-3).any() or (boxes[:, 3] > 1 - m + 1e-3).any())
+        for m, boxes in margin
+    )
+    return {"landscape": len(landscape), "outside_the_padded_image": n_proofs}
+
+
+def _table(path: Path, split: str):
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "expected the package datasets to read saliency-r1-8k, got none; "
+            "pip install 'vlm-interp[train]'"
+        ) from error
+    if not path.is_dir():
+        raise ValueError(f"{path}: expected a folder, got none")
+    files = sorted(path.rglob(f"{split}*.parquet")) or sorted(path.rglob("*.parquet"))
+    if files:
+        names = [str(one) for one in files]
+        return datasets.load_dataset("parquet", data_files=names, split="train")
+    try:
+        found = datasets.load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: expected parquet files or a saved data set, got none") from error
+    return found[split] if isinstance(found, datasets.DatasetDict) else found
