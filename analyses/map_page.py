@@ -97,7 +97,9 @@ def sentences(found: MapFindings) -> list[str]:
 
 
 def _verb(row: dict) -> str:
-    """Better, worse, or not told apart."""
+    """Better, worse, or not told apart; "not measured" without an interval."""
+    if not np.isfinite([row["lower"], row["upper"]]).all():
+        return "not measured"
     if row["lower"] <= 0 <= row["upper"]:
         return "not told apart"
     is_better = (row["estimate"] < 0) == ("less is better" in row["measure"])
@@ -128,6 +130,7 @@ def _cost_rows(found: MapFindings) -> list[dict]:
             "method": row["method"],
             "milliseconds": interval_text({k: 1e3 * row[k] for k in BOUNDS}, 1),
             "ratio": f"{row['ratio']:.1f}",
+            "n_empty": row["n_empty"],
             "memory": f"{row['memory']:.1f} [{row['memory_lower']:.1f}, {row['memory_upper']:.1f}]",
         }
         for row in found.costs.to_dict("records")

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import zlib
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
@@ -36,7 +37,8 @@ log = logging.getLogger("faithfulness")
 N_MEMORY = 10  # samples on which memory is measured
 MOST_TARGETS = 4  # answer tokens that are explained, evenly spaced
 EXACT = {"edge": "exact edge", "slot": "exact slot", "occlusion": "occlusion"}
-SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share")
+SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share",
+          "border_area")  # fmt: skip
 
 
 def run_methods(options: Namespace, path: Path) -> Path:
@@ -118,11 +120,13 @@ def _of_sample(
     dims = ("explainer",)
     maps = np.stack([one.values for one in answer.values()])
     found["answer_map"] = (("explainer", "row", "column"), maps)
+    found["has_mass"] = (dims, [bool((one > 0).any()) for one in answer.values()])
     found["seconds"] = (dims, list(seconds.values()))
     found["extra_bytes"] = (dims, list(extra.values()))
     found["agreement"] = (("explainer", "exact"), _agreement(by_method))
     if sample.boxes is not None:
-        scores = [alignment(one, sample.boxes) for one in answer.values()]
+        seed = zlib.crc32(sample.id.encode())  # boxes go elsewhere in every image
+        scores = [alignment(one, sample.boxes, seed=seed) for one in answer.values()]
         for name in SCORES:
             found[name] = (dims, [float(one[name]) for one in scores])
     found["asked_excess"] = (("explainer", "weights"), _excess(untrained, sample, answer))

@@ -23,7 +23,8 @@ def alignment(
     Scalars: `alignment`; `chance`, the boxes' share of the area, which a uniform map scores;
     `alignment_shuffled`, the mean over boxes of the same sizes at 64 random places;
     `alignment_center`, a centred rectangle of the same area; `border_share` of the mass in the
-    outermost cells; `has_mass`, without which all scores are 0.
+    outermost cells, beside their share of the area, `border_area`; `has_mass`, without which all
+    scores are 0.
 
     Args:
         saliency: over (row, column), signed or not.
@@ -48,6 +49,7 @@ def alignment(
         "alignment_shuffled": float(np.mean(shuffled)),
         "alignment_center": _score(mass, center),
         "border_share": _share(mass, _border(mass.shape)),
+        "border_area": float(_border(mass.shape).mean()),
         "has_mass": bool(mass.sum() > 0),
     }
     return describe(xr.Dataset({name: ((), value) for name, value in found.items()}))
@@ -88,14 +90,16 @@ def released_score(
     Right on square images alone; kept to compare with published numbers.
 
     Args:
-        saliency: over (row, column), not negative.
+        saliency: over (row, column); negative values count as 0.
         box: (x0, y0, x1, y1) in 0..1.
         size: height and width of the image in pixels.
     """
     from PIL import Image
 
+    require(saliency, "row", "column")
     height, width = size
-    mass = Image.fromarray(saliency.values.astype(np.float32))
+    positive = np.maximum(saliency.transpose("row", "column").values, 0)
+    mass = Image.fromarray(positive.astype(np.float32))
     pixels = np.asarray(mass.resize((width, height), Image.Resampling.BILINEAR))
     x0, y0, x1 = int(width * box[0]), int(height * box[1]), int(width * box[2])
     y1 = int(width * box[3])  # sic

@@ -13,7 +13,7 @@ mode and the caller's state comes back as it was. The only file that imports nns
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import nnsight
@@ -49,6 +49,10 @@ class Replay:
     ffn: list[Float[Tensor, "variant target d_model"]]
     final: Float[Tensor, "variant target d_model"]
     """The input of the final norm."""
+    whole: list[Tensor] = field(default_factory=list)
+    """What `attention` is of: the outputs for all sequences of the replay, which gradients can be
+    asked for. `own` takes this sequence's part of them."""
+    own: Callable[[Tensor], Tensor] = lambda whole: whole
 
 
 def replay(
@@ -203,18 +207,19 @@ def _of_sequence(value: Tensor, at: tuple[int, int], kept: tuple[int, int]) -> T
     """The variants and targets of one sequence out of several."""
     number, n_sequences = at
     if n_sequences == 1:
-        return value  # the tensor itself, which gradients can be asked for
+        return value
     by_sequence = rearrange(value, "(v s) t ... -> s v t ...", s=n_sequences)
     return by_sequence[number, : kept[0], : kept[1]]
 
 
 def _as_replay(where: Parts, layers: list, final: Tensor, own: Callable, n_padding: int) -> Replay:
+    whole = [layer[2] for layer in layers]
     weights, own_values, attention, ffn = (
         [own(value) for value in column] for column in zip(*layers, strict=True)
     )
     own_values = [rearrange(v, "v t (kv d) -> v t kv d", kv=where.n_kv_heads) for v in own_values]
     weights = [layer[..., n_padding:] for layer in weights]
-    return Replay(weights, own_values, attention, ffn, own(final))
+    return Replay(weights, own_values, attention, ffn, own(final), whole, own)
 
 
 def _checked(rows: Replay) -> Replay:

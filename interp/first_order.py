@@ -62,48 +62,55 @@ def objective(
     return project(live, final)
 
 
-def first_order(  # noqa: PLR0913, PLR0917 - what the objectives are made of
-    where: Parts,
-    readout: Readout,
-    context: Prefill,
-    played: Replay,
-    is_source: Float[Tensor, "target token"],
-    node_weights: Float[Tensor, " node"],
-    objectives: tuple[str, ...],
-) -> FirstOrder:
-    """The maps of all targets: one backward pass per objective.
+@dataclass(frozen=True)
+class Cut:
+    """The joint cut of one sequence's source set, played at the nodes."""
+
+    readout: Readout
+    context: Prefill
+    played: Replay
+    """The nodes, with gradients."""
+    is_source: Float[Tensor, "target token"]
+    """S ∩ {p < i}."""
+
+
+def first_order(
+    where: Parts, cuts: list[Cut], node_weights: Float[Tensor, " node"], objectives: tuple[str, ...]
+) -> list[FirstOrder]:
+    """The maps of all targets of all sequences of one replay: one backward pass per objective.
 
     Args:
-        where, readout, context: model, readouts and prefill.
-        played: the nodes, with gradients.
-        is_source: S ∩ {p < i}.
+        where: the model's parts.
+        cuts: of each sequence.
         node_weights: of the quadrature.
         objectives: of `labels.OBJECTIVES`.
     """
-    writes, biases = [], []
+    found: list[list] = [[] for _ in cuts]
     for name in objectives:
-        value = objective(where, readout, played, name)
-        gradients = torch.autograd.grad(value.sum(), played.attention, retain_graph=True)
-        parts = [
-            _layer(where, readout, context, played, gradient, n)
-            for n, gradient in enumerate(gradients)
-        ]
-        write, bias = (torch.stack(column) for column in zip(*parts, strict=True))
-        mine = node_weights.to(write)
-        writes.append(torch.einsum("lvtp,v,tp->ltp", write, mine, is_source))
-        biases.append(torch.einsum("lvtp,v,tp->t", bias, mine, is_source))
-    return FirstOrder(torch.stack(writes), torch.stack(biases))
+        value = sum(objective(where, one.readout, one.played, name).sum() for one in cuts)
+        whole = torch.autograd.grad(value, cuts[0].played.whole, retain_graph=True)
+        for mine, one in zip(found, cuts, strict=True):
+            parts = [_layer(where, one, gradient, n) for n, gradient in enumerate(whole)]
+            write, bias = (torch.stack(column) for column in zip(*parts, strict=True))
+            weights = node_weights.to(write)
+            mine.append(
+                (
+                    torch.einsum("lvtp,v,tp->ltp", write, weights, one.is_source),
+                    torch.einsum("lvtp,v,tp->t", bias, weights, one.is_source),
+                )
+            )
+    return [FirstOrder(*(torch.stack(x) for x in zip(*one, strict=True))) for one in found]
 
 
 def _layer(
-    where: Parts, readout: Readout, context: Prefill, played: Replay, gradient: Tensor, layer: int
+    where: Parts, cut: Cut, gradient: Tensor, layer: int
 ) -> tuple[Float[Tensor, "variant target token"], Float[Tensor, "variant target token"]]:
     """⟨G, α W_o v⟩ and ⟨G, α W_o b_v⟩ of every edge of one layer, heads summed."""
+    gradient, bias = cut.played.own(gradient), cut.readout.biases[layer]
     n_variants = len(gradient)
-    bias = readout.biases[layer]
     folded = fold(where, layer, rearrange(gradient.to(bias.dtype), "v t d -> (v t) d"))
-    values = context.values[layer].to(bias.dtype) - rearrange(bias, "kv d -> 1 kv 1 d")
-    weights = rearrange(played.weights[layer].detach(), "v t h p -> (v t) h p")
+    values = cut.context.values[layer].to(bias.dtype) - rearrange(bias, "kv d -> 1 kv 1 d")
+    weights = rearrange(cut.played.weights[layer].detach(), "v t h p -> (v t) h p")
     write = torch.einsum("nhp,nhp->np", weights, slot_scores(folded, values))
     of_bias = torch.einsum("nhp,nh->np", weights, bias_scores(folded, bias))
     return tuple(rearrange(x, "(v t) p -> v t p", v=n_variants) for x in (write, of_bias))

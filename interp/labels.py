@@ -133,6 +133,7 @@ VARIABLES = {
     "alignment_shuffled": ("1", "Alignment score with boxes at random places"),
     "alignment_center": ("1", "Alignment score with a centred rectangle of the same area"),
     "border_share": ("1", "Share of the map's mass in the outermost cells"),
+    "border_area": ("1", "Share of the image's area in the outermost cells"),
     "has_mass": ("1", "The map has a positive value"),
     "map": ("logit", "Contribution or effect of a visual token"),
     "first_order": ("logit", "First-order effect of an edge"),

@@ -80,10 +80,10 @@ def test_cam_at_the_targets_row_would_be_its_logit(case):
     found = METHODS["CAM"](vlm, sample, last).values.ravel()
     with torch.no_grad():
         logits = clean.model.lm_head(clean.output("norm")[0])
+    own = one.context.logits[0, one.target] - one.context.logits[0].mean()
+    logits = logits - logits.mean(dim=-1, keepdim=True)
     np.testing.assert_allclose(found, logits[one.visual, one.target].numpy(), atol=1e-5)
-    np.testing.assert_allclose(
-        logits[one.row, one.target], float(one.context.logits[0, one.target]), rtol=1e-5
-    )
+    np.testing.assert_allclose(logits[one.row, one.target], float(own), rtol=1e-5)
 
 
 def test_grad_cam_equals_finite_differences(case):
@@ -118,7 +118,11 @@ def test_integrated_gradients_are_complete(case):
     embeddings = one.context.embeddings.clone()
     embeddings[one.visual] = empty.to(embeddings)
     with torch.no_grad(), undisturbed(vlm.model):
-        expected = float(one.context.logits[0, one.target]) - float(one.logit(embeddings))
+        expected = float(one.logit(one.context.embeddings)) - float(one.logit(embeddings))
+        logits = one.context.logits[0]
+    assert float(one.logit(one.context.embeddings)) == pytest.approx(
+        float(logits[one.target] - logits.mean()), abs=1e-5
+    )
     assert change == pytest.approx(expected, abs=1e-5)
 
 
@@ -135,7 +139,7 @@ def test_input_x_gradient_equals_finite_differences(case):
             for factor in (1 + step, 1 - step):
                 scaled = pixels.clone()
                 scaled[rows] *= factor
-                sides.append(float(gradients._logit_of_pixels(one, scaled)))
+                sides.append(float(one.logits(scaled)[0]))
             slopes.append((sides[0] - sides[1]) / (2 * step))
     np.testing.assert_allclose(found[:4], slopes, atol=2e-3 * np.abs(found).max() + 2e-4)
 
@@ -151,7 +155,7 @@ def test_relevance_is_conserved_along_values(processor):
         vlm, sample = odd_models.vlm(model, processor), odd_models.sample()
         one = asked.ask_one(vlm, sample, 3)
         found = relevance.relevance(one, through_pattern=False)
-        logit = float(one.context.logits[0, one.target])
+        logit = float(one.context.logits[0, one.target] - one.context.logits[0].mean())
         assert float(found.sum()) == pytest.approx(logit, rel=1e-4)
         assert not np.isclose(float(relevance.relevance(one, through_pattern=True).sum()), logit)
 
@@ -201,6 +205,31 @@ def test_tam_takes_out_what_is_repeated():
     assert smooth.std() < noisy.std()
 
 
+def test_tam_equals_a_slow_reading(case):
+    vlm, sample, last, one, clean = case
+    tokens, ids = one.query.tokens, one.query.batch["input_ids"][0].tolist()
+    head = clean.model.lm_head.weight.detach()
+    states = clean.output("norm")[0].detach()
+
+    def activation(token, row):
+        return max(0.0, float((head[token] - head.mean(0)) @ states[row]))
+
+    rows = one.visual.tolist()
+    own = torch.tensor([activation(one.target, v) for v in rows])
+    weights, maps = [], []
+    for k in range(one.row + 1):
+        if tokens.role[k] in ("question", "thinking", "answer") and ids[k] != one.target:
+            weights.append(activation(one.target, k))
+            maps.append([activation(ids[k], v) for v in rows])
+    total = max(sum(weights), 1e-12)
+    other = torch.tensor(maps).T @ torch.tensor(weights) / total
+    rest = tam.without(own, other)
+    shape = int(tokens.row.max()) + 1, int(tokens.column.max()) + 1
+    expected = tam.rank_gaussian(rest.double().numpy().reshape(shape))
+    found = METHODS["TAM"](vlm, sample, last)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * max(expected.max(), 1))
+
+
 def share_of_asked(vlm, scenes, method) -> np.ndarray:
     """Mass on the asked digit over mass on all digits, minus one over their number, by scene."""
     found = []
@@ -217,7 +246,7 @@ def share_of_asked(vlm, scenes, method) -> np.ndarray:
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_random_weights_know_nothing_of_the_asked_digit(tiny, method):
-    """Four standard errors, as it is asked fifteen times."""
+    """Four standard errors, as it is asked sixteen times."""
     every = interp.load_samples("digits", split="test", limit=200)
     scenes = [
         one for one in every

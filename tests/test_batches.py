@@ -13,7 +13,7 @@ from interp.model import parts
 from interp.prefill import prefills
 from tests import odd_models
 
-NUMBERS = ("direct", "ffn", "value_bias", "embed", "logit", "effect", "total", "peak")
+REST = ("remainder", "replay_drift", "log_probability", "total", "completeness_error")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def assert_same(one: xr.Dataset, other: xr.Dataset, bound: float):
             assert (one[name].values == other[name].values).all(), name
             continue
         # What is left over, and the norm's share of an effect, are differences of logits.
-        is_rest = name in ("remainder", "replay_drift", "log_probability")
-        scale = logits if is_rest else float(np.abs(other[name]).max())
+        is_rest = name in REST
+        scale = max(logits * is_rest, float(np.abs(other[name]).max()))
         assert np.abs(one[name].values - other[name].values).max() <= bound * scale, name
 
 
@@ -50,6 +50,7 @@ def assert_same(one: xr.Dataset, other: xr.Dataset, bound: float):
         ("effects", {}),
         ("effects", {"mode": "mean"}),
         ("effects", {"mode": "mask", "gauge": "raw"}),
+        ("first_order", {"n_nodes": 2, "objectives": ("total", "ffn", "attention")}),
     ],
 )
 def test_a_batch_equals_one_at_a_time(samples, name, options, attention):

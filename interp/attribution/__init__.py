@@ -3,8 +3,8 @@
     map = METHODS["rollout"](vlm, sample, target)      # (row, column) on the merged grid
 
 `target` is an index into the sample's targets, all tokens of thinking and answer in order. Every
-function takes `completion=` besides, to explain the model's own text. Where a method explains a
-logit, it is the target's raw one.
+function takes `completion=` besides, to explain the model's own text. All explain the target's
+logit in the centered gauge.
 """
 
 from interp.attribution.attention import raw_attention, rollout

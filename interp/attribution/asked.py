@@ -1,4 +1,8 @@
-"""What every method begins with: one target of one sample, its forward, and its patches."""
+"""What every method begins with: one target of one sample, its forward, and its patches.
+
+All methods explain the same number, the target's logit in the centered gauge: raw logits hold what
+all tokens have in common, and maps of the two can differ as much as methods do.
+"""
 
 from dataclasses import dataclass
 
@@ -9,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.inputs import Completion
-from interp.model import VLM, Parts
+from interp.model import VLM, Parts, base_model
 from interp.prefill import Prefill, prefill
 from interp.query import Query, ask
+from interp.readout import gauge_rows
 from interp.sample import Sample
 
 
@@ -43,13 +48,24 @@ class Asked:
         rows = np.flatnonzero(self.query.tokens.image >= 0)
         return torch.from_numpy(rows).to(self.query.rows.device)
 
+    @property
+    def reader(self) -> Float[Tensor, " d_model"]:
+        """The target's row of the output embedding above the vocabulary's mean row."""
+        return gauge_rows(self.where.output_embedding, self.query.targets, "centered")[0]
+
     def logit(self, embeddings: Float[Tensor, "token d_model"]) -> Float[Tensor, ""]:
-        """The target's raw logit with these embeddings, from the language model's forward."""
+        """The target's logit with these embeddings, from the language model's forward."""
         given = self.context.given | {"inputs_embeds": embeddings[None], "use_cache": False}
         hidden = self.where.language_model(**given).last_hidden_state[0, self.row]
-        return self.where.output_embedding(hidden[None])[0, self.target].to(
-            torch.promote_types(hidden.dtype, torch.float32)
-        )
+        return hidden.to(self.reader.dtype) @ self.reader
+
+    def logits(self, pixels: Float[Tensor, "_ value"]) -> Float[Tensor, " image"]:
+        """The target's logit with each of some images on the sample's grid, from whole forwards."""
+        n = len(pixels) // len(self.query.batch["pixel_values"])
+        batch = {name: value.repeat(n, 1) for name, value in self.query.batch.items()}
+        whole = base_model(self.query.model).model
+        hidden = whole(**batch | {"pixel_values": pixels}, use_cache=False).last_hidden_state
+        return hidden[:, self.row].to(self.reader.dtype) @ self.reader
 
     def on_grid(self, values: Float[Tensor, " patch"], name: str, **attributes) -> xr.DataArray:
         """Values of the visual tokens by patch row and column."""

@@ -6,7 +6,6 @@ import xarray as xr
 from interp.attribution.asked import ask_one
 from interp.inputs import Completion
 from interp.model import VLM, undisturbed
-from interp.readout import embedding_rows
 from interp.sample import Sample
 
 
@@ -14,7 +13,7 @@ from interp.sample import Sample
 def cam(
     vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
 ) -> xr.DataArray:
-    """Final-norm state of each visual row · the target's row of the output embedding, signed.
+    """What the target's logit would be at each visual row, signed.
 
     Raises:
         ValueError: as `ask_one`.
@@ -23,8 +22,7 @@ def cam(
     with undisturbed(asked.query.model):
         given = asked.context.given | {"use_cache": False}
         hidden = asked.where.language_model(**given).last_hidden_state[0, asked.visual]
-    row = embedding_rows(asked.where.output_embedding, asked.query.targets)[0]
-    return asked.on_grid(hidden.to(row.dtype) @ row, "CAM")
+    return asked.on_grid(hidden.to(asked.reader.dtype) @ asked.reader, "CAM")
 
 
 def grad_cam(

@@ -30,7 +30,7 @@ def input_x_gradient(
     asked = ask_one(vlm, sample, target, completion)
     with undisturbed(asked.query.model), torch.enable_grad():
         pixels = asked.query.batch["pixel_values"].detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(_logit_of_pixels(asked, pixels), pixels)
+        (gradient,) = torch.autograd.grad(asked.logits(pixels)[0], pixels)
     return asked.on_grid(_by_token(asked, (pixels * gradient).detach()), "input × gradient")
 
 
@@ -71,16 +71,9 @@ def integrated_gradients(
 def _logits_of_embeddings(
     asked: Asked, visual: Float[Tensor, "image patch d_model"]
 ) -> Float[Tensor, " image"]:
-    """The target's raw logit with other visual embeddings."""
+    """The target's logit with other visual embeddings."""
     embeddings = asked.context.embeddings.detach()
     return torch.stack([asked.logit(embeddings.index_put((asked.visual,), one)) for one in visual])
-
-
-def _logit_of_pixels(asked: Asked, pixels: Float[Tensor, "patch value"]) -> Float[Tensor, ""]:
-    """The target's raw logit with other pixels, from the whole model."""
-    batch = asked.query.batch | {"pixel_values": pixels}
-    logits = asked.query.model(**batch, use_cache=False, logits_to_keep=asked.query.rows).logits
-    return logits[0, 0, asked.target].to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _by_token(asked: Asked, values: Float[Tensor, "patch value"]) -> Float[Tensor, " token"]:

@@ -18,7 +18,7 @@ AT_ONCE = 16
 def occlusion(
     vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
 ) -> xr.DataArray:
-    """How much of the target's raw logit is lost when a patch has the processor's mean colour.
+    """How much of the target's logit is lost when a patch has the processor's mean colour.
 
     Raises:
         ValueError: as `ask_one`.
@@ -40,9 +40,6 @@ def occlusion(
         for start in range(0, len(canvases), AT_ONCE):
             some = [Image.fromarray(one) for one in canvases[start : start + AT_ONCE]]
             pixels = vlm.processor.image_processor(images=some, return_tensors="pt")["pixel_values"]
-            batch = {name: x.repeat(len(some), 1) for name, x in asked.query.batch.items()}
-            batch["pixel_values"] = pixels.to(asked.query.batch["pixel_values"])
-            out = vlm.model(**batch, use_cache=False, logits_to_keep=asked.query.rows).logits
-            logits.append(out[:, 0, asked.target].float())
+            logits.append(asked.logits(pixels.to(asked.query.batch["pixel_values"])))
     found = torch.cat(logits)
     return asked.on_grid(found[0] - found[1:], "occlusion")

@@ -3,10 +3,12 @@
 The activation map of token i is its logit at the visual rows. Tokens written before leave their own
 activations there; what of them the map repeats is taken out, and noise is filtered by rank:
 
-    M_i[v]    = max(0, W_U[y_i] · n(h_v))                        v a visual row
-    I[v]      = Σ_k w_k M_k[v],  w_k ∝ max(0, W_U[y_i] · n(h_k))    k other tokens of question and
+    M_i[v]    = max(0, g_i · n(h_v))                             v a visual row
+    I[v]      = Σ_k w_k M_k[v],  w_k ∝ max(0, g_i · n(h_k))         k other tokens of question and
                                                                  text before i, Σ w = 1
     M̂         = max(0, M_i − s I),  s = max(0, ⟨M_i, I⟩ / ⟨I, I⟩)   least squares
+
+g is a token's row of the output embedding above the mean row.
 """
 
 import numpy as np
@@ -17,7 +19,7 @@ from jaxtyping import Float
 from interp.attribution.asked import Asked, ask_one
 from interp.inputs import Completion
 from interp.model import VLM, undisturbed
-from interp.readout import embedding_rows
+from interp.readout import gauge_rows
 from interp.sample import Sample
 
 WINDOW = 3
@@ -40,7 +42,7 @@ def tam(
     context = _context(asked, ids)
     if len(context):
         weights = (hidden[context] @ mine).clamp(min=0)
-        rows = embedding_rows(asked.where.output_embedding, ids[context])
+        rows = gauge_rows(asked.where.output_embedding, ids[context], "centered")
         maps = (visual @ rows.to(visual.dtype).T).clamp(min=0)
         own = without(own, maps @ (weights / weights.sum().clamp(min=1e-12)))
     found = asked.on_grid(own, "TAM")
@@ -52,7 +54,7 @@ def _states(asked: Asked) -> tuple:
     with undisturbed(asked.query.model):
         given = asked.context.given | {"use_cache": False}
         hidden = asked.where.language_model(**given).last_hidden_state[0]
-    mine = embedding_rows(asked.where.output_embedding, asked.query.targets)[0]
+    mine = asked.reader
     return hidden.to(mine.dtype), mine, asked.query.batch["input_ids"][0]
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 from interp.extract.asked import read_in
 from interp.extract.depth import origins
 from interp.extract.edges import check_mode, effects, effects_of
-from interp.extract.gradients import first_order
+from interp.extract.gradients import first_order, first_orders_of
 from interp.extract.ledger import check_detail, ledger, ledgers_of
 from interp.extract.nodes import node_effects
 from interp.extract.patches import patch_effects
@@ -22,15 +22,19 @@ from interp.prefill import prefills
 from interp.query import REPLAY_BYTES, Query, ask
 from interp.sample import Sample
 
-BATCHED = {"ledger": (ledger, ledgers_of), "effects": (effects, effects_of)}
+BATCHED = {
+    "ledger": (ledger, ledgers_of),
+    "effects": (effects, effects_of),
+    "first_order": (first_order, first_orders_of),
+}
 ALONE = {
     "node_effects": node_effects,
     "shapley": shapley,
     "origins": origins,
-    "first_order": first_order,
     "patch_effects": patch_effects,
 }
-OWN = ("completion", "positions", "targets", "foils", "sources", "reference", "references")
+OWN = ("completion", "positions", "targets", "foils", "source", "sources", "reference",
+       "references")  # fmt: skip
 # The image and the evidence come without their sinks too, and before all sets the clean run.
 MOST_VARIANTS = 1 + len(SOURCE_SETS) + len(("image" + SINKLESS, "evidence" + SINKLESS))
 
@@ -45,9 +49,9 @@ def each(
 ) -> Iterator[xr.Dataset]:
     """One dataset per sample, in order, as `interp.extract.<name>` gives it for that sample alone.
 
-    "ledger" and "effects" take as many samples through one padded forward and one replay as
-    `max_memory` holds. The others are made mostly of replays and second runs of their own, and take
-    one sample at a time whatever `max_memory` is.
+    "ledger", "effects" and "first_order" take as many samples through one padded forward and one
+    replay as `max_memory` holds. The others are made mostly of replays and second runs of their
+    own, and take one sample at a time whatever `max_memory` is.
 
     Args:
         name: of an extraction.
@@ -137,10 +141,13 @@ def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
 def _load(query: Query, settings: dict) -> Load:
     sources = settings.get("sources")
     n_sets = MOST_VARIANTS - 1 if sources is None else len(list(sources))
+    n_variants = 1 + n_sets if "mode" in settings else 1
+    if "n_nodes" in settings:  # a backward pass keeps about three times what a forward does
+        n_variants = 3 * max(1, settings["n_nodes"])
     return Load(
         n_tokens=len(query.tokens.ids),
         n_targets=len(query.rows),
-        n_variants=1 + n_sets if "mode" in settings else 1,
+        n_variants=n_variants,
         is_full=settings.get("detail") == "full",
     )
 

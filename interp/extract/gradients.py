@@ -3,16 +3,18 @@
 import torch
 import xarray as xr
 from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.capture import replay
+from interp.capture import replays
 from interp.effects import clean_against, cut_masks
 from interp.extract.asked import Asked, asked
-from interp.first_order import ENDS, FirstOrder, quadrature
+from interp.first_order import ENDS, Cut, FirstOrder, quadrature
 from interp.first_order import first_order as maps_of
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import OBJECTIVES
 from interp.model import undisturbed
+from interp.prefill import Prefills
 from interp.query import source_sets, target_chunks
 from interp.readout import read_out
 from interp.rows import scaled
@@ -47,53 +49,91 @@ def first_order(
         ValueError: as for `ledger`; an unknown source set or objective, or a negative number of
             nodes.
     """
-    if not objectives or set(objectives) - set(OBJECTIVES) or objectives[0] != "total":
-        raise ValueError(f"expected objectives of {OBJECTIVES}, total first, got {objectives}")
-    if n_nodes < 0:
-        raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
+    check(objectives, n_nodes)
     made = asked(
         model, inputs, completion=completion, positions=positions, targets=targets,
         gauge=gauge, foils=foils,
     )  # fmt: skip
     query, context = made.query, made.context
-    sources = [source] if isinstance(source, str) else {"source": source}
-    _, members = source_sets(query, sources, context.is_sink)
-    is_source = cut_masks(members, query.rows, context.is_visible)[0]
-    nodes, weights = quadrature(n_nodes, query.rows.device)
+    is_source = members(made, source)
+    nodes, _ = quadrature(n_nodes, query.rows.device)
+    alone = Prefills(context.keys, context.values, [context], [0])
     # A backward pass keeps about three times what a forward does.
-    chunks = [
-        _chunk(made, is_source, (nodes, weights, objectives), part)
-        for part in target_chunks(query, n_variants=3 * len(nodes))
+    chunks = []
+    for part in target_chunks(query, n_variants=3 * len(nodes)):
+        chunks += together([made], alone, [part], [is_source], n_nodes, objectives)
+    return labelled(made, is_source, chunks, n_nodes, objectives)
+
+
+def first_orders_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+    """`first_order` of several sequences out of one replay; settings as its arguments."""
+    own = settings[0]
+    n_nodes, objectives = own["n_nodes"], own["objectives"]
+    check(objectives, n_nodes)
+    parts = [torch.arange(len(one.query.rows), device=one.query.rows.device) for one in made]
+    sources = [members(one, mine["source"]) for one, mine in zip(made, settings, strict=True)]
+    found = together(made, batch, parts, sources, n_nodes, objectives)
+    return [
+        labelled(one, mine, [chunk], n_nodes, objectives)
+        for one, mine, chunk in zip(made, sources, found, strict=True)
     ]
-    dataset = _labelled(query, context, is_source, chunks)
-    dataset = dataset.assign_coords(objective=list(objectives))
-    return finished(query, dataset, {"gauge": gauge, "n_nodes": str(n_nodes)})
 
 
-def _chunk(made: Asked, is_source, settings, part) -> tuple[FirstOrder, Tensor]:
-    query, context = made.query, made.context
-    nodes, weights, objectives = settings
-    rows, mine = query.rows[part], is_source[part]
-    with undisturbed(query.model):
+def check(objectives: tuple[str, ...], n_nodes: int) -> None:
+    """Raises ValueError for unknown objectives or a negative number of nodes."""
+    if not objectives or set(objectives) - set(OBJECTIVES) or objectives[0] != "total":
+        raise ValueError(f"expected objectives of {OBJECTIVES}, total first, got {objectives}")
+    if n_nodes < 0:
+        raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
+
+
+def members(made: Asked, source) -> Bool[Tensor, "target token"]:
+    """S ∩ {p < i} of each target."""
+    sources = [source] if isinstance(source, str) else {"source": source}
+    _, chosen = source_sets(made.query, sources, made.context.is_sink)
+    return cut_masks(chosen, made.query.rows, made.context.is_visible)[0]
+
+
+def together(
+    made: list[Asked], batch: Prefills, parts: list, sources: list, n_nodes: int, objectives
+) -> list[tuple[FirstOrder, Float[Tensor, " part"]]]:
+    """The maps of some targets of every sequence, and the total effects of their joint cuts."""
+    model, where = made[0].query.model, made[0].query.where
+    nodes, weights = quadrature(n_nodes, made[0].query.rows.device)
+    rows = [one.query.rows[part] for one, part in zip(made, parts, strict=True)]
+    mine = [one[part] for one, part in zip(sources, parts, strict=True)]
+    both = torch.tensor(ENDS, device=nodes.device)
+    with undisturbed(model):
         with torch.no_grad():
-            both = torch.tensor(ENDS, device=nodes.device)
-            ends = replay(query.model, context, rows, scaled(mine, both))
-            readout = read_out(query.where, made.gauge_rows[part], ends.final[0])
-            total = clean_against(query.where, readout, ends)[0][0]
+            ends = replays(model, batch, rows, [scaled(one, both) for one in mine])
+            readouts = [
+                read_out(where, one.gauge_rows[part], end.final[0])
+                for one, part, end in zip(made, parts, ends, strict=True)
+            ]
+            totals = [
+                clean_against(where, readout, end)[0][0]
+                for readout, end in zip(readouts, ends, strict=True)
+            ]
         with torch.enable_grad():
-            played = replay(query.model, context, rows, scaled(mine, nodes))
-            is_source = mine.to(readout.vectors.dtype)
-            found = maps_of(query.where, readout, context, played, is_source, weights, objectives)
-    return found, total
+            played = replays(model, batch, rows, [scaled(one, nodes) for one in mine])
+            cuts = [
+                Cut(readout, context, one, is_source.to(readout.vectors.dtype))
+                for readout, context, one, is_source in zip(
+                    readouts, batch.sequences, played, mine, strict=True
+                )
+            ]
+            found = maps_of(where, cuts, weights, objectives)
+    return list(zip(found, totals, strict=True))
 
 
-def _labelled(query, context, is_source, chunks: list[tuple]) -> xr.Dataset:
+def labelled(made: Asked, is_source, chunks: list[tuple], n_nodes: int, objectives) -> xr.Dataset:
+    """The first-order maps out of their parts."""
     writes = torch.cat([found.writes for found, _ in chunks], dim=2)
     bias = torch.cat([found.bias for found, _ in chunks], dim=1)
     total = torch.cat([total for _, total in chunks])
     error = total - writes[0].sum(dim=(0, 2)) - bias[0]
     is_defined = is_source.any(dim=1)
-    return xr.Dataset(
+    dataset = xr.Dataset(
         {
             "first_order": (
                 ("target", "layer", "source", "objective"),
@@ -104,5 +144,6 @@ def _labelled(query, context, is_source, chunks: list[tuple]) -> xr.Dataset:
             "completeness_error": (("target",), as_array(error)),
             "is_defined": (("target",), as_array(is_defined)),
         },
-        coords=coordinates(query, context),
-    )
+        coords=coordinates(made.query, made.context),
+    ).assign_coords(objective=list(objectives))
+    return finished(made.query, dataset, {"gauge": made.gauge, "n_nodes": str(n_nodes)})
