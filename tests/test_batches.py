@@ -70,6 +70,34 @@ def test_batches_of_random_models_equal_one_at_a_time(odd_model, processor, samp
             assert_same(one, other, bound=1e-6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kinds": ("direct", "bottleneck", "two_hop", "effect"), "n_nodes": 2},
+        {"kinds": ("bottleneck",), "variant": "release", "only": "answer"},
+        {"kinds": ("direct", "edge"), "only": "answer"},
+    ],
+)
+def test_maps_of_a_batch_equal_one_at_a_time(samples, options):
+    vlm = interp.load_model("tiny")
+    thinking = samples[1:]
+    together = list(interp.extract.each("maps", vlm, thinking, **options))
+    for one, sample in zip(together, thinking, strict=True):
+        other = interp.extract.maps(vlm, sample, **options)
+        assert one.attrs == other.attrs
+        assert (one.is_defined == other.is_defined).all()
+        for kind in options["kinds"]:
+            mine, theirs = one["map"].sel(kind=kind), other["map"].sel(kind=kind)
+            assert float(np.abs(mine - theirs).max()) <= 1e-5 * float(np.abs(theirs).max()), kind
+    found = []
+    with pytest.raises(ValueError, match="a text with a thinking span"):
+        found.extend(interp.extract.each("maps", vlm, [samples[1], samples[0]]))
+    assert [one.attrs["sample"] for one in found] == [samples[1].id]
+    own = [(samples[1], {"only": [0]}), (samples[2], {"only": "answer"})]
+    sizes = [one.sizes["target"] for one in interp.extract.each("maps", vlm, own)]
+    assert sizes == [1, interp.extract.maps(vlm, samples[2], only="answer").sizes["target"]]
+
+
 def test_options_of_a_samples_own(samples):
     vlm = interp.load_model("tiny")
     n_tokens = [interp.extract.residual(vlm, one).sizes["position"] for one in samples[:2]]

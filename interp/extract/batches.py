@@ -15,6 +15,7 @@ from interp.extract.ledger import check_detail, ledger, ledgers_of
 from interp.extract.nodes import node_effects
 from interp.extract.patches import patch_effects
 from interp.extract.paths import shapley
+from interp.extract.saliency import maps, maps_of, question
 from interp.labels import SINKLESS, SOURCE_SETS
 from interp.memory import Load, needed
 from interp.model import VLM, undisturbed
@@ -26,6 +27,7 @@ BATCHED = {
     "ledger": (ledger, ledgers_of),
     "effects": (effects, effects_of),
     "first_order": (first_order, first_orders_of),
+    "maps": (maps, maps_of),
 }
 ALONE = {
     "node_effects": node_effects,
@@ -33,7 +35,7 @@ ALONE = {
     "origins": origins,
     "patch_effects": patch_effects,
 }
-OWN = ("completion", "positions", "targets", "foils", "source", "sources", "reference",
+OWN = ("completion", "positions", "targets", "only", "foils", "source", "sources", "reference",
        "references")  # fmt: skip
 # The image and the evidence come without their sinks too, and before all sets the clean run.
 MOST_VARIANTS = 1 + len(SOURCE_SETS) + len(("image" + SINKLESS, "evidence" + SINKLESS))
@@ -49,9 +51,9 @@ def each(
 ) -> Iterator[xr.Dataset]:
     """One dataset per sample, in order, as `interp.extract.<name>` gives it for that sample alone.
 
-    "ledger", "effects" and "first_order" take as many samples through one padded forward and one
-    replay as `max_memory` holds. The others are made mostly of replays and second runs of their
-    own, and take one sample at a time whatever `max_memory` is.
+    "ledger", "effects", "first_order" and "maps" (without "edge" and "slot") take as many samples
+    through one padded forward and one replay as `max_memory` holds. The others are made mostly of
+    replays and second runs of their own, and take one sample at a time whatever `max_memory` is.
 
     Args:
         name: of an extraction.
@@ -71,6 +73,9 @@ def each(
     check_detail(options.get("detail", "full"))
     check_mode(options.get("mode", "zero"))
     pairs = map(_pair, samples)
+    kinds = set(options.get("kinds", ()))
+    if name == "maps" and kinds & {"edge", "slot"}:
+        return (maps(vlm, sample, **options | own) for sample, own in pairs)
     if name in ALONE:
         return (ALONE[name](vlm, sample, **options | own) for sample, own in pairs)
     return _batched(name, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
@@ -114,8 +119,12 @@ def _packed(function, vlm: VLM, sample: Sample, options: dict) -> tuple[Query, d
     bound = signature(function).bind(vlm, sample, **options)
     bound.apply_defaults()
     settings = bound.kwargs
-    asked = {key: settings[key] for key in ("completion", "positions", "targets")}
-    query = ask(vlm, sample, **asked)
+    if "kinds" in settings:
+        names = ("kinds", "only", "variant", "completion", "gauge")
+        query, settings["gauge"] = question(vlm, sample, **{key: settings[key] for key in names})
+    else:
+        names = ("completion", "positions", "targets")
+        query = ask(vlm, sample, **{key: settings[key] for key in names})
     return query, settings, _load(query, settings)
 
 
@@ -142,11 +151,14 @@ def _load(query: Query, settings: dict) -> Load:
     sources = settings.get("sources")
     n_sets = MOST_VARIANTS - 1 if sources is None else len(list(sources))
     n_variants = 1 + n_sets if "mode" in settings else 1
-    if "n_nodes" in settings:  # a backward pass keeps about three times what a forward does
+    kinds = settings.get("kinds", ("effect",))
+    if "n_nodes" in settings and "effect" in kinds:
+        # A backward pass keeps about three times what a forward does.
         n_variants = 3 * max(1, settings["n_nodes"])
+    n_thinking = query.tokens.role.count("thinking") if "kinds" in settings else 0
     return Load(
         n_tokens=len(query.tokens.ids),
-        n_targets=len(query.rows),
+        n_targets=len(query.rows) + n_thinking,
         n_variants=n_variants,
         is_full=settings.get("detail") == "full",
     )

@@ -9,16 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import thinking
-from interp.capture import Replay, replay
+from interp.capture import Replay, replay, replays
 from interp.extract.asked import Asked, asked
-from interp.extract.gradients import first_order
+from interp.extract.gradients import first_order, members, together
 from interp.extract.ledger import account
 from interp.extract.patches import patch_effects
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import MAP_KINDS, MAP_VARIANTS
 from interp.model import VLM, undisturbed
+from interp.prefill import Prefills
 from interp.query import REPLAY_BYTES, Query, ask
-from interp.readout import read_out
+from interp.readout import Readout, read_out
 from interp.sample import Sample
 
 THROUGH_THINKING = ("bottleneck", "two_hop")
@@ -57,16 +58,10 @@ def maps(
         ValueError: as for `ledger`; unknown kinds, targets or variant; a text without a thinking
             span, or cut off before its end token, where a map goes through the thinking.
     """
-    _check(kinds, variant)
-    gauge = gauge or ("raw" if variant == "release" else "centered")
-    if completion is not None and not completion.is_complete and set(kinds) & set(THROUGH_THINKING):
-        raise ValueError(
-            f"{sample.id}: expected a completion that ends with its end token, got one cut off "
-            f"after {len(completion.token_ids)} tokens; raise max_new_tokens or leave it out"
-        )
-    every = ask(vlm, sample, completion=completion)
-    chosen = _chosen(every, only, sample.id)
-    which = {"positions": every.rows[chosen].tolist(), "targets": every.targets[chosen].tolist()}
+    query, gauge = question(
+        vlm, sample, kinds=kinds, only=only, variant=variant, completion=completion, gauge=gauge
+    )
+    which = {"positions": query.rows.tolist(), "targets": query.targets.tolist()}
     options = {"gauge": gauge, "foils": foils, "completion": completion, **which}
     made = asked(vlm, sample, **options)
     found = _attention_maps(made, [kind for kind in kinds if kind not in EFFECTS], variant)
@@ -74,6 +69,63 @@ def maps(
         if kind in EFFECTS:
             found[kind] = EFFECTS[kind](vlm, sample, options, reference, n_nodes)
     return _labelled(made, {kind: found[kind] for kind in kinds}, variant)
+
+
+def question(
+    vlm: VLM, sample: Sample, *, kinds, only, variant, completion, gauge
+) -> tuple[Query, str]:
+    """The targets that are asked for, and the gauge; raises ValueError as `maps`."""
+    _check(kinds, variant)
+    if completion is not None and not completion.is_complete and set(kinds) & set(THROUGH_THINKING):
+        raise ValueError(
+            f"{sample.id}: expected a completion that ends with its end token, got one cut off "
+            f"after {len(completion.token_ids)} tokens; raise max_new_tokens or leave it out"
+        )
+    every = ask(vlm, sample, completion=completion)
+    chosen = _chosen(every, only, sample.id)
+    query = ask(
+        vlm, sample, completion=completion, positions=every.rows[chosen].tolist(),
+        targets=every.targets[chosen].tolist(),
+    )  # fmt: skip
+    return query, gauge or ("raw" if variant == "release" else "centered")
+
+
+def maps_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+    """`maps` of several sequences out of one replay, and one more for "effect"; of one kind each.
+
+    "edge" and "slot" have replays of their own and are not made here.
+    """
+    kinds, variant, n_nodes = (settings[0][name] for name in ("kinds", "variant", "n_nodes"))
+    model = made[0].query.model
+    found: list[dict] = [{} for _ in made]
+    attention = [kind for kind in kinds if kind != "effect"]
+    if attention:
+        columns = [_thinking_columns(one, attention) for one in made]
+        rows = [
+            torch.cat([one.query.rows, _looking(mine, variant)])
+            for one, mine in zip(made, columns, strict=True)
+        ]
+        with torch.no_grad(), undisturbed(model):
+            for one, mine, every in zip(made, found, replays(model, batch, rows), strict=True):
+                n = len(one.query.rows)
+                halves = _part(every, slice(None, n)), _part(every, slice(n, None))
+                mine.update(_attention_maps(one, attention, variant, *halves))
+    if "effect" in kinds:
+        parts = [torch.arange(len(one.query.rows), device=one.query.rows.device) for one in made]
+        sources = [members(one, "image") for one in made]
+        chunks = together(made, batch, parts, sources, n_nodes, ("total",))
+        for mine, cut, (one, _) in zip(found, sources, chunks, strict=True):
+            mine["effect"] = one.writes[0].sum(dim=0), cut.any(dim=1)
+    return [
+        _labelled(one, {kind: mine[kind] for kind in kinds}, variant)
+        for one, mine in zip(made, found, strict=True)
+    ]
+
+
+def _part(played: Replay, rows: slice) -> Replay:
+    """Some rows of a replay."""
+    columns = (played.weights, played.own_values, played.attention, played.ffn)
+    return Replay(*([one[:, rows] for one in column] for column in columns), played.final[:, rows])
 
 
 def _check(kinds, variant) -> None:
@@ -107,13 +159,23 @@ def _chosen(query: Query, only, name: str) -> list[int]:
 # ------------------------------------------------------------------------ from the attention rows
 
 
-def _attention_maps(made: Asked, kinds: list[str], variant: str) -> dict:
-    """kind -> (target, token) scores and whether each target's map is defined."""
+def _attention_maps(
+    made: Asked,
+    kinds: list[str],
+    variant: str,
+    played: Replay | None = None,
+    looking: Replay | None = None,
+) -> dict:
+    """kind -> (target, token) scores and whether each target's map is defined.
+
+    Replays of the targets' and of the thinking rows are made where they are not given.
+    """
     if not kinds:
         return {}
     query = made.query
     with torch.no_grad(), undisturbed(query.model):
-        played = replay(query.model, made.context, query.rows)
+        if played is None:
+            played = replay(query.model, made.context, query.rows)
         readout = read_out(query.where, made.gauge_rows, played.final[0])
         everywhere = torch.ones(len(query.rows), dtype=torch.bool, device=query.rows.device)
         found = {}
@@ -127,23 +189,30 @@ def _attention_maps(made: Asked, kinds: list[str], variant: str) -> dict:
                 found["direct"] = scores, everywhere
         through = [kind for kind in kinds if kind in THROUGH_THINKING]
         if through:
-            found |= _through_thinking(made, played, readout, through, variant)
+            found |= _through_thinking(made, played, readout, through, variant, looking)
     return found
 
 
-def _through_thinking(made: Asked, played: Replay, readout, kinds: list[str], variant: str) -> dict:
-    """Maps that are sums over thinking tokens, some of them at a time."""
+def _through_thinking(
+    made: Asked,
+    played: Replay,
+    readout: Readout,
+    kinds: list[str],
+    variant: str,
+    looking: Replay | None = None,
+) -> dict:
+    """Maps that are sums over thinking tokens, some of them at a time unless they are played."""
     query, where, context = made.query, made.query.where, made.context
-    columns = _thinking_columns(made)
+    columns = _thinking_columns(made, kinds)
     size = max(1, REPLAY_BYTES // (4 * where.n_layers * where.n_heads * len(query.tokens.ids)))
+    size = size if looking is None else len(columns)
     totals = dict.fromkeys(kinds, 0.0)
     products = [0.0] * where.n_layers
     for part in columns.split(size):
-        # The release lets the row that predicts a thinking token stand for it, one step early.
-        rows = part - 1 if variant == "release" else part
+        rows = _looking(part, variant)
         hops = thinking.Hops(
             targets=played,
-            thinking=replay(query.model, context, rows),
+            thinking=replay(query.model, context, rows) if looking is None else looking,
             embeddings=context.embeddings[rows],
             columns=part,
             is_between=part < query.rows[:, None],
@@ -163,16 +232,22 @@ def _through_thinking(made: Asked, played: Replay, readout, kinds: list[str], va
     return {kind: (scores, is_defined) for kind, scores in totals.items()}
 
 
-def _thinking_columns(made: Asked) -> Tensor:
-    """Positions of the thinking tokens."""
+def _looking(columns: Tensor, variant: str) -> Tensor:
+    """Rows at which thinking tokens look: their own, or in the release those that predict them."""
+    return columns - 1 if variant == "release" else columns
+
+
+def _thinking_columns(made: Asked, kinds: list[str]) -> Tensor:
+    """Positions of the thinking tokens; none where no map goes through them."""
     roles = np.array(made.query.tokens.role)
-    columns = torch.from_numpy(np.flatnonzero(roles == "thinking")).to(made.query.rows.device)
-    if len(columns) == 0:
+    is_asked = bool(set(kinds) & set(THROUGH_THINKING))
+    columns = np.flatnonzero((roles == "thinking") & is_asked)
+    if is_asked and len(columns) == 0:
         raise ValueError(
             f"{made.query.attributes['sample']}: expected a text with a thinking span for maps of "
             f"{THROUGH_THINKING}, got none; leave the sample out or ask for other kinds"
         )
-    return columns
+    return torch.from_numpy(columns).to(made.query.rows.device)
 
 
 def _released(made: Asked, played: Replay, weights: list) -> Float[Tensor, "target token"]:
