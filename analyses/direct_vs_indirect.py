@@ -13,72 +13,41 @@ manifest.json.
 """
 
 import argparse
-import logging
 import sys
-import time
-from pathlib import Path
 
-log = logging.getLogger("direct_vs_indirect")
+from analyses import command
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
+    command.add_report(parser, out="reports/out", limit=200)
     add = parser.add_argument
-    add("--model", default="tiny", help="embedded name, hub id or folder (default: tiny)")
-    add("--adapter", help="peft adapter, a folder or hub id")
     add("--compare", help="a second model or an adapter on the first, on the same texts")
-    add("--data", default="digits", help="data set (default: digits, the embedded scenes)")
-    add("--split", default="test", help="its split (default: test)")
-    add("--limit", type=int, default=200, help="number of samples (default: 200)")
-    add("--seed", type=int, default=0, help="of the scenes and the bootstrap (default: 0)")
     add("--text", choices=("completion", "reference"), default="completion",
         help="explain the model's own greedy text, or the samples' text")  # fmt: skip
     add("--gauge", choices=("centered", "raw"), default="centered", help="gauge of the logits")
     add("--effects", choices=("all", "edge"), default="all",
         help="all paths and the verdict, or edge effects alone, which is quick")  # fmt: skip
-    add("--device", help="default: a GPU where there is one")
-    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
-        help="default: auto, the checkpoint's")  # fmt: skip
-    add("--witness", action=argparse.BooleanOptionalAction,
-        help="ask TransformerLens too, on a copy; default below 2e9 parameters")  # fmt: skip
-    add("--max-new-tokens", type=int, default=256, help="length limit of the model's text")
     add("--batch-size", type=int, default=16, help="samples per generation batch and shard")
-    add("--out", type=Path, default=Path("reports/out"), help="folder to write")
-    add("--from-run", type=Path, help="redraw from this run instead of loading a model")
-    add("--no-images", action="store_true", help="do not copy the samples' images into the run")
-    add("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return parser.parse_args()
 
 
 def main() -> int:
     """Extracts, unless redrawing, and reports."""
     options = arguments()
-    logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(message)s")
-    start = time.monotonic()
-    try:
-        if options.from_run is None:
+
+    def report() -> dict[str, int]:
+        run = options.from_run
+        if run is None:
             from analyses.extraction import extract_runs
 
             run = extract_runs(options, options.out / "run")
-        else:
-            run = options.from_run
         from analyses.page import write_report
 
-        counts = write_report(run, options.out)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    print(
-        f"{options.out / 'index.html'}: {counts['ok']} samples ok, {counts['skipped']} skipped, "
-        f"{counts['failed']} failed, {time.monotonic() - start:.0f} s"
-    )
-    return 3 if counts["failed"] else 0
+        return write_report(run, options.out)
+
+    return command.run(options, report)
 
 
 if __name__ == "__main__":

@@ -14,26 +14,17 @@ import sys
 import time
 from pathlib import Path
 
+from analyses import command
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     add = parser.add_argument
-    add("--model", default="tiny", help="embedded name, hub id or folder (default: tiny)")
-    add("--adapter", help="peft adapter, a folder or hub id")
     add("--revision", help="of the hub id")
     add("--attn-implementation", default="sdpa", help="default: sdpa")
-    add("--device", help="default: a GPU where there is one")
-    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
-        help="default: auto, the checkpoint's")  # fmt: skip
     add("--limit", type=int, default=3, help="number of embedded samples (default: 3)")
-    add("--seed", type=int, default=0, help="of the samples (default: 0)")
-    add("--witness", action=argparse.BooleanOptionalAction,
-        help="ask TransformerLens, on a copy; default below 2e9 parameters")  # fmt: skip
     add("--out", type=Path, default=Path("reports/out/certificate.json"), help="file to write")
-    add("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return parser.parse_args()
 
 
