@@ -94,7 +94,7 @@ def certify(
 
     Args:
         vlm: the model as it will be used.
-        samples: some with text and one image each; three embedded scenes by default.
+        samples: some with text and one image each; two embedded scenes by default.
         witness: whether to ask TransformerLens, which needs a copy of the model and the per-head
             results of a whole sequence; by default for less than two billion parameters.
 
@@ -105,7 +105,7 @@ def certify(
             raises for a model or sample that it cannot read.
     """
     if samples is None:
-        samples = interp.load_samples("digits", split="test", limit=3)
+        samples = interp.load_samples("digits", split="test", limit=2)
     samples = list(samples)
     if not samples:
         raise ValueError("expected one or more samples to certify with, got none")
