@@ -17,7 +17,7 @@ _PUBLIC = {
     "Sample": ("interp.sample", "Sample"),
 }
 _MODULES = ("alignment", "attribution", "extract", "faithfulness", "maps", "measures", "plots",
-            "stats", "store", "validate", "viewer")  # fmt: skip
+            "scores", "stats", "store", "validate", "viewer")  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -135,6 +135,7 @@ VARIABLES = {
     "border_share": ("1", "Share of the map's mass in the outermost cells"),
     "border_area": ("1", "Share of the image's area in the outermost cells"),
     "has_mass": ("1", "The map has a positive value"),
+    "visual_attention": ("1", "Share of a row's attention on visual tokens"),
     "map": ("logit", "Contribution or effect of a visual token"),
     "first_order": ("logit", "First-order effect of an edge"),
     "first_order_bias": ("logit", "First-order effect of the value biases"),

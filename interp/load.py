@@ -24,8 +24,9 @@ def load_model(
     """A vision-language model with its processor, in eval mode and self-checked.
 
     Args:
-        name: embedded name ("tiny"), hub id, or folder of a checkpoint in safetensors.
-        adapter: folder or hub id of a peft adapter to put on it.
+        name: embedded name ("tiny"), hub id, or folder of a checkpoint in safetensors; or of an
+            adapter that `train.grpo` made, which names its base: both are loaded.
+        adapter: embedded name, folder or hub id of a peft adapter to put on it.
         revision: of the hub id.
         dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float64".
         device: a GPU where there is one, by default.
@@ -36,7 +37,8 @@ def load_model(
 
     Raises:
         ValueError: unknown architecture or prompt, weights not in safetensors, sliding-window
-            layers, a non-linear adapter, or a failed self-check.
+            layers, a non-linear adapter, one that was trained on other weights, or a failed
+            self-check.
     """
     vlm = model.load(
         name,

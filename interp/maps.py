@@ -41,8 +41,10 @@ def one_map(maps: xr.Dataset, target: int | str = "answer", kind: str = "direct"
     return on_grid(found)
 
 
-def holistic(maps: xr.Dataset, kind: str = "bottleneck", role: str = "answer") -> xr.DataArray:
-    """All targets of a role in one map, (row, column), not negative.
+def holistic(
+    maps: xr.Dataset, kind: str = "bottleneck", role: str | None = "answer"
+) -> xr.DataArray:
+    """All targets of a role, or of both, in one map, (row, column), not negative.
 
     Σ over targets of ReLU(map), as in the paper; ReLU(Σ over targets of map) for maps of the
     variant "release". With kind "bottleneck" it is the paper's holistic map.
@@ -51,9 +53,10 @@ def holistic(maps: xr.Dataset, kind: str = "bottleneck", role: str = "answer") -
         ValueError: a kind that is not there, no target of the role, or no (or more than one) image.
     """
     found = _kind(maps, kind)
-    of_role = (maps["target_role"] == role).values
+    roles = ("answer", "thinking") if role is None else (role,)
+    of_role = maps["target_role"].isin(roles).values
     if not of_role.any():
-        raise ValueError(f"expected targets of the role {role!r}, got none")
+        raise ValueError(f"expected targets of the role {' or '.join(map(repr, roles))}, got none")
     found = found.isel(target=of_role)
     if maps.attrs.get("variant") == "release":
         return on_grid(found.sum("target", skipna=False).clip(min=0))

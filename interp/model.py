@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from interp import inputs
+from interp.adapters import base_of, check_base
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PROMPTS = {
@@ -234,6 +235,12 @@ def load(
 ) -> VLM:
     """A model with its processor, in eval mode; see `interp.load_model`."""
     source, embedded = resolve(name)
+    said = base_of(source)
+    if said is not None:
+        if adapter is not None:
+            raise ValueError(f"expected one adapter, got {name!r}, which is one, and {adapter!r}")
+        adapter, name, prompt = name, said["base"], prompt or said["prompt"]
+        source, embedded = resolve(name)
     options = {"revision": revision} if revision else {}
     family = _family(name, source, options)
     if family not in SPECS:
@@ -245,6 +252,7 @@ def load(
     weights = fingerprint(model)
     if adapter is not None:
         _check_adapter(adapter)
+        check_base(resolve(adapter)[0], weights)
         model = PeftModel.from_pretrained(model, str(resolve(adapter)[0]))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     prompt = prompt or ("plain" if embedded else "think")

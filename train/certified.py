@@ -17,18 +17,24 @@ class Certified(TrainerCallback):
     At the start of training, adapters in place: see `interp.validate.certify`. The certificate is
     kept, and written to the output folder as certificate.json.
 
+    Args:
+        prompt: key of `interp.model.PROMPTS`, the system prompt that the model is trained with.
+
     Raises:
         NotCertified: when training starts, if a check fails.
     """
 
-    def __init__(self):
+    def __init__(self, prompt: str = "plain"):
+        self.prompt = prompt
+        self.vlm: VLM | None = None
+        """The policy, once training has begun."""
         self.certificate: Certificate | None = None
 
     def on_train_begin(self, args, state, control, *, model, processing_class, **_):
         """Certifies; transformers' Trainer calls this before the first step."""
         name = str(model.config._name_or_path)
-        vlm = VLM(model, processing_class, name, "plain", fingerprint(model))
-        self.certificate = certify(vlm)
+        self.vlm = VLM(model, processing_class, name, self.prompt, fingerprint(model))
+        self.certificate = certify(self.vlm)
         if state.is_world_process_zero:
             path = Path(args.output_dir) / "certificate.json"
             path.parent.mkdir(parents=True, exist_ok=True)

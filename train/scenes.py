@@ -3,12 +3,16 @@
 A row is a function of its index, so a resumed run sees exactly the rows it would have seen.
 """
 
+import logging
+from collections import Counter
 from dataclasses import dataclass
 
 from datasets import Dataset
 
 from interp.data import digits
-from interp.sample import Sample
+from interp.sample import Sample, open_image
+
+log = logging.getLogger("data")
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,45 @@ def to_row(sample: Sample) -> dict:
         "completion": [{"role": "assistant", "content": sample.text}],
         "images": [sample.image],
     }
+
+
+def questions(samples: list[Sample], system: str | None) -> Dataset:
+    """Samples as the rows of GRPOTrainer: a prompt, its image, and the sample for the reward."""
+
+    def transform(batch: dict) -> dict:
+        made = [_question(samples[i], system) for i in batch["index"]]
+        return {key: [row[key] for row in made] for key in made[0]}
+
+    return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(transform)
+
+
+def _question(sample: Sample, system: str | None) -> dict:
+    prompt = [{"role": "user", "content": sample.question}]
+    if system is not None:
+        prompt.insert(0, {"role": "system", "content": system})
+    return {"prompt": prompt, "images": [open_image(sample.image)], "sample": sample}
+
+
+def usable(samples: list[Sample], *, with_boxes: bool) -> list[Sample]:
+    """Samples whose image opens and, where asked for, that have boxes; others are counted.
+
+    Raises:
+        ValueError: none is left.
+    """
+    kept, left_out = [], Counter()
+    for sample in samples:
+        if with_boxes and sample.boxes is None:
+            left_out["no boxes"] += 1
+            continue
+        try:
+            open_image(sample.image)
+        except ValueError as error:
+            left_out["unreadable image"] += 1
+            log.warning("%s: %s", sample.id, error)
+            continue
+        kept.append(sample)
+    for reason, count in left_out.items():
+        log.warning("%d of %d samples left out: %s", count, len(samples), reason)
+    if not kept:
+        raise ValueError(f"expected at least one usable sample, got {dict(left_out) or 'none'}")
+    return kept

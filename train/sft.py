@@ -15,10 +15,11 @@ from pathlib import Path
 
 from transformers import AutoProcessor
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer, TrlParser
+from trl import SFTConfig, SFTTrainer
 
 from interp.data import digits
 from train.certified import Certified
+from train.options import parsed
 from train.scenes import Mix, rows
 
 
@@ -69,4 +70,4 @@ def main(data: Data, config: SFTConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((Data, SFTConfig)).parse_args_and_config())
+    main(*parsed(Data, SFTConfig))

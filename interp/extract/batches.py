@@ -120,7 +120,7 @@ def _packed(function, vlm: VLM, sample: Sample, options: dict) -> tuple[Query, d
     bound.apply_defaults()
     settings = bound.kwargs
     if "kinds" in settings:
-        names = ("kinds", "only", "variant", "completion", "gauge")
+        names = ("kinds", "only", "max_targets", "variant", "completion", "gauge")
         query, settings["gauge"] = question(vlm, sample, **{key: settings[key] for key in names})
     else:
         names = ("completion", "positions", "targets")

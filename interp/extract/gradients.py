@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.capture import replays
+from interp.capture import Replay, replays
 from interp.effects import clean_against, cut_masks
 from interp.extract.asked import Asked, asked
 from interp.first_order import ENDS, Cut, FirstOrder, quadrature
@@ -96,8 +96,8 @@ def members(made: Asked, source) -> Bool[Tensor, "target token"]:
 
 def together(
     made: list[Asked], batch: Prefills, parts: list, sources: list, n_nodes: int, objectives
-) -> list[tuple[FirstOrder, Float[Tensor, " part"]]]:
-    """The maps of some targets of every sequence, and the total effects of their joint cuts."""
+) -> list[tuple[FirstOrder, Float[Tensor, " part"], Replay]]:
+    """Of some targets of every sequence the maps, the joint cuts' total effects, and the ends."""
     model, where = made[0].query.model, made[0].query.where
     nodes, weights = quadrature(n_nodes, made[0].query.rows.device)
     rows = [one.query.rows[part] for one, part in zip(made, parts, strict=True)]
@@ -123,14 +123,14 @@ def together(
                 )
             ]
             found = maps_of(where, cuts, weights, objectives)
-    return list(zip(found, totals, strict=True))
+    return list(zip(found, totals, ends, strict=True))
 
 
 def labelled(made: Asked, is_source, chunks: list[tuple], n_nodes: int, objectives) -> xr.Dataset:
     """The first-order maps out of their parts."""
-    writes = torch.cat([found.writes for found, _ in chunks], dim=2)
-    bias = torch.cat([found.bias for found, _ in chunks], dim=1)
-    total = torch.cat([total for _, total in chunks])
+    writes = torch.cat([found.writes for found, *_ in chunks], dim=2)
+    bias = torch.cat([found.bias for found, *_ in chunks], dim=1)
+    total = torch.cat([total for _, total, _ in chunks])
     error = total - writes[0].sum(dim=(0, 2)) - bias[0]
     is_defined = is_source.any(dim=1)
     dataset = xr.Dataset(

@@ -1,6 +1,7 @@
 """Saliency maps of one image (METHODS.md 4): what each visual token gives to each target."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,14 +11,14 @@ from torch import Tensor
 
 from interp import thinking
 from interp.capture import Replay, replay, replays
-from interp.extract.asked import Asked, asked
+from interp.extract.asked import Asked, read_in
 from interp.extract.gradients import first_order, members, together
 from interp.extract.ledger import account
 from interp.extract.patches import patch_effects
 from interp.labelled import as_array, coordinates, finished
 from interp.labels import MAP_KINDS, MAP_VARIANTS
 from interp.model import VLM, undisturbed
-from interp.prefill import Prefills
+from interp.prefill import Prefills, prefill
 from interp.query import REPLAY_BYTES, Query, ask
 from interp.readout import Readout, read_out
 from interp.sample import Sample
@@ -31,6 +32,7 @@ def maps(
     *,
     kinds: tuple[str, ...] = ("direct", "bottleneck"),
     only: str | Sequence[int] | None = None,
+    max_targets: int | None = None,
     variant: str = "paper",
     reference=None,
     n_nodes: int = 8,
@@ -41,13 +43,17 @@ def maps(
     """Signed maps of one image, in logits: `map (kind, target, source)`; `interp.maps` reads them.
 
     Where a map is not defined (no thinking token before the target, a twin with the same token
-    there) it is 0 and `is_defined (kind, target)` is False.
+    there) it is 0 and `is_defined (kind, target)` is False. `visual_attention (target)` is the
+    share of attention, mean over layers and heads, that the row predicting the target pays to
+    visual tokens.
 
     Args:
         vlm, sample, completion, foils: as for `ledger`.
         kinds: of "direct" (Eq. 1), "bottleneck" (Saliency-R1 §3.2), "two_hop", "effect" (integrated
             first order), "edge" and "slot" (exact, one cut or swap per patch).
         only: "answer" or "thinking" targets, or some by index; the exact maps cost by target.
+        max_targets: of more targets, so many: the answer's first, those of the thinking evenly
+            spaced, so are the answer's if there are still too many.
         variant: "paper", or "release" for "direct" and "bottleneck" as the released code computes
             them: see docs/MAPS.md for every difference.
         reference: for "slot", as for `patch_effects`.
@@ -59,20 +65,25 @@ def maps(
             span, or cut off before its end token, where a map goes through the thinking.
     """
     query, gauge = question(
-        vlm, sample, kinds=kinds, only=only, variant=variant, completion=completion, gauge=gauge
-    )
+        vlm, sample, kinds=kinds, only=only, max_targets=max_targets, variant=variant,
+        completion=completion, gauge=gauge,
+    )  # fmt: skip
     which = {"positions": query.rows.tolist(), "targets": query.targets.tolist()}
     options = {"gauge": gauge, "foils": foils, "completion": completion, **which}
-    made = asked(vlm, sample, **options)
-    found = _attention_maps(made, [kind for kind in kinds if kind not in EFFECTS], variant)
+    with torch.no_grad(), undisturbed(query.model):
+        context = prefill(query.model, query.batch, query.rows)
+        made = read_in(query, context, gauge, foils)
+        played = replay(query.model, context, query.rows)
+    attention = [kind for kind in kinds if kind not in EFFECTS]
+    found = _attention_maps(made, attention, variant, played)
     for kind in kinds:
         if kind in EFFECTS:
             found[kind] = EFFECTS[kind](vlm, sample, options, reference, n_nodes)
-    return _labelled(made, {kind: found[kind] for kind in kinds}, variant)
+    return _labelled(made, {kind: found[kind] for kind in kinds}, variant, seen(made, played))
 
 
 def question(
-    vlm: VLM, sample: Sample, *, kinds, only, variant, completion, gauge
+    vlm: VLM, sample: Sample, *, kinds, only, max_targets, variant, completion, gauge
 ) -> tuple[Query, str]:
     """The targets that are asked for, and the gauge; raises ValueError as `maps`."""
     _check(kinds, variant)
@@ -82,11 +93,13 @@ def question(
             f"after {len(completion.token_ids)} tokens; raise max_new_tokens or leave it out"
         )
     every = ask(vlm, sample, completion=completion)
-    chosen = _chosen(every, only, sample.id)
-    query = ask(
-        vlm, sample, completion=completion, positions=every.rows[chosen].tolist(),
-        targets=every.targets[chosen].tolist(),
-    )  # fmt: skip
+    chosen = _fewer(every, _chosen(every, only, sample.id), max_targets)
+    query = replace(
+        every,
+        rows=every.rows[chosen],
+        targets=every.targets[chosen],
+        target_text=tuple(every.target_text[k] for k in chosen),
+    )
     return query, gauge or ("raw" if variant == "release" else "centered")
 
 
@@ -98,6 +111,7 @@ def maps_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr
     kinds, variant, n_nodes = (settings[0][name] for name in ("kinds", "variant", "n_nodes"))
     model = made[0].query.model
     found: list[dict] = [{} for _ in made]
+    looked: list = [None] * len(made)
     attention = [kind for kind in kinds if kind != "effect"]
     if attention:
         columns = [_thinking_columns(one, attention) for one in made]
@@ -106,20 +120,30 @@ def maps_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr
             for one, mine in zip(made, columns, strict=True)
         ]
         with torch.no_grad(), undisturbed(model):
-            for one, mine, every in zip(made, found, replays(model, batch, rows), strict=True):
+            for number, every in enumerate(replays(model, batch, rows)):
+                one = made[number]
                 n = len(one.query.rows)
                 halves = _part(every, slice(None, n)), _part(every, slice(n, None))
-                mine.update(_attention_maps(one, attention, variant, *halves))
+                found[number] = _attention_maps(one, attention, variant, *halves)
+                looked[number] = seen(one, halves[0])
     if "effect" in kinds:
         parts = [torch.arange(len(one.query.rows), device=one.query.rows.device) for one in made]
         sources = [members(one, "image") for one in made]
         chunks = together(made, batch, parts, sources, n_nodes, ("total",))
-        for mine, cut, (one, _) in zip(found, sources, chunks, strict=True):
-            mine["effect"] = one.writes[0].sum(dim=0), cut.any(dim=1)
+        for number, (one, _, ends) in enumerate(chunks):
+            found[number]["effect"] = one.writes[0].sum(dim=0), sources[number].any(dim=1)
+            looked[number] = seen(made[number], ends)
     return [
-        _labelled(one, {kind: mine[kind] for kind in kinds}, variant)
-        for one, mine in zip(made, found, strict=True)
+        _labelled(one, {kind: mine[kind] for kind in kinds}, variant, attention)
+        for one, mine, attention in zip(made, found, looked, strict=True)
     ]
+
+
+def seen(made: Asked, played: Replay) -> Float[Tensor, " target"]:
+    """The share of attention that each target's row pays to visual tokens, in the clean run."""
+    is_visual = torch.from_numpy(made.query.tokens.image >= 0).to(made.query.rows.device)
+    shares = [one[0][..., is_visual].float().sum(dim=-1).mean(dim=-1) for one in played.weights]
+    return torch.stack(shares).mean(dim=0)
 
 
 def _part(played: Replay, rows: slice) -> Replay:
@@ -156,6 +180,24 @@ def _chosen(query: Query, only, name: str) -> list[int]:
     return list(only)
 
 
+def _fewer(query: Query, chosen: list[int], limit: int | None) -> list[int]:
+    """At most `limit` of the chosen targets, answers before thinking, else evenly spaced."""
+    if limit is None or len(chosen) <= limit:
+        return chosen
+    if limit < 1:
+        raise ValueError(f"expected max_targets >= 1, got {limit}")
+    is_answer = [query.tokens.role[int(query.rows[k]) + 1] == "answer" for k in chosen]
+    answers = [k for k, mine in zip(chosen, is_answer, strict=True) if mine]
+    others = [k for k, mine in zip(chosen, is_answer, strict=True) if not mine]
+    kept = _evenly(answers, limit)
+    return sorted(kept + _evenly(others, limit - len(kept)))
+
+
+def _evenly(these: list[int], limit: int) -> list[int]:
+    at = np.linspace(0, len(these) - 1, min(limit, len(these))).round().astype(int)
+    return [these[k] for k in np.unique(at)] if limit else []
+
+
 # ------------------------------------------------------------------------ from the attention rows
 
 
@@ -163,19 +205,17 @@ def _attention_maps(
     made: Asked,
     kinds: list[str],
     variant: str,
-    played: Replay | None = None,
+    played: Replay,
     looking: Replay | None = None,
 ) -> dict:
     """kind -> (target, token) scores and whether each target's map is defined.
 
-    Replays of the targets' and of the thinking rows are made where they are not given.
+    A replay of the thinking rows is made where it is not given.
     """
     if not kinds:
         return {}
     query = made.query
     with torch.no_grad(), undisturbed(query.model):
-        if played is None:
-            played = replay(query.model, made.context, query.rows)
         readout = read_out(query.where, made.gauge_rows, played.final[0])
         everywhere = torch.ones(len(query.rows), dtype=torch.bool, device=query.rows.device)
         found = {}
@@ -285,7 +325,7 @@ def _slot(vlm, sample, options, reference, _n_nodes) -> tuple:
 EFFECTS = {"effect": _effect, "edge": _edge, "slot": _slot}
 
 
-def _labelled(made: Asked, found: dict, variant: str) -> xr.Dataset:
+def _labelled(made: Asked, found: dict, variant: str, attention: Tensor) -> xr.Dataset:
     scores = [as_array(s) if torch.is_tensor(s) else s for s, _ in found.values()]
     defined = [as_array(d) if torch.is_tensor(d) else d for _, d in found.values()]
     is_defined = np.stack(defined).astype(bool)
@@ -295,6 +335,7 @@ def _labelled(made: Asked, found: dict, variant: str) -> xr.Dataset:
         {
             "map": (("kind", "target", "source"), values),
             "is_defined": (("kind", "target"), is_defined),
+            "visual_attention": (("target",), as_array(attention)),
         },
         coords=coordinates(made.query, made.context) | {"kind": list(found)},
     )

@@ -1,0 +1,32 @@
+"""Adapters that name their base model by content, so that none is put on another model.
+
+`adapter_config.json` of peft names a base by its path or hub id, under which other weights may lie
+tomorrow. `base.json` beside it holds the base's fingerprint and the prompt of its training.
+"""
+
+import json
+from pathlib import Path
+
+BASE_FILE = "base.json"
+
+
+def name_base(folder: Path, vlm) -> None:
+    """Writes down beside an adapter which model it was trained on, and with which prompt."""
+    content = {"base": vlm.name, "base_hash": vlm.fingerprint, "prompt": vlm.prompt}
+    (Path(folder) / BASE_FILE).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def base_of(folder: str) -> dict | None:
+    """What `name_base` wrote beside an adapter; None where it is not one, or says nothing."""
+    path = Path(folder) / BASE_FILE
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def check_base(folder: str, fingerprint: str) -> None:
+    """Raises ValueError if an adapter that names its base was trained on another model."""
+    said = base_of(folder)
+    if said is not None and said["base_hash"] != fingerprint:
+        raise ValueError(
+            f"{Path(folder).name}: expected the model it was trained on ({said['base']}, weights "
+            f"{said['base_hash']}), got weights {fingerprint}; load that model"
+        )

@@ -1,0 +1,118 @@
+"""Reinforcement learning with the extractor as reward, over TRL's GRPOTrainer and peft's LoRA.
+
+    python -m train.grpo --config train/configs/tiny-direct.yaml
+    accelerate launch --num_processes 8 -m train.grpo --config train/configs/qwen2.5-vl-3b.yaml
+
+Every key of TRL's GRPOConfig can stand in the YAML file or on the command line, `loss_type: dapo`
+and `use_vllm: true` among them. An interrupted run goes on from its last checkpoint when the same
+command is given again, to the same weights. The adapter goes to OUTPUT_DIR/final and names its base
+model by content: `interp.load_model("OUTPUT_DIR/final")` loads both.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peft import LoraConfig
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer
+
+import interp
+from interp.adapters import name_base
+from interp.model import PROMPTS, VLM
+from train.judge import judge_from_environment
+from train.options import parsed
+from train.rewards import Reward
+from train.scenes import questions, usable
+
+
+@dataclass
+class Task:
+    """What to train, on what, for which reward."""
+
+    model_name_or_path: str = field(metadata={"help": "embedded name, hub id or folder"})
+    n_samples: int = field(metadata={"help": "number of training samples, in the reader's order"})
+    data: str = field(default="digits", metadata={"help": "as for interp.load_samples"})
+    split: str = field(default="train", metadata={"help": "its split"})
+    sample_seed: int = field(
+        default=0, metadata={"help": "seed of the scenes or of the rows' order"}
+    )
+    dtype: str = field(default="auto", metadata={"help": "of the weights"})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "as transformers has it"})
+    min_pixels: int | None = field(default=None, metadata={"help": "of a resized image"})
+    max_pixels: int | None = field(default=None, metadata={"help": "of a resized image"})
+    prompt: str | None = field(default=None, metadata={"help": "plain or think (the paper's)"})
+    map: str = field(default="direct", metadata={"help": "direct, effect, edge, or none"})
+    saliency_weight: float = field(default=1.0, metadata={"help": "0 measures without paying"})
+    gate_on_accuracy: bool = field(default=False, metadata={"help": "no saliency if wrong"})
+    max_targets: int = field(default=64, metadata={"help": "tokens of a text that are explained"})
+    n_nodes: int = field(default=2, metadata={"help": "of the effect map's quadrature"})
+    lora_r: int = field(default=16, metadata={"help": "rank of the adapter"})
+    lora_alpha: int = field(default=32, metadata={"help": "its scale, times r"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "while training"})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["q_proj", "v_proj"], metadata={"help": "layers that get one"}
+    )
+
+
+def main(task: Task, config: GRPOConfig) -> None:
+    """Trains from the last checkpoint in the output folder, if any; saves the adapter."""
+    logging.basicConfig(level=config.get_process_log_level(), format="%(levelname)s %(message)s")
+    vlm = _policy(task)
+    reward = Reward(
+        judge_from_environment(),
+        rule=None if task.map == "none" else task.map,
+        weight=task.saliency_weight,
+        is_gated=task.gate_on_accuracy,
+        prompt=vlm.prompt,
+        max_targets=task.max_targets,
+        n_nodes=task.n_nodes,
+    )
+    out = Path(config.output_dir)
+    trainer = GRPOTrainer(
+        model=vlm.model,
+        processing_class=vlm.processor,
+        reward_funcs=reward,
+        callbacks=[reward],
+        args=config,
+        train_dataset=_data(task, vlm.prompt, with_boxes=reward.rule is not None),
+        peft_config=LoraConfig(
+            r=task.lora_r,
+            lora_alpha=task.lora_alpha,
+            lora_dropout=task.lora_dropout,
+            target_modules=task.lora_targets,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(out) if out.is_dir() else None)
+    trainer.save_model(out / "final")
+    if trainer.is_world_process_zero():
+        name_base(out / "final", vlm)
+        trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))
+
+
+def _policy(task: Task) -> VLM:
+    """The model on the CPU; the trainer puts every process's copy where it belongs."""
+    vlm = interp.load_model(
+        task.model_name_or_path,
+        dtype=task.dtype,
+        device="cpu",
+        attn_implementation=task.attn_implementation,
+        min_pixels=task.min_pixels,
+        max_pixels=task.max_pixels,
+        prompt=task.prompt,
+    )
+    # What peft writes down as the base: the name that was given, not a folder of this machine.
+    vlm.model.name_or_path = vlm.model.config._name_or_path = task.model_name_or_path
+    return vlm
+
+
+def _data(task: Task, prompt: str, *, with_boxes: bool):
+    samples = interp.load_samples(
+        task.data, split=task.split, limit=task.n_samples, seed=task.sample_seed
+    )
+    return questions(usable(samples, with_boxes=with_boxes), PROMPTS[prompt])
+
+
+if __name__ == "__main__":
+    main(*parsed(Task, GRPOConfig))

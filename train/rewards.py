@@ -1,0 +1,196 @@
+"""The reward of Saliency-R1: accuracy + format + saliency, from the policy's own attention.
+
+    reward = Reward(judge_from_environment(), rule="direct")
+    GRPOTrainer(..., reward_funcs=reward, callbacks=[reward])
+
+One object that TRL calls twice: as a callback it takes the policy at the start of training and
+certifies the extractor on it; as a reward it reads that policy as it is in this step. Three rewards
+apart would not do: TRL counts a missing part as 0 and leaves a sample out only if all are missing.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import xarray as xr
+
+from interp.inputs import Completion, completion
+from interp.sample import THINK_CLOSE, THINK_OPEN, Sample
+from interp.scores import scores
+from train.certified import Certified
+from train.judge import Judge
+
+log = logging.getLogger("reward")
+
+LOGGED = {
+    "alignment": "saliency/alignment",
+    "chance": "saliency/chance",
+    "alignment_shuffled": "saliency/shuffled",
+    "border_share": "saliency/border",
+    "border_area": "saliency/border_chance",
+    "has_mass": "saliency/has_mass",
+    "visual_attention": "saliency/visual_attention",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one completion earns, before weights; `skipped` says why it earns nothing at all."""
+
+    accuracy: float = 0.0
+    format: float = 0.0
+    saliency: float = 0.0
+    skipped: str = ""
+
+
+class Reward(Certified):
+    """accuracy + format + weight · saliency per completion (METHODS.md 5), None where unknown.
+
+    Saliency is 0 where the format is invalid. A sample is None, and so left out of its group, where
+    the judge gives no verdict, the text holds an image or video token (the model would read images
+    that are not there) or the extractor refuses it; each reason is counted and logged. All parts go
+    to the trainer's metrics, with chance, shuffled boxes and what shows a reward that is hacked.
+
+    Args:
+        judge: (question, reference, candidate) → 1, 0 or None.
+        rule: of `interp.scores.RULES`, the map that is scored; None for accuracy + format alone.
+        weight: of saliency; 0 measures without paying.
+        is_gated: pay saliency only where the answer is right.
+        prompt: key of `interp.model.PROMPTS`; the data set's prompts must have the same.
+        options: max_targets, n_nodes and max_memory of `interp.scores.scores`.
+    """
+
+    __name__ = "reward"  # TRL's name of the column
+
+    def __init__(
+        self,
+        judge: Judge,
+        *,
+        rule: str | None = "direct",
+        weight: float = 1.0,
+        is_gated: bool = False,
+        prompt: str = "think",
+        **options,
+    ):
+        super().__init__(prompt)
+        if not math.isfinite(weight):
+            raise ValueError(f"expected a finite weight of saliency, got {weight}")
+        self.judge, self.rule, self.weight, self.is_gated = judge, rule, weight, is_gated
+        self.options = options
+        self.skipped: Counter[str] = Counter()
+        """Completions without a reward so far, by reason."""
+
+    def on_train_begin(self, args, state, control, *, processing_class, **given):
+        """Takes and certifies the policy.
+
+        Raises:
+            ValueError: a processor that pads on the right, or sharded weights.
+            NotCertified: the extractor fails on this policy.
+        """
+        side = processing_class.tokenizer.padding_side
+        if side != "left":
+            raise ValueError(
+                f"expected a processor that pads on the left, got {side!r}; set "
+                "processor.tokenizer.padding_side = 'left', or prompts and texts come apart"
+            )
+        super().on_train_begin(args, state, control, processing_class=processing_class, **given)
+
+    def __call__(
+        self,
+        completion_ids: list[list[int]],
+        sample: list[Sample],
+        log_metric: Callable[[str, float], None] = lambda _name, _value: None,
+        log_extra: Callable[[str, list], None] = lambda _name, _values: None,
+        **_,
+    ) -> list[float | None]:
+        """One reward per completion; TRL calls this, its other arguments are not needed.
+
+        Raises:
+            RuntimeError: training has not begun, so there is no policy to read.
+        """
+        if self.vlm is None:
+            raise RuntimeError("expected the reward among the trainer's callbacks, got no policy")
+        written = [completion(self.vlm.processor.tokenizer, ids) for ids in completion_ids]
+        parts = [self._judged(*one) for one in zip(sample, written, strict=True)]
+        scored = self._scored(sample, written, parts)
+        parts = [_with_saliency(one, found) for one, found in zip(parts, scored, strict=True)]
+        self._log(written, parts, scored, log_metric)
+        for name in ("accuracy", "format", "saliency", "skipped"):
+            log_extra(name, [getattr(one, name) for one in parts])
+        return [self._sum(one) for one in parts]
+
+    def _judged(self, sample: Sample, text: Completion) -> Parts:
+        processor = self.vlm.processor
+        if {processor.image_token_id, processor.video_token_id} & set(text.token_ids):
+            return Parts(skipped="image token in the text")
+        verdict = self.judge(sample.question, sample.answer, text.answer) if text.answer else 0.0
+        if verdict is None or not math.isfinite(verdict):
+            return Parts(skipped="no verdict")
+        return Parts(accuracy=verdict, format=float(is_valid(processor.tokenizer, text)))
+
+    def _scored(self, samples, written, parts: list[Parts]) -> list[xr.Dataset | str | None]:
+        """The scores of the completions of valid format, in one batch."""
+        found: list[xr.Dataset | str | None] = [None] * len(parts)
+        which = [k for k, one in enumerate(parts) if one.format and self.rule is not None]
+        texts = [(samples[k], written[k]) for k in which]
+        for k, one in zip(which, scores(self.vlm, texts, rule=self.rule, **self.options)
+                          if texts else [], strict=True):  # fmt: skip
+            found[k] = one
+        return found
+
+    def _sum(self, parts: Parts) -> float | None:
+        if parts.skipped:
+            return None
+        is_paid = parts.accuracy > 0 or not self.is_gated
+        return parts.accuracy + parts.format + self.weight * parts.saliency * is_paid
+
+    def _log(self, written, parts: list[Parts], scored, log_metric) -> None:
+        """Means over the batch; of saliency's own, over the completions that have a map."""
+        reasons = Counter(one.skipped for one in parts if one.skipped)
+        self.skipped += reasons
+        for reason, count in reasons.items():
+            log.warning("%d of %d completions without a reward: %s", count, len(parts), reason)
+        kept = [one for one in parts if not one.skipped]
+        for name in ("accuracy", "format", "saliency"):
+            _mean(log_metric, name, [getattr(one, name) for one in kept])
+        datasets = [one for one in scored if isinstance(one, xr.Dataset)]
+        for name, title in LOGGED.items():
+            _mean(log_metric, title, [float(one[name]) for one in datasets])
+        n_thinking = [len((one.thinking or "").split()) for one in written]
+        _mean(log_metric, "text/tokens", [len(one.token_ids) for one in written])
+        _mean(log_metric, "text/thinking_words", n_thinking)
+        _mean(log_metric, "text/empty_thinking", [n == 0 for n in n_thinking])
+        _mean(log_metric, "text/cut_off", [not one.is_complete for one in written])
+        for reason in ("image token in the text", "no verdict", "not explained"):
+            _mean(log_metric, f"skipped/{reason}", [one.skipped == reason for one in parts])
+
+
+def is_valid(tokenizer, text: Completion) -> bool:
+    """Exactly one <think>…</think> with something in it, an answer, the end token; nothing else.
+
+    A special token among the text (a new turn, say) would make it another conversation.
+    """
+    inner = text.token_ids[: len(text.token_ids) - text.is_complete]
+    return (
+        text.is_complete
+        and text.text.count(THINK_OPEN) == text.text.count(THINK_CLOSE) == 1
+        and bool(text.thinking)
+        and bool(text.answer)
+        and not set(tokenizer.all_special_ids) & set(inner)
+    )
+
+
+def _with_saliency(parts: Parts, found: xr.Dataset | str | None) -> Parts:
+    if isinstance(found, str):
+        return Parts(skipped="not explained")
+    if found is None or parts.skipped:
+        return parts
+    return Parts(parts.accuracy, parts.format, float(found["alignment"]))
+
+
+def _mean(log_metric, name: str, values: Iterable) -> None:
+    values = [float(one) for one in values]
+    if values:
+        log_metric(name, sum(values) / len(values))
