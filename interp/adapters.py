@@ -14,6 +14,10 @@ def name_base(folder: Path, vlm) -> None:
     """Writes down beside an adapter which model it was trained on, and with which prompt."""
     content = {"base": vlm.name, "base_hash": vlm.fingerprint, "prompt": vlm.prompt}
     (Path(folder) / BASE_FILE).write_text(json.dumps(content, indent=1) + "\n")
+    # peft writes the folder that an embedded name stands for, which is another one elsewhere.
+    path = Path(folder) / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"base_model_name_or_path": vlm.name}
+    path.write_text(json.dumps(config, indent=1) + "\n")
 
 
 def base_of(folder: str) -> dict | None:

@@ -83,7 +83,7 @@ def test_unknown_keys_are_refused(new):
 
 
 def test_the_curriculum_is_the_order_of_the_rows():
-    from train.scenes import Mix, rows
+    from train.scenes import Mix, texts
 
     mix = Mix(1000, 3, (0.1, 0.2, 0.3), digits.QUESTIONS, reading=0.5)
     scenes = [mix.scene(i) for i in range(0, 1000, 7)]
@@ -92,7 +92,7 @@ def test_the_curriculum_is_the_order_of_the_rows():
         "read", "digit_by_color", "color_by_digit"}  # fmt: skip
     late = {mix.scene(i).family for i in range(501, 600)}
     assert late == set(digits.QUESTIONS)
-    row = rows(mix)[5]
+    row = texts(1000, mix.scene)[5]
     assert row["prompt"][0]["content"] == mix.scene(5).question
     assert row["completion"][0]["content"] == mix.scene(5).text
     assert row["images"][0].size == mix.scene(5).image.size

@@ -218,7 +218,7 @@ def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
     from trl import SFTConfig, SFTTrainer
 
     from train.scenes import Mix
-    from train.scenes import rows as scene_rows
+    from train.scenes import texts
 
     vlm = interp.load_model("tiny")
     config = SFTConfig(
@@ -226,7 +226,8 @@ def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
         use_cpu=True, max_length=None, save_strategy="no",
         dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False,
     )  # fmt: skip
-    scenes = scene_rows(Mix(4, 1, (0.0, 0.0, 0.0), ("count",), 0.0))
+    mix = Mix(4, 1, (0.0, 0.0, 0.0), ("count",), 0.0)
+    scenes = texts(4, mix.scene)
 
     def trainer():
         return SFTTrainer(

@@ -13,52 +13,40 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peft import LoraConfig
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 import interp
 from interp.adapters import name_base
-from interp.model import PROMPTS, VLM
+from interp.load import self_check
+from interp.model import PROMPTS
 from train.judge import judge_from_environment
 from train.options import parsed
+from train.policy import Policy, load_policy, lora
 from train.rewards import Reward
 from train.scenes import questions, usable
 
 
 @dataclass
 class Task:
-    """What to train, on what, for which reward."""
+    """On what to train, for which reward."""
 
-    model_name_or_path: str = field(metadata={"help": "embedded name, hub id or folder"})
     n_samples: int = field(metadata={"help": "number of training samples, in the reader's order"})
     data: str = field(default="digits", metadata={"help": "as for interp.load_samples"})
     split: str = field(default="train", metadata={"help": "its split"})
-    sample_seed: int = field(
-        default=0, metadata={"help": "seed of the scenes or of the rows' order"}
-    )
-    dtype: str = field(default="auto", metadata={"help": "of the weights"})
-    attn_implementation: str = field(default="sdpa", metadata={"help": "as transformers has it"})
-    min_pixels: int | None = field(default=None, metadata={"help": "of a resized image"})
-    max_pixels: int | None = field(default=None, metadata={"help": "of a resized image"})
-    prompt: str | None = field(default=None, metadata={"help": "plain or think (the paper's)"})
+    sample_seed: int = field(default=0, metadata={"help": "of the scenes, or of the rows' order"})
     map: str = field(default="direct", metadata={"help": "direct, effect, edge, or none"})
     saliency_weight: float = field(default=1.0, metadata={"help": "0 measures without paying"})
     gate_on_accuracy: bool = field(default=False, metadata={"help": "no saliency if wrong"})
     max_targets: int = field(default=64, metadata={"help": "tokens of a text that are explained"})
     n_nodes: int = field(default=2, metadata={"help": "of the effect map's quadrature"})
-    lora_r: int = field(default=16, metadata={"help": "rank of the adapter"})
-    lora_alpha: int = field(default=32, metadata={"help": "its scale, times r"})
-    lora_dropout: float = field(default=0.0, metadata={"help": "while training"})
-    lora_targets: list[str] = field(
-        default_factory=lambda: ["q_proj", "v_proj"], metadata={"help": "layers that get one"}
-    )
 
 
-def main(task: Task, config: GRPOConfig) -> None:
+def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
     """Trains from the last checkpoint in the output folder, if any; saves the adapter."""
     logging.basicConfig(level=config.get_process_log_level(), format="%(levelname)s %(message)s")
-    vlm = _policy(task)
+    vlm = load_policy(policy)
+    self_check(vlm.model)
     reward = Reward(
         judge_from_environment(),
         rule=None if task.map == "none" else task.map,
@@ -76,35 +64,13 @@ def main(task: Task, config: GRPOConfig) -> None:
         callbacks=[reward],
         args=config,
         train_dataset=_data(task, vlm.prompt, with_boxes=reward.rule is not None),
-        peft_config=LoraConfig(
-            r=task.lora_r,
-            lora_alpha=task.lora_alpha,
-            lora_dropout=task.lora_dropout,
-            target_modules=task.lora_targets,
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=lora(policy),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(out) if out.is_dir() else None)
     trainer.save_model(out / "final")
     if trainer.is_world_process_zero():
         name_base(out / "final", vlm)
         trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))
-
-
-def _policy(task: Task) -> VLM:
-    """The model on the CPU; the trainer puts every process's copy where it belongs."""
-    vlm = interp.load_model(
-        task.model_name_or_path,
-        dtype=task.dtype,
-        device="cpu",
-        attn_implementation=task.attn_implementation,
-        min_pixels=task.min_pixels,
-        max_pixels=task.max_pixels,
-        prompt=task.prompt,
-    )
-    # What peft writes down as the base: the name that was given, not a folder of this machine.
-    vlm.model.name_or_path = vlm.model.config._name_or_path = task.model_name_or_path
-    return vlm
 
 
 def _data(task: Task, prompt: str, *, with_boxes: bool):
@@ -115,4 +81,4 @@ def _data(task: Task, prompt: str, *, with_boxes: bool):
 
 
 if __name__ == "__main__":
-    main(*parsed(Task, GRPOConfig))
+    main(*parsed(Policy, Task, GRPOConfig))

@@ -5,6 +5,7 @@ A row is a function of its index, so a resumed run sees exactly the rows it woul
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from datasets import Dataset
@@ -45,40 +46,34 @@ class Mix:
         )
 
 
-def rows(mix: Mix) -> Dataset:
-    """Training scenes as prompt-completion rows with an image, by index."""
+def texts(n_samples: int, sample: Callable[[int], Sample], system: str | None = None) -> Dataset:
+    """Samples by index as the rows of SFTTrainer: prompt, the sample's own text, image."""
 
-    def transform(batch: dict) -> dict:
-        made = [to_row(mix.scene(i)) for i in batch["index"]]
-        return {key: [row[key] for row in made] for key in made[0]}
+    def row(index: int) -> dict:
+        one = sample(index)
+        return _question(one, system) | {"completion": [{"role": "assistant", "content": one.text}]}
 
-    return Dataset.from_dict({"index": list(range(mix.n_samples))}).with_transform(transform)
-
-
-def to_row(sample: Sample) -> dict:
-    """A sample in TRL's conversational prompt-completion format."""
-    return {
-        "prompt": [{"role": "user", "content": sample.question}],
-        "completion": [{"role": "assistant", "content": sample.text}],
-        "images": [sample.image],
-    }
+    return _rows(n_samples, row)
 
 
 def questions(samples: list[Sample], system: str | None) -> Dataset:
-    """Samples as the rows of GRPOTrainer: a prompt, its image, and the sample for the reward."""
+    """Samples as the rows of GRPOTrainer: prompt, image, and the sample itself for the reward."""
+    return _rows(len(samples), lambda k: _question(samples[k], system) | {"sample": samples[k]})
 
+
+def _rows(n_rows: int, row: Callable[[int], dict]) -> Dataset:
     def transform(batch: dict) -> dict:
-        made = [_question(samples[i], system) for i in batch["index"]]
-        return {key: [row[key] for row in made] for key in made[0]}
+        made = [row(k) for k in batch["index"]]
+        return {key: [one[key] for one in made] for key in made[0]}
 
-    return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(transform)
+    return Dataset.from_dict({"index": list(range(n_rows))}).with_transform(transform)
 
 
 def _question(sample: Sample, system: str | None) -> dict:
     prompt = [{"role": "user", "content": sample.question}]
     if system is not None:
         prompt.insert(0, {"role": "system", "content": system})
-    return {"prompt": prompt, "images": [open_image(sample.image)], "sample": sample}
+    return {"prompt": prompt, "images": [open_image(sample.image)]}
 
 
 def usable(samples: list[Sample], *, with_boxes: bool) -> list[Sample]:

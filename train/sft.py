@@ -13,22 +13,26 @@ extractor passes its oracles on this very model (`interp.validate`).
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoProcessor
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
+import interp
+from interp.adapters import name_base
 from interp.data import digits
+from interp.model import PROMPTS
 from train.certified import Certified
 from train.options import parsed
-from train.scenes import Mix, rows
+from train.policy import Policy, load_policy, lora
+from train.scenes import Mix, texts, usable
 
 
 @dataclass
 class Data:
-    """What to train, and on what."""
+    """On what to train."""
 
-    model_name_or_path: str = field(metadata={"help": "hub id or folder"})
-    n_samples: int = field(metadata={"help": "number of training scenes, each seen once per epoch"})
+    n_samples: int = field(metadata={"help": "number of training samples, seen once per epoch"})
+    data: str = field(default="digits", metadata={"help": "as for interp.load_samples"})
+    split: str = field(default="train", metadata={"help": "its split, where it is not digits"})
     stages: list[float] = field(
         default_factory=lambda: [0.0, 0.0, 0.0],
         metadata={"help": "shares of the samples at which scenes get up to 2, 3 and 4 digits"},
@@ -41,33 +45,47 @@ class Data:
         default=0.0,
         metadata={"help": "share of the rows of which every second only asks to read the digits"},
     )
-    scene_seed: int = field(default=1, metadata={"help": "seed of the scenes"})
+    scene_seed: int = field(default=1, metadata={"help": "of the scenes, or of the rows' order"})
     certify: bool = field(
         default=True,
         metadata={"help": "refuse to train a model on which the extractor fails its oracles"},
     )
 
 
-def main(data: Data, config: SFTConfig) -> None:
+def main(policy: Policy, data: Data, config: SFTConfig) -> None:
     """Trains from the last checkpoint in the output folder, if any; saves model and processor."""
-    mix = Mix(
-        data.n_samples, data.scene_seed, tuple(data.stages), tuple(data.families), data.reading
-    )
     out = Path(config.output_dir)
     last = get_last_checkpoint(out) if out.is_dir() else None
     # The Trainer alone would resume with the first weights and no word: a checkpoint's weights have
     # the hub's names, the model in memory has others, and only from_pretrained translates them.
+    vlm = load_policy(policy, last if policy.lora_r == 0 else None)
     trainer = SFTTrainer(
-        model=last or data.model_name_or_path,
+        model=vlm.model,
         args=config,
-        train_dataset=rows(mix),
-        processing_class=AutoProcessor.from_pretrained(data.model_name_or_path),
-        callbacks=[Certified()] if data.certify else None,
+        train_dataset=_rows(data, PROMPTS[vlm.prompt]),
+        processing_class=vlm.processor,
+        callbacks=[Certified(vlm.prompt)] if data.certify else None,
+        peft_config=lora(policy),
     )
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(out / "final")
     trainer.processing_class.save_pretrained(out / "final")
+    if policy.lora_r and trainer.is_world_process_zero():
+        name_base(out / "final", vlm)
+
+
+def _rows(data: Data, system: str | None):
+    """The scenes of a curriculum, made when they are asked for, or samples from files."""
+    if data.data == "digits":
+        stages, families = tuple(data.stages), tuple(data.families)
+        mix = Mix(data.n_samples, data.scene_seed, stages, families, data.reading)
+        return texts(data.n_samples, mix.scene, system)
+    samples = interp.load_samples(
+        data.data, split=data.split, limit=data.n_samples, seed=data.scene_seed
+    )
+    samples = usable(samples, with_boxes=False)
+    return texts(len(samples), samples.__getitem__, system)
 
 
 if __name__ == "__main__":
-    main(*parsed(Data, SFTConfig))
+    main(*parsed(Policy, Data, SFTConfig))
