@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, *, with_model: bool = True) -> argparse.ArgumentParser:
     """A parser with the module's docstring as its description, and the options of all scripts."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument
-    add("--model", default="tiny", help="embedded name, hub id or folder (default: tiny)")
-    add("--adapter", help="peft adapter, a folder or hub id")
+    if with_model:
+        add("--model", default="tiny", help="embedded name, hub id or folder (default: tiny)")
+        add("--adapter", help="peft adapter, a folder or hub id")
     add("--device", help="default: a GPU where there is one")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
         help="default: auto, the checkpoint's")  # fmt: skip

@@ -1,22 +1,19 @@
 """A run of maps → tables, figures and one self-contained page. Needs no model."""
 
-import base64
-import io
 from pathlib import Path
 
 import jinja2
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 import interp
 from analyses import map_figures, map_findings
 from analyses.map_findings import MapFindings
+from analyses.saving import save_figures, save_tables
 from interp.store import write_json
 
 TEMPLATES = Path(__file__).parent / "templates"
 BOUNDS = ("estimate", "lower", "upper")
-PAGE_DPI = 100
 LOWER_IS_BETTER = {"deletion": True, "insertion": False}
 
 
@@ -29,14 +26,14 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     run = interp.open_run(run_path)
     found = map_findings.find(run)
     out.mkdir(parents=True, exist_ok=True)
-    images = _save_figures(map_figures.draw(found, run_path), out / "figures")
+    images = save_figures(map_figures.draw(found, run_path), out / "figures")
     tables = {
         "scores": found.scores, "table1_all": table1(found, "all"),
         "table1_answer": table1(found, "answer"), "agreement": found.agreement,
         "alignment": found.alignment, "costs": found.costs, "random_weights": found.excess,
         "direct_suffices": found.pairs,
     }  # fmt: skip
-    _save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
+    save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
     counts = _counts(run)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
@@ -147,25 +144,3 @@ def _pair_rows(found: MapFindings) -> list[dict]:
 def _counts(run) -> dict[str, int]:
     statuses = [one["status"] for one in run.attrs["statuses"].values()]
     return {name: statuses.count(name) for name in ("ok", "skipped", "failed")}
-
-
-def _save_figures(figures: dict, folder: Path) -> dict[str, str]:
-    """PDF, SVG and PNG of each; the PNG as base64 for the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    images = {}
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=PAGE_DPI)
-        (folder / f"{name}.png").write_bytes(buffer.getvalue())
-        images[name] = base64.b64encode(buffer.getvalue()).decode()
-        plt.close(figure)
-    return images
-
-
-def _save_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-        table.to_latex(folder / f"{name}.tex", index=False, float_format="%.3g", escape=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 BASE_FILE = "base.json"
 
 
-def name_base(folder: Path, vlm) -> None:
-    """Writes down beside an adapter which model it was trained on, and with which prompt."""
-    content = {"base": vlm.name, "base_hash": vlm.fingerprint, "prompt": vlm.prompt}
+def name_base(folder: Path, vlm, **facts) -> None:
+    """Writes down beside an adapter which model it was trained on, with which prompt, and facts."""
+    content = {"base": vlm.name, "base_hash": vlm.fingerprint, "prompt": vlm.prompt} | facts
     (Path(folder) / BASE_FILE).write_text(json.dumps(content, indent=1) + "\n")
     # peft writes the folder that an embedded name stands for, which is another one elsewhere.
     path = Path(folder) / "adapter_config.json"

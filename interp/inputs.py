@@ -289,3 +289,18 @@ def completion(tokenizer, ids: list[int]) -> Completion:
         answer=texts.get("answer", ""),
         is_complete=is_complete,
     )
+
+
+def is_well_formed(tokenizer, text: Completion) -> bool:
+    """Exactly one <think>…</think> with something in it, an answer, the end token; nothing else.
+
+    A special token among the text (a new turn, say) would make it another conversation.
+    """
+    inner = text.token_ids[: len(text.token_ids) - text.is_complete]
+    return (
+        text.is_complete
+        and text.text.count(THINK_OPEN) == text.text.count(THINK_CLOSE) == 1
+        and bool(text.thinking)
+        and bool(text.answer)
+        and not set(tokenizer.all_special_ids) & set(inner)
+    )

@@ -40,6 +40,9 @@ DIMENSIONS = {
     "change": "What is done to the most salient pixels",
     "share": "Share of the pixels",
     "text": "Part of the text",
+    "arm": "Model",
+    "rule": "Rule of a saliency reward",
+    "text_of": "Text: the model's own, or the first model's",
     "row": "Patch row",
     "column": "Patch column",
 }
@@ -85,6 +88,14 @@ PATH_TITLES = {
 }
 
 VARIABLES = {
+    "is_correct": ("1", "The model's own answer is right"),
+    "is_well_formed": ("1", "One thinking span, an answer and an end"),
+    "n_tokens": ("1", "Length of the model's own text in tokens"),
+    "written": ("", "The model's own text"),
+    "question": ("", "Question"),
+    "answer": ("", "Reference answer"),
+    "family": ("", "Kind of question"),
+    "box": ("1", "Evidence box, x0 y0 x1 y1 in 0..1"),
     # name: (unit, title)
     "direct": ("logit", "Direct contribution"),
     "ffn": ("logit", "FFN contribution"),

@@ -40,7 +40,17 @@ RULES = {
 }
 
 
-def scores(
+@dataclass(frozen=True)
+class Saliency:
+    """The map of one text under a rule."""
+
+    map: xr.DataArray
+    """Over (row, column), not negative."""
+    visual_attention: float
+    """Share of attention on visual tokens, mean over the targets."""
+
+
+def saliencies(
     vlm: VLM,
     texts: Sequence[tuple[Sample, Completion | None]],
     *,
@@ -48,8 +58,8 @@ def scores(
     max_targets: int = 64,
     n_nodes: int = 2,
     max_memory: int = 2 * 2**30,
-) -> list[xr.Dataset | str]:
-    """How much of each text's map lies on its sample's boxes, or why that cannot be said.
+) -> list[Saliency | str]:
+    """Each text's map, or the reason for which there is none, which is logged too.
 
     Args:
         vlm: the model as it is now.
@@ -61,33 +71,52 @@ def scores(
         n_nodes: of the quadrature of "effect", of which a score needs fewer than a map.
         max_memory: as for `interp.extract.each`.
 
-    Returns:
-        For each text what `interp.alignment.alignment` says, with `visual_attention`, the mean
-        over the targets; or the reason for which it is left out, which is logged too.
-
     Raises:
         ValueError: an unknown rule.
     """
     if rule not in RULES:
         raise ValueError(f"expected a rule of {tuple(RULES)}, got {rule!r}")
-    options = {"kinds": (RULES[rule].kind,), "only": RULES[rule].role, "max_targets": max_targets}
-    found: list[xr.Dataset | str] = []
+    kind, role = RULES[rule].kind, RULES[rule].role
+    options = {"kinds": (kind,), "only": role, "max_targets": max_targets, "n_nodes": n_nodes}
+    found: list[Saliency | str] = []
     while len(found) < len(texts):
-        rest = texts[len(found) :]
-        asked = [(sample, {"completion": completion}) for sample, completion in rest]
+        asked = [(sample, {"completion": text}) for sample, text in texts[len(found) :]]
         try:
-            made = each("maps", vlm, asked, n_nodes=n_nodes, max_memory=max_memory, **options)
-            for maps, (sample, _) in zip(made, rest, strict=True):
-                found.append(_score(maps, sample, RULES[rule]))
-        except ValueError as error:
-            log.warning("no score: %s", error)
+            for maps in each("maps", vlm, asked, max_memory=max_memory, **options):
+                attention = float(maps["visual_attention"].mean())
+                found.append(Saliency(holistic(maps, kind, role), attention))
+        except ValueError as error:  # of the next one; all before it are there
+            log.warning("no map: %s", error)
             found.append(str(error))
     return found
 
 
-def _score(maps: xr.Dataset, sample: Sample, rule: Rule) -> xr.Dataset:
+def scores(
+    vlm: VLM, texts: Sequence[tuple[Sample, Completion | None]], **options
+) -> list[xr.Dataset | str]:
+    """How much of each text's map lies on its sample's boxes, or why that cannot be said.
+
+    Args:
+        vlm, texts, options: as for `saliencies`.
+
+    Returns:
+        For each text what `interp.alignment.alignment` says, with `visual_attention`, the mean
+        over the targets; or the reason for which it is left out.
+
+    Raises:
+        ValueError: an unknown rule.
+    """
+    found = saliencies(vlm, texts, **options)
+    return [
+        one if isinstance(one, str) else score(one, sample)
+        for one, (sample, _) in zip(found, texts, strict=True)
+    ]
+
+
+def score(saliency: Saliency, sample: Sample) -> xr.Dataset | str:
+    """The alignment of one map with its sample's boxes; a reason where it has none."""
     if sample.boxes is None:
-        raise ValueError(f"{sample.id}: expected boxes to score a map against, got none")
+        return f"{sample.id}: expected boxes to score a map against, got none"
     seed = zlib.crc32(sample.id.encode())  # boxes go elsewhere in every image
-    found = alignment(holistic(maps, rule.kind, rule.role), sample.boxes, seed=seed)
-    return describe(found.assign(visual_attention=maps["visual_attention"].mean()))
+    found = alignment(saliency.map, sample.boxes, seed=seed)
+    return describe(found.assign(visual_attention=saliency.visual_attention))

@@ -4,6 +4,8 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -91,7 +93,7 @@ def test_the_reward_reads_the_policy_and_the_prompts_that_were_sampled_from(whol
 
 
 def test_the_adapter_names_its_base_and_fits_no_other(whole, tmp_path):
-    out, _, seen = whole
+    out, _, _ = whole
     vlm = interp.load_model(str(out / "final"))
     assert vlm.name == "tiny"
     assert vlm.prompt == "plain"
@@ -115,14 +117,15 @@ def test_the_adapter_names_its_base_and_fits_no_other(whole, tmp_path):
 
 def test_the_log_has_every_part_and_no_number_that_is_none(whole):
     out, _, _ = whole
-    history = json.loads((out / "final/trainer_state.json").read_text())["log_history"]
-    steps = [row for row in history if "reward" in row]
-    assert len(steps) == 4
-    for row in steps:
+    steps = pd.read_csv(out / "final/curves.csv")
+    assert steps["step"].tolist() == [1, 2, 3, 4]
+    assert np.isfinite(steps.to_numpy()).all()
+    for row in steps.to_dict("records"):
+        assert 0 < row["seconds/saliency"] < row["step_time"]
         assert {"accuracy", "format", "saliency", "text/tokens", "text/empty_thinking",
                 "skipped/no verdict"} <= set(row)  # fmt: skip
         assert row["reward"] == pytest.approx(row["accuracy"] + row["format"] + row["saliency"],
-                                              abs=1e-5)  # fmt: skip
+                                              abs=1e-3)  # fmt: skip
 
 
 def test_a_judge_that_is_out_leaves_the_weights_alone(tmp_path, monkeypatch):

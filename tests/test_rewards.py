@@ -13,7 +13,7 @@ from interp import inputs
 from interp.model import VLM, load
 from interp.sample import Sample
 from interp.scores import RULES, scores
-from train.rewards import Reward, is_valid
+from train.rewards import Reward
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ THINK = "<think>\nthe blue digit is top left.\n</think>\n"
     ],
 )
 def test_the_format_is_one_thinking_an_answer_and_the_end(vlm, text, end, valid):
-    assert is_valid(vlm.processor.tokenizer, written(vlm, text, end)) is valid
+    assert inputs.is_well_formed(vlm.processor.tokenizer, written(vlm, text, end)) is valid
 
 
 def test_it_pays_accuracy_format_and_the_alignment_that_analyses_measure(vlm, samples):

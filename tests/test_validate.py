@@ -217,8 +217,7 @@ def test_certifying_disturbs_nobody(samples):
 def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
     from trl import SFTConfig, SFTTrainer
 
-    from train.scenes import Mix
-    from train.scenes import texts
+    from train.scenes import Mix, texts
 
     vlm = interp.load_model("tiny")
     config = SFTConfig(

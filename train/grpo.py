@@ -13,6 +13,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
@@ -25,6 +26,11 @@ from train.options import parsed
 from train.policy import Policy, load_policy, lora
 from train.rewards import Reward
 from train.scenes import questions, usable
+
+# Of what TRL logs, and of what the reward does.
+KEPT = ("step", "reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "step_time",
+        "accuracy", "format", "saliency")  # fmt: skip
+OURS = ("saliency/", "text/", "skipped/", "seconds/")
 
 
 @dataclass
@@ -69,8 +75,20 @@ def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
     trainer.train(resume_from_checkpoint=get_last_checkpoint(out) if out.is_dir() else None)
     trainer.save_model(out / "final")
     if trainer.is_world_process_zero():
-        name_base(out / "final", vlm)
-        trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))
+        paid = {"map": task.map, "saliency_weight": task.saliency_weight, "seed": config.seed}
+        name_base(out / "final", vlm, **paid)
+        pd.DataFrame(curves(trainer.state.log_history)).to_csv(
+            out / "final" / "curves.csv", index=False, float_format="%.5g"
+        )
+
+
+def curves(history: list[dict]) -> list[dict]:
+    """What the trainer logged, a row per logged step: the reward's parts and how texts change."""
+    rows = [row for row in history if "reward" in row]
+    return [
+        {name: value for name, value in row.items() if name in KEPT or name.startswith(OURS)}
+        for row in rows
+    ]
 
 
 def _data(task: Task, prompt: str, *, with_boxes: bool):

@@ -10,14 +10,15 @@ apart would not do: TRL counts a missing part as 0 and leaves a sample out only 
 
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import xarray as xr
 
-from interp.inputs import Completion, completion
-from interp.sample import THINK_CLOSE, THINK_OPEN, Sample
+from interp.inputs import Completion, completion, is_well_formed
+from interp.sample import Sample
 from interp.scores import scores
 from train.certified import Certified
 from train.judge import Judge
@@ -114,7 +115,9 @@ class Reward(Certified):
             raise RuntimeError("expected the reward among the trainer's callbacks, got no policy")
         written = [completion(self.vlm.processor.tokenizer, ids) for ids in completion_ids]
         parts = [self._judged(*one) for one in zip(sample, written, strict=True)]
+        start = time.perf_counter()
         scored = self._scored(sample, written, parts)
+        log_metric("seconds/saliency", time.perf_counter() - start)
         parts = [_with_saliency(one, found) for one, found in zip(parts, scored, strict=True)]
         self._log(written, parts, scored, log_metric)
         for name in ("accuracy", "format", "saliency", "skipped"):
@@ -128,7 +131,7 @@ class Reward(Certified):
         verdict = self.judge(sample.question, sample.answer, text.answer) if text.answer else 0.0
         if verdict is None or not math.isfinite(verdict):
             return Parts(skipped="no verdict")
-        return Parts(accuracy=verdict, format=float(is_valid(processor.tokenizer, text)))
+        return Parts(accuracy=verdict, format=float(is_well_formed(processor.tokenizer, text)))
 
     def _scored(self, samples, written, parts: list[Parts]) -> list[xr.Dataset | str | None]:
         """The scores of the completions of valid format, in one batch."""
@@ -165,21 +168,6 @@ class Reward(Certified):
         _mean(log_metric, "text/cut_off", [not one.is_complete for one in written])
         for reason in ("image token in the text", "no verdict", "not explained"):
             _mean(log_metric, f"skipped/{reason}", [one.skipped == reason for one in parts])
-
-
-def is_valid(tokenizer, text: Completion) -> bool:
-    """Exactly one <think>…</think> with something in it, an answer, the end token; nothing else.
-
-    A special token among the text (a new turn, say) would make it another conversation.
-    """
-    inner = text.token_ids[: len(text.token_ids) - text.is_complete]
-    return (
-        text.is_complete
-        and text.text.count(THINK_OPEN) == text.text.count(THINK_CLOSE) == 1
-        and bool(text.thinking)
-        and bool(text.answer)
-        and not set(tokenizer.all_special_ids) & set(inner)
-    )
 
 
 def _with_saliency(parts: Parts, found: xr.Dataset | str | None) -> Parts:

@@ -1,0 +1,89 @@
+"""A run of models before and after training → tables, figures and one page. Needs no model."""
+
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+import interp
+from analyses import arms_figures, arms_findings
+from analyses.arms_findings import ArmFindings
+from analyses.arms_wording import sentences, text
+from analyses.saving import save_figures, save_tables
+from interp.store import write_json
+
+TEMPLATES = Path(__file__).parent / "templates"
+LONG = ("statuses", "reasons", "curves")  # in the run's manifest
+
+
+def write_report(run_path: Path, out: Path) -> dict[str, int]:
+    """Writes the report of a run into `out`; returns how many samples were ok and skipped.
+
+    Raises:
+        ValueError: a run that cannot be opened.
+    """
+    run = interp.open_run(run_path)
+    found = arms_findings.find(run)
+    out.mkdir(parents=True, exist_ok=True)
+    images = save_figures(arms_figures.draw(found, run_path), out / "figures")
+    tables = {"levels": found.levels, "changes": found.changes, "curves": found.curves}
+    save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
+    statuses = [one["status"] for one in run.attrs["statuses"].values()]
+    counts = {name: statuses.count(name) for name in ("ok", "skipped", "failed")}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
+        undefined=jinja2.StrictUndefined, lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("before_after.html").render(
+        attributes=run.attrs, counts=counts, images=images, sentences=sentences(found),
+        before=found.before, after=found.after, groups=_groups(found),
+        missing={arm: len(said) for arm, said in run.attrs["reasons"].items() if said},
+        costs=_costs(found),
+    )  # fmt: skip
+    (out / "index.html").write_text(page)
+    write_json(out / "manifest.json", {"counts": counts} | {
+        k: v for k, v in run.attrs.items() if k not in LONG
+    })  # fmt: skip
+    return counts
+
+
+def _groups(found: ArmFindings) -> list[dict]:
+    """The page's tables: a row per quantity, before, then every arm's change and difference."""
+    keys = ["group", "quantity", "arm"]
+    levels = found.levels.set_index(keys)
+    by_other = {other: table.set_index(keys) for other, table in found.changes.groupby("against")}
+    groups = []
+    for group, table in found.levels.groupby("group", sort=False):
+        rows = []
+        for name in table["quantity"].drop_duplicates():
+            cells = [
+                {
+                    "change": _cell(by_other[found.before].loc[(group, name, arm)]),
+                    "control": _cell(by_other[found.after[-1]].loc[(group, name, arm)])
+                    if arm != found.after[-1] and len(found.after) > 1
+                    else None,
+                }
+                for arm in found.after
+            ]
+            before = levels.loc[(group, name, found.before)]
+            rows.append({"name": name, "before": text(before), "n": before["n"], "cells": cells})
+        groups.append({"name": group, "rows": rows})
+    return groups
+
+
+def _cell(row: pd.Series) -> dict:
+    """A difference, and whether its interval leaves 0 out."""
+    return {"text": text(row), "is_clear": bool(row["lower"] > 0 or row["upper"] < 0)}
+
+
+def _costs(found: ArmFindings) -> list[dict]:
+    """Of every training the share of its time that went into maps; the median over steps."""
+    if found.curves is None or "seconds/saliency" not in found.curves:
+        return []
+    share = found.curves["seconds/saliency"] / found.curves["step_time"]
+    by_arm = share.groupby(found.curves["arm"], sort=False)
+    return [
+        {"arm": arm, "median": f"{100 * one.median():.0f}",
+         "range": f"{100 * one.quantile(0.05):.0f} to {100 * one.quantile(0.95):.0f}"}
+        for arm, one in by_arm
+    ]  # fmt: skip

@@ -1,0 +1,247 @@
+"""Models before and after training → a run: what each writes, where its maps and effects lie.
+
+Everything is measured on the text that a model writes itself (own) and on the first model's text,
+teacher-forced through all (same): on the same text a difference is the weights' doing.
+"""
+
+import json
+import logging
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from tqdm import tqdm
+
+import interp
+from analyses.extraction import code_version, is_right, readable
+from interp import store
+from interp.adapters import base_of
+from interp.faithfulness import faithfulness
+from interp.inputs import Completion, is_well_formed
+from interp.labels import describe
+from interp.measures import TOKEN_CLASSES
+from interp.model import VLM, resolve
+from interp.references import Pool
+from interp.sample import Sample, open_image
+from interp.scores import RULES, saliencies, score
+from interp.validate import certify
+
+log = logging.getLogger("before_after")
+SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share",
+          "border_area", "visual_attention")  # fmt: skip
+SETS = ("image", "evidence", "background")
+REFERENCES = ("mean", "twin")
+FAITHFUL = ("direct", "effect")  # rules whose maps are tried on changed images
+MOST_TARGETS = {"edge": 4}  # an exact map costs by target
+TEXTS = ("own", "same")
+CURVES = "curves.csv"
+
+
+def run_arms(options: Namespace, path: Path) -> Path:
+    """Measures all models on all samples; what cannot be measured is NaN, with its reason.
+
+    Raises:
+        ValueError: a model or data set that is not there, models with other tokens or prompts, or
+            no sample that can be read and has boxes.
+        NotCertified: the extractor fails an oracle on one of the models.
+    """
+    samples, statuses = _usable(
+        interp.load_samples(
+            options.data, split=options.split, limit=options.limit, seed=options.seed
+        )
+    )
+    names = [options.before, *options.after]
+    texts: list[Completion] = []
+    arms, facts, reasons = [], {}, {}
+    # The first model is asked as its adapters were trained.
+    prompt = next((said["prompt"] for said in map(_said, options.after) if said), None)
+    vocabulary = None
+    for name in names:
+        vlm = interp.load_model(name, prompt=prompt, device=options.device, dtype=options.dtype)
+        tokens = vlm.processor.tokenizer.get_vocab(), vlm.prompt
+        vocabulary = vocabulary or tokens
+        if tokens != vocabulary:
+            raise ValueError(f"expected the tokens and prompt of {names[0]}, got others in {name}")
+        certificate = json.loads(certify(vlm, witness=options.witness).to_json())
+        found, said = _arm(vlm, samples, texts, options)
+        arms.append(found)
+        facts[name] = {"base": vlm.name, "model_hash": vlm.fingerprint, "certificate": certificate}
+        facts[name] |= _reward(name)
+        reasons[name] = said
+    joined = xr.concat(arms, pd.Index(names, name="arm")).assign(_facts(samples))
+    attributes = {
+        "statuses": statuses, "reasons": reasons, "arms": facts, "code": code_version(),
+        "data": f"{options.data}/{options.split}", "seed": options.seed,
+        "curves": {name: _curve(name) for name in names},
+    }  # fmt: skip
+    run = store.start_run(path, attributes)
+    run.add(describe(joined.assign_coords(sample=[one.id for one in samples])))
+    for sample in samples if not options.no_images else []:
+        target = store.image_path(path, sample.id)
+        target.parent.mkdir(exist_ok=True)
+        open_image(sample.image).save(target)
+    return path
+
+
+def _usable(samples: list[Sample]) -> tuple[list[Sample], dict]:
+    """Samples that open and have boxes, and what becomes of each."""
+    kept = [one for one in readable(samples) if one.boxes is not None]
+    ids = {one.id for one in kept}
+    reason = "no readable image, or no boxes"
+    statuses = {
+        one.id: {"status": "ok", "reason": ""} if one.id in ids
+        else {"status": "skipped", "reason": reason} for one in samples
+    }  # fmt: skip
+    if not kept:
+        raise ValueError("expected samples with boxes and images that can be read, got none")
+    return kept, statuses
+
+
+def _arm(
+    vlm: VLM, samples: list[Sample], texts: list[Completion], options: Namespace
+) -> tuple[xr.Dataset, list[str]]:
+    """One model's measurements, and why some are missing; the first fills `texts`."""
+    pool = Pool(vlm, samples)
+    made, reasons = [], []
+    is_first = not texts
+    size = options.batch_size
+    for start in tqdm(range(0, len(samples), size), desc=vlm.adapter or vlm.name, disable=None):
+        batch = samples[start : start + size]
+        pairs = [(one.image, one.question) for one in batch]
+        own = vlm.answers(pairs, max_new_tokens=options.max_new_tokens)
+        if is_first:
+            texts += own
+        same = texts[start : start + size]
+        made += _batch(vlm, pool, batch, own, same, reasons)
+    return xr.concat(made, "sample", join="outer"), reasons
+
+
+def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list[xr.Dataset]:
+    maps = {
+        name: {rule: _maps(vlm, samples, texts, rule, reasons) for rule in RULES}
+        for name, texts in (("own", own), ("same", same))
+    }
+    made = []
+    for k, (sample, mine, first) in enumerate(zip(samples, own, same, strict=True)):
+        by_text = {name: {rule: maps[name][rule][k] for rule in RULES} for name in TEXTS}
+        parts = [_written(vlm, sample, mine), _scores(sample, by_text), _drawn(by_text["same"])]
+        for measure, text in ((_faithful, mine), (_effects, first)):
+            try:
+                parts.append(measure(vlm, pool, sample, text, by_text["own"]))
+            except ValueError as error:
+                reasons.append(f"{sample.id}: {error}")
+        made.append(xr.merge(parts, join="outer", compat="override"))
+    return made
+
+
+def _maps(vlm: VLM, samples, texts, rule: str, reasons: list[str]) -> list:
+    """By sample a map, or None where there is none."""
+    limit = MOST_TARGETS.get(rule, 64)
+    found = saliencies(vlm, list(zip(samples, texts, strict=True)), rule=rule, max_targets=limit)
+    reasons += [one for one in found if isinstance(one, str)]
+    return [None if isinstance(one, str) else one for one in found]
+
+
+def _written(vlm: VLM, sample: Sample, text: Completion) -> xr.Dataset:
+    """What the model wrote, and whether it is right."""
+    facts = {
+        "is_correct": float(is_right(text.answer, sample.answer)),
+        "is_well_formed": float(is_well_formed(vlm.processor.tokenizer, text)),
+        "n_tokens": float(len(text.token_ids)),
+        "written": text.text,
+    }
+    return xr.Dataset({name: ((), value) for name, value in facts.items()})
+
+
+def _scores(sample: Sample, maps: dict) -> xr.Dataset:
+    """Alignment with its controls, by text and rule."""
+    found = np.full((len(SCORES), len(TEXTS), len(RULES)), np.nan)
+    for i, by_rule in enumerate(maps.values()):
+        for j, one in enumerate(by_rule.values()):
+            if one is not None:
+                scored = score(one, sample)
+                found[:, i, j] = [float(scored[name]) for name in SCORES]
+    dims = ("text_of", "rule")
+    made = {name: (dims, values) for name, values in zip(SCORES, found, strict=True)}
+    return xr.Dataset(made, coords={"text_of": list(TEXTS), "rule": list(RULES)})
+
+
+def _drawn(maps: dict) -> xr.Dataset:
+    """The maps on the same text, to be drawn."""
+    drawn = {rule: one.map for rule, one in maps.items() if one is not None}
+    if not drawn:
+        return xr.Dataset()
+    joined = xr.concat(list(drawn.values()), pd.Index(list(drawn), name="rule"))
+    return joined.reset_coords(drop=True).rename("answer_map").to_dataset()
+
+
+def _faithful(vlm: VLM, _pool, sample: Sample, text: Completion, maps: dict) -> xr.Dataset:
+    """Deletion and insertion on the model's own text."""
+    chosen = {rule: maps[rule].map for rule in FAITHFUL if maps[rule] is not None}
+    if len(chosen) < len(FAITHFUL):
+        raise ValueError("expected maps of the own text for deletion and insertion, got none")
+    return faithfulness(vlm, sample, chosen, completion=text)
+
+
+def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion, _maps) -> xr.Dataset:
+    """Of the same text edge effects by path, and total effects with their path classes."""
+    asked = {"completion": text, "sources": SETS}
+    edges = interp.extract.effects(vlm, sample, **asked)
+    references = interp.extract.references(
+        vlm, sample, pool=pool, kinds=REFERENCES, completion=text
+    )
+    nodes = interp.extract.shapley(vlm, sample, references=references, **asked)
+    nodes = nodes.rename(is_defined="node_defined", total="shapley_total", source_set="visual_set")
+    live = nodes.sel(norm="live", drop=True)
+    return xr.Dataset(
+        {
+            "effect": _by_class(edges, edges["effect"].where(edges["is_defined"])),
+            "total": _by_class(edges, edges["total"].where(edges["is_defined"])),
+            "shapley": _by_class(live, live["shapley"].where(live["node_defined"])),
+            "shapley_total": _by_class(live, live["shapley_total"].where(live["node_defined"])),
+        }
+    )
+
+
+def _by_class(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    """Means over the targets of each token class that are defined; NaN without one."""
+    role = dataset["target_role"].values
+    means = [values.isel(target=role == c).mean("target", skipna=True) for c in TOKEN_CLASSES]
+    joined = xr.concat(means, pd.Index(TOKEN_CLASSES, name="token_class"))
+    return joined.reset_coords(drop=True)
+
+
+def _facts(samples: list[Sample]) -> dict:
+    """What a page tells of the samples."""
+    most = max(len(one.boxes) for one in samples)
+    boxes = np.full((len(samples), most, 4), np.nan)
+    for k, one in enumerate(samples):
+        boxes[k, : len(one.boxes)] = one.boxes
+    return {
+        "question": ("sample", [one.question for one in samples]),
+        "answer": ("sample", [one.answer for one in samples]),
+        "family": ("sample", [one.family for one in samples]),
+        "box": (("sample", "box_number", "edge"), boxes),
+    }
+
+
+def _said(name: str) -> dict:
+    """What an adapter says of its training; nothing for other models."""
+    return base_of(resolve(name)[0]) or {}
+
+
+def _reward(name: str) -> dict:
+    """Which map an adapter was paid for, where it says so; none for the model before."""
+    said = _said(name)
+    is_paid = said.get("map", "none") != "none" and said.get("saliency_weight", 0) > 0
+    return {"map": said["map"] if is_paid else "none", "train_seed": said.get("seed")}
+
+
+def _curve(name: str) -> dict | None:
+    """The training's log beside an adapter, by column; None for a model without one."""
+    folder = Path(resolve(name)[0])
+    if not (folder / CURVES).is_file():
+        return None
+    return pd.read_csv(folder / CURVES).to_dict("list")
