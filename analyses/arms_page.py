@@ -22,6 +22,15 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     Raises:
         ValueError: a run that cannot be opened.
     """
+    return write_page(run_path, out)["counts"]
+
+
+def write_page(run_path: Path, out: Path) -> dict:
+    """`write_report`; returns the counts, and what another page says of this one.
+
+    Raises:
+        ValueError: a run that cannot be opened.
+    """
     run = interp.open_run(run_path)
     found = arms_findings.find(run)
     out.mkdir(parents=True, exist_ok=True)
@@ -30,6 +39,9 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
     statuses = [one["status"] for one in run.attrs["statuses"].values()]
     counts = {name: statuses.count(name) for name in ("ok", "skipped", "failed")}
+    same = {"reference": "the samples' reference text", "before": f"what {found.before} wrote"}[
+        run.attrs["text"]
+    ]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
         undefined=jinja2.StrictUndefined, lstrip_blocks=True,
@@ -38,13 +50,16 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
         attributes=run.attrs, counts=counts, images=images, sentences=sentences(found),
         before=found.before, after=found.after, groups=_groups(found),
         missing={arm: len(said) for arm, said in run.attrs["reasons"].items() if said},
-        costs=_costs(found),
+        costs=_costs(found), same=same,
     )  # fmt: skip
     (out / "index.html").write_text(page)
     write_json(out / "manifest.json", {"counts": counts} | {
         k: v for k, v in run.attrs.items() if k not in LONG
     })  # fmt: skip
-    return counts
+    return {
+        "counts": counts, "sentences": sentences(found), "image": images["effects"],
+        "before": found.before, "arms": run.attrs["arms"],
+    }  # fmt: skip
 
 
 def _groups(found: ArmFindings) -> list[dict]:

@@ -1,7 +1,8 @@
 """Models before and after training → a run: what each writes, where its maps and effects lie.
 
-Everything is measured on the text that a model writes itself (own) and on the first model's text,
-teacher-forced through all (same): on the same text a difference is the weights' doing.
+Everything is measured on the text that a model writes itself (own) and on one text teacher-forced
+through all (same): the samples' reference, or what the first model wrote. On the same text a
+difference is the weights' doing.
 """
 
 import json
@@ -47,13 +48,18 @@ def run_arms(options: Namespace, path: Path) -> Path:
             no sample that can be read and has boxes.
         NotCertified: the extractor fails an oracle on one of the models.
     """
+    names = [options.before, *options.after]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected different models, got {names}")
     samples, statuses = _usable(
         interp.load_samples(
             options.data, split=options.split, limit=options.limit, seed=options.seed
         )
     )
-    names = [options.before, *options.after]
-    texts: list[Completion] = []
+    is_reference = options.text == "reference" or (
+        options.text is None and all(one.thinking for one in samples)
+    )
+    texts: list[Completion | None] = [None] * len(samples) if is_reference else []
     arms, facts, reasons = [], {}, {}
     # The first model is asked as its adapters were trained.
     prompt = next((said["prompt"] for said in map(_said, options.after) if said), None)
@@ -74,6 +80,7 @@ def run_arms(options: Namespace, path: Path) -> Path:
     attributes = {
         "statuses": statuses, "reasons": reasons, "arms": facts, "code": code_version(),
         "data": f"{options.data}/{options.split}", "seed": options.seed,
+        "text": "reference" if is_reference else "before",
         "curves": {name: _curve(name) for name in names},
     }  # fmt: skip
     run = store.start_run(path, attributes)
@@ -100,9 +107,9 @@ def _usable(samples: list[Sample]) -> tuple[list[Sample], dict]:
 
 
 def _arm(
-    vlm: VLM, samples: list[Sample], texts: list[Completion], options: Namespace
+    vlm: VLM, samples: list[Sample], texts: list[Completion | None], options: Namespace
 ) -> tuple[xr.Dataset, list[str]]:
-    """One model's measurements, and why some are missing; the first fills `texts`."""
+    """One model's measurements, and why some are missing; the first fills empty `texts`."""
     pool = Pool(vlm, samples)
     made, reasons = [], []
     is_first = not texts
@@ -185,7 +192,7 @@ def _faithful(vlm: VLM, _pool, sample: Sample, text: Completion, maps: dict) -> 
     return faithfulness(vlm, sample, chosen, completion=text)
 
 
-def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion, _maps) -> xr.Dataset:
+def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _maps) -> xr.Dataset:
     """Of the same text edge effects by path, and total effects with their path classes."""
     asked = {"completion": text, "sources": SETS}
     edges = interp.extract.effects(vlm, sample, **asked)

@@ -17,6 +17,7 @@ import sys
 from analyses import command
 
 BEFORE = "tiny-cold"
+RUN = "before_after/run"  # in the folder of a whole report
 AFTER = ("tiny-saliency-r1", "tiny-effect", "tiny-grpo-control")
 
 
@@ -28,6 +29,9 @@ def arguments() -> argparse.Namespace:
     add("--before", default=BEFORE, help=f"the model that was trained (default: {BEFORE})")
     add("--after", nargs="+", default=list(AFTER),
         help="adapters or models, a control without saliency reward last")  # fmt: skip
+    add("--text", choices=("reference", "before"),
+        help="forced through all models: the samples' text, the default where all have thinking, "
+             "or the first model's own")  # fmt: skip
     add("--batch-size", type=int, default=32, help="samples per batch")
     return parser.parse_args()
 

@@ -37,6 +37,7 @@ def arguments() -> argparse.Namespace:
     add(
         "--growth", action="store_true", help="only how time and memory grow, into files of its own"
     )
+    add("--reward", action="store_true", help="only what a reward adds to a GRPO step, likewise")
     add("--out", type=Path, default=Path("reports/benchmarks"), help="folder of the JSON file")
     return parser.parse_args()
 
@@ -95,6 +96,20 @@ def grow(setting: Setting, options: argparse.Namespace, path: Path) -> dict:
     return {"growth": records}
 
 
+def in_training(setting: Setting, options: argparse.Namespace) -> dict:
+    """What a reward adds to a GRPO step, printed."""
+    from analyses.reward_cost import reward_cost
+
+    found = reward_cost(setting, setting.tokens, 512, options.repeats)
+    for rule, share in found["added"].items():
+        print(
+            f"{rule}: adds {100 * share:.1f} % to a step of {found['step_seconds']:.0f} s per "
+            f"completion of {found['new_tokens']} tokens, of which decoding is "
+            f"{found['extended_seconds']['decoding']:.0f} s"
+        )
+    return {"reward": found}
+
+
 def at_all_lengths(setting: Setting, options: argparse.Namespace) -> dict:
     """The extractions at every length, and the release's arithmetic."""
     from dataclasses import replace
@@ -123,8 +138,15 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     kind = "gpu" if options.device != "cpu" else "cpu"
     stem = f"{options.shape}-{options.layers}-layers-{kind}-{options.dtype}"
-    path = options.out / f"{stem}{'-growth' if options.growth else ''}.json"
-    found = grow(setting, options, path) if options.growth else at_all_lengths(setting, options)
+    if options.growth:
+        path = options.out / f"{stem}-growth.json"
+        found = grow(setting, options, path)
+    elif options.reward:
+        path = options.out / f"{options.shape}-reward-{kind}-{options.dtype}.json"
+        found = in_training(setting, options)
+    else:
+        path = options.out / f"{stem}.json"
+        found = at_all_lengths(setting, options)
     path.write_text(json.dumps(head_of(setting, options.repeats) | found, indent=1) + "\n")
     print(path)
     return 0

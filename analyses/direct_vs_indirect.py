@@ -9,7 +9,8 @@ For every sample: the model's own greedy text, the exact ledger of each thinking
 content is replaced (3.2), the order-free shares of the direct path (3.3), maps (3.4, 3.5), and from
 all of it the verdict (3.6). Before that the extractor has to pass its oracles on the loaded model
 (section 6). Writes OUT/index.html, figures, tables, run, verdict.json and
-manifest.json.
+manifest.json. With --training (the default for the embedded model) what training on a saliency
+reward moved, by `analyses/before_after.py`, in OUT/before_after.
 """
 
 import argparse
@@ -30,7 +31,19 @@ def arguments() -> argparse.Namespace:
     add("--effects", choices=("all", "edge"), default="all",
         help="all paths and the verdict, or edge effects alone, which is quick")  # fmt: skip
     add("--batch-size", type=int, default=16, help="samples per generation batch and shard")
+    add("--training", action=argparse.BooleanOptionalAction,
+        help="the embedded models before and after training too (default for tiny)")  # fmt: skip
     return parser.parse_args()
+
+
+def _training(options: argparse.Namespace) -> None:
+    """The embedded models before and after training, on at most 100 of the scenes."""
+    from analyses.arms_run import run_arms
+    from analyses.before_after import AFTER, BEFORE, RUN
+
+    arms = {"before": BEFORE, "after": list(AFTER), "data": "digits", "split": "test",
+            "limit": min(options.limit, 100), "batch_size": 32, "text": None}  # fmt: skip
+    run_arms(argparse.Namespace(**vars(options) | arms), options.out / RUN)
 
 
 def main() -> int:
@@ -43,6 +56,8 @@ def main() -> int:
             from analyses.extraction import extract_runs
 
             run = extract_runs(options, options.out / "run")
+            if options.model == "tiny" if options.training is None else options.training:
+                _training(options)
         from analyses.page import write_report
 
         return write_report(run, options.out)

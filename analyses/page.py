@@ -12,6 +12,8 @@ import xarray as xr
 
 import interp
 from analyses import comparison, figures, findings, verdict
+from analyses.arms_page import write_page
+from analyses.before_after import RUN
 from analyses.findings import MARK, Findings
 from analyses.indirect import Indirect
 from analyses.wording import headlines, interval_text, verdict_sentence
@@ -48,7 +50,10 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     if found.indirect is not None:
         write_json(out / "verdict.json", _verdict(found))
     counts = findings.statuses(run)
-    (out / "index.html").write_text(_page(found, drawn, counts, _compared(tables, compared)))
+    training = run_path.parent / RUN
+    after = write_page(training, out / "before_after") if training.is_dir() else None
+    page = _page(found, drawn, counts, _compared(tables, compared), after)
+    (out / "index.html").write_text(page)
     packages = ("xarray", "scipy", "seaborn", "matplotlib")
     content = {
         "run": str(run_path),
@@ -62,7 +67,13 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     return counts
 
 
-def _page(found: Findings, drawn: dict, counts: dict[str, int], compared: dict | None) -> str:
+def _page(
+    found: Findings,
+    drawn: dict,
+    counts: dict[str, int],
+    compared: dict | None,
+    training: dict | None,
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -80,6 +91,7 @@ def _page(found: Findings, drawn: dict, counts: dict[str, int], compared: dict |
         path_rows=_path_rows(found),
         accuracy=None if found.accuracy is None else found.accuracy.to_dict("records"),
         compared=compared,
+        training=training,
         **_indirect(found),
         missed=findings.missed_marks(found),
         mark=MARK,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from datasets import Dataset
 
 from interp.data import digits
@@ -28,6 +29,8 @@ class Mix:
     """They take turns; a name that stands twice comes twice as often."""
     reading: float
     """Share of the rows, from the first, of which every second only asks to read the digits."""
+    careless: float = 0.0
+    """Share of the rows whose text is that of somebody who looked at the first digit only."""
 
     def scene(self, index: int) -> Sample:
         """The training scene of a row."""
@@ -36,14 +39,10 @@ class Mix:
         possible = [f for f in self.families if digits.FAMILIES[f].min_digits <= max_digits]
         turn = index // 2 if in_reading else index
         family = "read" if in_reading and index % 2 else possible[turn % len(possible)]
-        return digits.make_sample(
-            "train",
-            index,
-            seed=self.seed,
-            max_digits=max_digits,
-            families=(family,),
-            with_twin=False,
-        )
+        scene = {"seed": self.seed, "max_digits": max_digits, "families": (family,)}
+        if np.random.default_rng([self.seed, index]).random() < self.careless:
+            return digits.at_first_glance("train", index, **scene)
+        return digits.make_sample("train", index, with_twin=False, **scene)
 
 
 def texts(n_samples: int, sample: Callable[[int], Sample], system: str | None = None) -> Dataset:

@@ -45,6 +45,10 @@ class Data:
         default=0.0,
         metadata={"help": "share of the rows of which every second only asks to read the digits"},
     )
+    careless: float = field(
+        default=0.0,
+        metadata={"help": "share of the scenes with a text made at first glance, often wrong"},
+    )
     scene_seed: int = field(default=1, metadata={"help": "of the scenes, or of the rows' order"})
     certify: bool = field(
         default=True,
@@ -78,7 +82,8 @@ def _rows(data: Data, system: str | None):
     """The scenes of a curriculum, made when they are asked for, or samples from files."""
     if data.data == "digits":
         stages, families = tuple(data.stages), tuple(data.families)
-        mix = Mix(data.n_samples, data.scene_seed, stages, families, data.reading)
+        order = stages, families, data.reading, data.careless
+        mix = Mix(data.n_samples, data.scene_seed, *order)
         return texts(data.n_samples, mix.scene, system)
     samples = interp.load_samples(
         data.data, split=data.split, limit=data.n_samples, seed=data.scene_seed

@@ -53,6 +53,19 @@ def make_sample(
     return replace(scene(name, digits), twin=twin)
 
 
+def at_first_glance(split: str, index: int, **scene) -> Sample:
+    """`make_sample` without a twin, with the text of somebody who looked at the first digit only.
+
+    Thinking and answer are of one piece, and wrong where that is not enough: for half of the
+    scenes. Image, question and boxes are the scene's.
+    """
+    sample = make_sample(split, index, with_twin=False, **scene)
+    asked = {"seed": 0, "max_digits": 4, "families": ()} | scene
+    family, key, digits, _, _ = _scene(split, index, *asked.values())
+    said = family.ask(family.glance(digits, key), key)
+    return replace(sample, thinking=said.thinking, answer=said.answer)
+
+
 def object_boxes(sample: Sample) -> np.ndarray:
     """Boxes (k, 4) of all digits of a scene of `load`'s, asked for or not, in 0..1.
 

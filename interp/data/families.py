@@ -59,6 +59,13 @@ def _ask_digit_by_color(digits, color) -> Query:
     return Query(f"which digit is {color}?", thinking, str(digits[i].label), (i,))
 
 
+def _glance_digit_by_color(digits, color):
+    """The first one has the colour that is asked for."""
+    (i,) = (i for i, d in enumerate(digits) if d.color == color)
+    swapped = _swap(digits, i, replace(digits[i], color=digits[0].color))
+    return _swap(swapped, 0, replace(digits[0], color=color))
+
+
 def _compose_color_by_digit(hand, digits):
     i = int(hand.rng.integers(len(digits)))
     digits = _unique_label(hand, digits, i)
@@ -70,6 +77,18 @@ def _ask_color_by_digit(digits, label) -> Query:
     (i,) = (i for i, d in enumerate(digits) if d.label == label)
     thinking = f"the {label} is at the {digits[i].where}."
     return Query(f"what color is the {label}?", thinking, digits[i].color, (i,))
+
+
+def _glance_color_by_digit(digits, label):
+    """The first one is the digit that is asked for."""
+    return _relabelled(digits, label, 0)
+
+
+def _relabelled(digits, label: int, index: int) -> tuple[Digit, ...]:
+    """Another digit has the label, and its own goes where the label was."""
+    (i,) = (i for i, d in enumerate(digits) if d.label == label)
+    swapped = _swap(digits, i, replace(digits[i], label=digits[index].label))
+    return _swap(swapped, index, replace(digits[index], label=label))
 
 
 def _is_left(left: Digit, right: Digit) -> bool:
@@ -93,6 +112,12 @@ def _ask_left_of(digits, label) -> Query:
     return Query(question, thinking, str(digits[i].label), (i, j))
 
 
+def _glance_left_of(digits, label):
+    """It is the first pair."""
+    first = next(i for i in range(len(digits) - 1) if _is_left(digits[i], digits[i + 1]))
+    return _relabelled(digits, label, first + 1)
+
+
 def _compose_count(hand, digits):
     color = hand.pick(list(COLORS))
     order = [int(i) for i in hand.rng.permutation(len(digits))]
@@ -114,6 +139,12 @@ def _ask_count(digits, color) -> Query:
     return Query(f"how many digits are {color}?", thinking, str(len(found)), found)
 
 
+def _glance_count(digits, color):
+    """There is no second one."""
+    first = next(i for i, d in enumerate(digits) if d.color == color)
+    return tuple(d for i, d in enumerate(digits) if d.color != color or i == first)
+
+
 def _compose_sum(hand, digits):
     i, j = (int(k) for k in hand.rng.permutation(len(digits))[:2])
     digits = _unique_colors(hand, digits, [i, j])
@@ -129,6 +160,12 @@ def _ask_sum(digits, colors) -> Query:
     return Query(question, thinking, str(first + second), (i, j))
 
 
+def _glance_sum(digits, colors):
+    """The second is the same as the first."""
+    i, j = (next(k for k, d in enumerate(digits) if d.color == color) for color in colors)
+    return _swap(digits, j, replace(digits[j], label=digits[i].label))
+
+
 def _compose_read(hand, digits):
     i = int(hand.rng.integers(len(digits)))
     return digits, None, _swap(digits, i, hand.relabel(digits[i], {digits[i].label}))
@@ -138,6 +175,11 @@ def _ask_read(digits, _) -> Query:
     labels = ", ".join(f"{d.color} {d.label}" for d in digits)
     thinking = f"there are {len(digits)} digits."
     return Query("which digits are there?", thinking, labels, tuple(range(len(digits))))
+
+
+def _glance_read(digits, _):
+    """There is no second one."""
+    return digits[:1]
 
 
 @dataclass(frozen=True)
@@ -150,17 +192,32 @@ class Family:
     """(hand, digits) -> digits with one answer, the question's key, the twin's digits."""
     ask: Callable
     """(digits, key) -> Query."""
+    glance: Callable
+    """(digits, key) -> the digits as somebody remembers them who looked at the first one only, in
+    reading order: what is said of them is of one piece, and often wrong."""
 
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("read", 1, _compose_read, _ask_read),
-        Family("digit_by_color", 1, _compose_digit_by_color, _ask_digit_by_color),
-        Family("color_by_digit", 1, _compose_color_by_digit, _ask_color_by_digit),
-        Family("left_of", 2, _compose_left_of, _ask_left_of),
-        Family("count", 2, _compose_count, _ask_count),
-        Family("sum", 2, _compose_sum, _ask_sum),
+        Family("read", 1, _compose_read, _ask_read, _glance_read),
+        Family(
+            "digit_by_color",
+            1,
+            _compose_digit_by_color,
+            _ask_digit_by_color,
+            _glance_digit_by_color,
+        ),
+        Family(
+            "color_by_digit",
+            1,
+            _compose_color_by_digit,
+            _ask_color_by_digit,
+            _glance_color_by_digit,
+        ),
+        Family("left_of", 2, _compose_left_of, _ask_left_of, _glance_left_of),
+        Family("count", 2, _compose_count, _ask_count, _glance_count),
+        Family("sum", 2, _compose_sum, _ask_sum, _glance_sum),
     )
 }
 QUESTIONS = tuple(name for name in FAMILIES if name != "read")
