@@ -87,3 +87,35 @@ def test_unknown_names_are_refused():
         interp.load_samples("digits", families=("sum",), max_digits=1)
     with pytest.raises(ValueError, match="a data set of"):
         interp.load_samples("cifar")
+
+
+def test_texts_at_first_glance_are_of_one_piece_and_often_wrong():
+    """They fit the question and each other, but not the scene."""
+    right = 0
+    for i in range(300):
+        true = digits.make_sample("train", i, with_twin=False)
+        hasty = digits.at_first_glance("train", i)
+        assert (hasty.id, hasty.question) == (true.id, true.question)
+        assert hasty.image.tobytes() == true.image.tobytes()
+        assert np.array_equal(hasty.boxes, true.boxes)
+        right += hasty.answer == true.answer
+        if true.family == "count":
+            assert hasty.answer == "1"
+            assert "," not in hasty.thinking
+        if true.family == "sum":
+            first, second = (int(c) for c in hasty.thinking if c.isdigit())
+            assert first == second
+            assert int(hasty.answer) == 2 * first
+        if true.family == "digit_by_color":
+            assert hasty.thinking.split(" at the ")[0] == true.thinking.split(" at the ")[0]
+    assert 0.4 < right / 300 < 0.65
+
+
+def test_a_careless_mix_has_its_share_of_hasty_texts():
+    from train.scenes import Mix
+
+    mix = Mix(400, 5, (0.0, 0.0, 0.0), digits.QUESTIONS, 0.0, careless=0.65)
+    careful = Mix(400, 5, (0.0, 0.0, 0.0), digits.QUESTIONS, 0.0)
+    differs = [mix.scene(i).text != careful.scene(i).text for i in range(400)]
+    assert 0.22 < np.mean(differs) < 0.42  # half of 65 %
+    assert [mix.scene(i).text for i in range(9)] == [mix.scene(i).text for i in range(9)]

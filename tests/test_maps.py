@@ -8,7 +8,7 @@ import pytest
 import interp
 from interp import maps
 from interp.capture import replay
-from interp.extract import saliency
+from interp.extract import attention_maps
 from interp.extract.asked import asked
 from interp.readout import read_out
 from tests import odd_models, reference
@@ -78,7 +78,7 @@ def test_two_hops_sum_to_the_attention_and_bias_origins_of_the_thinking(odd_mode
     made = asked(vlm, sample, gauge="centered", foils=None, completion=None, **where)
     played = replay(made.query.model, made.context, made.query.rows)
     readout = read_out(made.query.where, made.gauge_rows, played.final[0])
-    found = saliency._through_thinking(made, played, readout, ["two_hop"], "paper")
+    found = attention_maps.through_thinking(made, played, readout, ["two_hop"], "paper")
     scores = found["two_hop"][0][0].detach().numpy()
     ds = interp.extract.origins(vlm, sample, **where)
     thinking = [t for t in rows_of(ds, "thinking") if t < where["positions"][0]]

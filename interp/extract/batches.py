@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 
 from interp.extract.asked import read_in
+from interp.extract.chosen import question
 from interp.extract.depth import origins
 from interp.extract.edges import check_mode, effects, effects_of
 from interp.extract.gradients import first_order, first_orders_of
@@ -15,7 +16,7 @@ from interp.extract.ledger import check_detail, ledger, ledgers_of
 from interp.extract.nodes import node_effects
 from interp.extract.patches import patch_effects
 from interp.extract.paths import shapley
-from interp.extract.saliency import maps, maps_of, question
+from interp.extract.saliency import maps, maps_of
 from interp.labels import SINKLESS, SOURCE_SETS
 from interp.memory import Load, needed
 from interp.model import VLM, undisturbed

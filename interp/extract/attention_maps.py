@@ -1,0 +1,132 @@
+"""Maps that are read off attention rows: Eq. 1, and the two ways through the thinking text."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import thinking
+from interp.capture import Replay, replay
+from interp.extract.asked import Asked
+from interp.extract.ledger import account
+from interp.model import undisturbed
+from interp.query import REPLAY_BYTES
+from interp.readout import Readout, read_out
+
+THROUGH_THINKING = ("bottleneck", "two_hop")
+
+
+def seen(made: Asked, played: Replay) -> Float[Tensor, " target"]:
+    """The share of attention that each target's row pays to visual tokens, in the clean run."""
+    is_visual = torch.from_numpy(made.query.tokens.image >= 0).to(made.query.rows.device)
+    shares = [one[0][..., is_visual].float().sum(dim=-1).mean(dim=-1) for one in played.weights]
+    return torch.stack(shares).mean(dim=0)
+
+
+def part_of(played: Replay, rows: slice) -> Replay:
+    """Some rows of a replay."""
+    columns = (played.weights, played.own_values, played.attention, played.ffn)
+    return Replay(*([one[:, rows] for one in column] for column in columns), played.final[:, rows])
+
+
+def attention_maps(
+    made: Asked,
+    kinds: list[str],
+    variant: str,
+    played: Replay,
+    looking: Replay | None = None,
+) -> dict:
+    """kind -> (target, token) scores and whether each target's map is defined.
+
+    A replay of the thinking rows is made where it is not given.
+    """
+    if not kinds:
+        return {}
+    query = made.query
+    with torch.no_grad(), undisturbed(query.model):
+        readout = read_out(query.where, made.gauge_rows, played.final[0])
+        everywhere = torch.ones(len(query.rows), dtype=torch.bool, device=query.rows.device)
+        found = {}
+        if "direct" in kinds:
+            if variant == "release":
+                weights = [one[0] for one in played.weights]
+                found["direct"] = _released(made, played, weights), everywhere
+            else:
+                every = torch.arange(len(query.rows), device=query.rows.device)
+                scores = account(made, every, played, "tokens", False)["direct"][1]
+                found["direct"] = scores, everywhere
+        through = [kind for kind in kinds if kind in THROUGH_THINKING]
+        if through:
+            found |= through_thinking(made, played, readout, through, variant, looking)
+    return found
+
+
+def through_thinking(
+    made: Asked,
+    played: Replay,
+    readout: Readout,
+    kinds: list[str],
+    variant: str,
+    looking: Replay | None = None,
+) -> dict:
+    """Maps that are sums over thinking tokens, some of them at a time unless they are played."""
+    query, where, context = made.query, made.query.where, made.context
+    columns = thinking_columns(made, kinds)
+    size = max(1, REPLAY_BYTES // (4 * where.n_layers * where.n_heads * len(query.tokens.ids)))
+    size = size if looking is None else len(columns)
+    totals = dict.fromkeys(kinds, 0.0)
+    products = [0.0] * where.n_layers
+    for part in columns.split(size):
+        rows = looking_rows(part, variant)
+        hops = thinking.Hops(
+            targets=played,
+            thinking=replay(query.model, context, rows) if looking is None else looking,
+            embeddings=context.embeddings[rows],
+            columns=part,
+            is_between=part < query.rows[:, None],
+        )
+        if variant == "release":
+            products = [one + thinking.product(hops, n) for n, one in enumerate(products)]
+            continue
+        if "bottleneck" in kinds:
+            totals["bottleneck"] = totals["bottleneck"] + thinking.bottleneck(
+                readout, context, hops
+            )
+        if "two_hop" in kinds:
+            totals["two_hop"] = totals["two_hop"] + thinking.two_hops(where, readout, context, hops)
+    if variant == "release":
+        totals["bottleneck"] = _released(made, played, products)
+    is_defined = (columns < query.rows[:, None]).any(dim=1)
+    return {kind: (scores, is_defined) for kind, scores in totals.items()}
+
+
+def looking_rows(columns: Tensor, variant: str) -> Tensor:
+    """Rows at which thinking tokens look: their own, or in the release those that predict them."""
+    return columns - 1 if variant == "release" else columns
+
+
+def thinking_columns(made: Asked, kinds: list[str]) -> Tensor:
+    """Positions of the thinking tokens; none where no map goes through them."""
+    roles = np.array(made.query.tokens.role)
+    is_asked = bool(set(kinds) & set(THROUGH_THINKING))
+    columns = np.flatnonzero((roles == "thinking") & is_asked)
+    if is_asked and len(columns) == 0:
+        raise ValueError(
+            f"{made.query.attributes['sample']}: expected a text with a thinking span for maps of "
+            f"{THROUGH_THINKING}, got none; leave the sample out or ask for other kinds"
+        )
+    return torch.from_numpy(columns).to(made.query.rows.device)
+
+
+def _released(made: Asked, played: Replay, weights: list) -> Float[Tensor, "target token"]:
+    """The release's scores of the visual tokens, one target after the other."""
+    query, dtype = made.query, made.gauge_rows.dtype
+    sources = torch.from_numpy(np.flatnonzero(query.tokens.image >= 0)).to(query.rows.device)
+    found = made.gauge_rows.new_zeros(len(query.rows), len(query.tokens.ids))
+    for k in range(len(query.rows)):
+        mine = [one[k : k + 1][..., sources] for one in weights]
+        written = thinking.released_writes(query.where, made.context, mine, sources, dtype)
+        found[k : k + 1, sources] = thinking.as_released(
+            query.where, made.gauge_rows[k : k + 1], played.final[0][k : k + 1], written
+        )
+    return found
