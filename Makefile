@@ -3,6 +3,7 @@
 # make soak     what the suite repeats a little, repeated a lot: 500 traces, 1,000 random models each
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
+# make arms     rebuild tiny-cold and its three adapters (twenty minutes)
 # make lock     resolve the versions again
 
 PYTHON ?= python3.11
@@ -13,7 +14,7 @@ DONE := $(VENV)/.setup-done
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup report test soak lint lab tiny lock
+.PHONY: setup report test soak lint lab tiny arms lock
 
 setup: $(DONE)
 
@@ -40,6 +41,12 @@ soak: setup
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
+
+arms: setup
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-cold.yaml
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml --map effect --output_dir runs/tiny-effect
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml --saliency_weight 0 --output_dir runs/tiny-control
 
 tiny: setup
 	$(BIN)/python -m train.new_model runs/new

@@ -1,5 +1,6 @@
 """Findings on training → figures."""
 
+from collections import Counter
 from pathlib import Path
 
 import matplotlib as mpl
@@ -43,8 +44,9 @@ def _dots(ax, tables: list[tuple[str, pd.DataFrame]], arms: list[str]) -> None:
     for k, (name, table) in enumerate(tables):
         one = table.set_index("arm").loc[arms]
         errors = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
-        at = np.arange(len(arms)) + (k - (len(tables) - 1) / 2) * 0.2
-        ax.errorbar(one["estimate"], at, xerr=errors, fmt=MARKERS[k], color=COLORS[k],
+        at = np.arange(len(arms)) + (k - (len(tables) - 1) / 2) * 0.6 / max(3, len(tables))
+        ax.errorbar(one["estimate"], at, xerr=errors, fmt=MARKERS[k % len(MARKERS)],
+                    color=COLORS[k % len(COLORS)],
                     markersize=4, capsize=2, label=name)  # fmt: skip
     ax.set_yticks(np.arange(len(arms)), arms)
     ax.set_ylim(len(arms) - 0.5, -0.5)
@@ -107,15 +109,20 @@ def curves(found: ArmFindings) -> Figure | None:
     """The training logs, smoothed, a line per model; None where no model has one."""
     if found.curves is None:
         return None
+    paid = {arm: facts["map"] for arm, facts in found.run.attrs["arms"].items()}
+    rewards = list(dict.fromkeys(paid[arm] for arm in found.after))
     figure, axes = plt.subplots(1, len(CURVES), figsize=(10.4, 2.9))
     for ax, (name, title) in zip(axes, CURVES.items(), strict=True):
-        for k, (arm, table) in enumerate(found.curves.groupby("arm", sort=False)):
+        counts: Counter[str] = Counter()
+        for arm, table in found.curves.groupby("arm", sort=False):
             smooth = table[name].rolling(SMOOTH, min_periods=1).mean()
-            ax.plot(table["step"], smooth, color=COLORS[k + 1], linestyle=("-", "--", ":")[k % 3],
-                    label=arm)  # fmt: skip
+            line = ("-", "--", ":", "-.")[counts[paid[arm]] % 4]
+            counts[paid[arm]] += 1
+            ax.plot(table["step"], smooth, color=COLORS[1 + rewards.index(paid[arm])],
+                    linestyle=line, linewidth=1.2, label=arm)  # fmt: skip
         ax.set_title(title, fontsize=8)
         ax.set_xlabel("Step")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 

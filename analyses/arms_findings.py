@@ -31,6 +31,8 @@ class ArmFindings:
     """After minus before, and after minus the control's after, paired by image."""
     curves: pd.DataFrame | None
     """The training logs, a row per model and step."""
+    seeds: pd.DataFrame | None
+    """Changes by reward over training runs: mean, least and largest; None without repetitions."""
 
     @property
     def before(self) -> str:
@@ -63,7 +65,36 @@ def find(run: xr.Dataset) -> ArmFindings:
     return ArmFindings(
         run, pd.DataFrame(levels), pd.DataFrame(changes),
         pd.concat(curves, ignore_index=True) if curves else None,
+        _seeds(run, pd.DataFrame(levels)),
     )  # fmt: skip
+
+
+def _seeds(run: xr.Dataset, levels: pd.DataFrame) -> pd.DataFrame | None:
+    """How much of a change is the training run's own: every reward over its seeds.
+
+    `against` is the model before, or the control of the same seed.
+    """
+    arms = run["arm"].values.tolist()
+    paid = {arm: run.attrs["arms"][arm]["map"] for arm in arms[1:]}
+    if len(set(paid.values())) == len(paid):
+        return None
+    seed = {arm: run.attrs["arms"][arm]["train_seed"] for arm in arms[1:]}
+    control = {seed[arm]: arm for arm in paid if paid[arm] == "none"}
+    by_arm = levels.pivot_table(
+        index=["group", "quantity"], columns="arm", values="estimate", sort=False
+    )
+    rows = []
+    for reward in dict.fromkeys(paid.values()):
+        mine = [arm for arm in paid if paid[arm] == reward]
+        others = {"before": [arms[0]] * len(mine)}
+        if reward != "none" and all(seed[arm] in control for arm in mine):
+            others["control"] = [control[seed[arm]] for arm in mine]
+        for against, them in others.items():
+            change = by_arm[mine].to_numpy() - by_arm[them].to_numpy()
+            found = {"mean": change.mean(1), "least": change.min(1), "largest": change.max(1)}
+            table = by_arm.index.to_frame(index=False).assign(**found)
+            rows.append(table.assign(reward=reward, against=against, n_runs=len(mine)))
+    return pd.concat(rows, ignore_index=True)
 
 
 # A quantity: one number per arm and image, or two whose sums over images are divided.

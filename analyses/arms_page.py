@@ -35,7 +35,8 @@ def write_page(run_path: Path, out: Path) -> dict:
     found = arms_findings.find(run)
     out.mkdir(parents=True, exist_ok=True)
     images = save_figures(arms_figures.draw(found, run_path), out / "figures")
-    tables = {"levels": found.levels, "changes": found.changes, "curves": found.curves}
+    tables = {"levels": found.levels, "changes": found.changes, "curves": found.curves,
+              "seeds": found.seeds}  # fmt: skip
     save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
     statuses = [one["status"] for one in run.attrs["statuses"].values()]
     counts = {name: statuses.count(name) for name in ("ok", "skipped", "failed")}
@@ -50,7 +51,7 @@ def write_page(run_path: Path, out: Path) -> dict:
         attributes=run.attrs, counts=counts, images=images, sentences=sentences(found),
         before=found.before, after=found.after, groups=_groups(found),
         missing={arm: len(said) for arm, said in run.attrs["reasons"].items() if said},
-        costs=_costs(found), same=same,
+        costs=_costs(found), same=same, seeds=_seeds(found),
     )  # fmt: skip
     (out / "index.html").write_text(page)
     write_json(out / "manifest.json", {"counts": counts} | {
@@ -84,6 +85,21 @@ def _groups(found: ArmFindings) -> list[dict]:
             rows.append({"name": name, "before": text(before), "n": before["n"], "cells": cells})
         groups.append({"name": group, "rows": rows})
     return groups
+
+
+def _seeds(found: ArmFindings) -> list[dict] | None:
+    """Rows of the table over training runs: a cell per reward and what it is compared with."""
+    if found.seeds is None:
+        return None
+    rows = []
+    for (group, name), table in found.seeds.groupby(["group", "quantity"], sort=False):
+        cells = [
+            {"reward": one["reward"], "against": one["against"], "n": one["n_runs"],
+             "text": f"{one['mean']:.2f} ({one['least']:.2f} to {one['largest']:.2f})"}
+            for one in table.to_dict("records")
+        ]  # fmt: skip
+        rows.append({"group": group, "name": name, "cells": cells})
+    return rows
 
 
 def _cell(row: pd.Series) -> dict:

@@ -48,9 +48,11 @@ def run_arms(options: Namespace, path: Path) -> Path:
             no sample that can be read and has boxes.
         NotCertified: the extractor fails an oracle on one of the models.
     """
-    names = [options.before, *options.after]
-    if len(set(names)) < len(names):
-        raise ValueError(f"expected different models, got {names}")
+    given = {_label(name): name for name in (options.before, *options.after)}
+    if len(given) < 1 + len(options.after):
+        raise ValueError(
+            f"expected models with different names, got {options.before} and {options.after}"
+        )
     samples, statuses = _usable(
         interp.load_samples(
             options.data, split=options.split, limit=options.limit, seed=options.seed
@@ -64,24 +66,26 @@ def run_arms(options: Namespace, path: Path) -> Path:
     # The first model is asked as its adapters were trained.
     prompt = next((said["prompt"] for said in map(_said, options.after) if said), None)
     vocabulary = None
-    for name in names:
+    for label, name in given.items():
         vlm = interp.load_model(name, prompt=prompt, device=options.device, dtype=options.dtype)
         tokens = vlm.processor.tokenizer.get_vocab(), vlm.prompt
         vocabulary = vocabulary or tokens
         if tokens != vocabulary:
-            raise ValueError(f"expected the tokens and prompt of {names[0]}, got others in {name}")
+            raise ValueError(
+                f"expected the tokens and prompt of {options.before}, got others in {name}"
+            )
         certificate = json.loads(certify(vlm, witness=options.witness).to_json())
         found, said = _arm(vlm, samples, texts, options)
         arms.append(found)
-        facts[name] = {"base": vlm.name, "model_hash": vlm.fingerprint, "certificate": certificate}
-        facts[name] |= _reward(name)
-        reasons[name] = said
-    joined = xr.concat(arms, pd.Index(names, name="arm")).assign(_facts(samples))
+        facts[label] = {"base": vlm.name, "model_hash": vlm.fingerprint, "certificate": certificate}
+        facts[label] |= _reward(name)
+        reasons[label] = said
+    joined = xr.concat(arms, pd.Index(list(given), name="arm")).assign(_facts(samples))
     attributes = {
         "statuses": statuses, "reasons": reasons, "arms": facts, "code": code_version(),
         "data": f"{options.data}/{options.split}", "seed": options.seed,
         "text": "reference" if is_reference else "before",
-        "curves": {name: _curve(name) for name in names},
+        "curves": {label: _curve(name) for label, name in given.items()},
     }  # fmt: skip
     run = store.start_run(path, attributes)
     run.add(describe(joined.assign_coords(sample=[one.id for one in samples])))
@@ -90,6 +94,14 @@ def run_arms(options: Namespace, path: Path) -> Path:
         target.parent.mkdir(exist_ok=True)
         open_image(sample.image).save(target)
     return path
+
+
+def _label(name: str) -> str:
+    """A folder by its own name, or its parent's where it is called final; others as given."""
+    path = Path(name)
+    if not path.is_dir():
+        return name
+    return path.parent.name if path.name == "final" else path.name
 
 
 def _usable(samples: list[Sample]) -> tuple[list[Sample], dict]:

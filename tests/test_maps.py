@@ -122,7 +122,9 @@ def test_the_holistic_map_rectifies_each_target_first(tiny, samples):
 
 def test_long_thinking_comes_in_parts(tiny, samples, monkeypatch):
     expected = interp.extract.maps(tiny, samples[1], kinds=("bottleneck", "two_hop"))
-    monkeypatch.setattr("interp.extract.attention_maps.REPLAY_BYTES", 1)  # one thinking token at a time
+    monkeypatch.setattr(
+        "interp.extract.attention_maps.REPLAY_BYTES", 1
+    )  # one thinking token at a time
     found = interp.extract.maps(tiny, samples[1], kinds=("bottleneck", "two_hop"))
     np.testing.assert_allclose(found["map"], expected["map"], atol=1e-5)
 
