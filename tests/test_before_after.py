@@ -75,11 +75,11 @@ def test_the_numbers_are_those_of_the_public_calls(report):
     exact = interp.extract.shapley(vlm, sample, references=refs, sources=("evidence",))
     live = exact["total"].sel(norm="live").isel(target=is_answer).squeeze()
     defined = exact["is_defined"].isel(target=is_answer).squeeze()
-    if bool(defined.any()):
-        at = {"token_class": "answer", "visual_set": "evidence", "reference": "twin"}
-        assert float(mine["shapley_total"].sel(at)) == pytest.approx(
-            float(live.where(defined).mean()), abs=1e-4
-        )
+    assert bool(defined.any())
+    at = {"token_class": "answer", "visual_set": "evidence", "reference": "twin"}
+    assert float(mine["shapley_total"].sel(at)) == pytest.approx(
+        float(live.where(defined).mean()), abs=1e-4
+    )
     maps = interp.extract.maps(vlm, sample, kinds=("bottleneck",), only="answer")
     score = interp.alignment.alignment(interp.maps.holistic(maps), sample.boxes)
     at = {"text_of": "same", "rule": "direct"}

@@ -46,6 +46,7 @@ class Task:
     gate_on_accuracy: bool = field(default=False, metadata={"help": "no saliency if wrong"})
     max_targets: int = field(default=64, metadata={"help": "tokens of a text that are explained"})
     n_nodes: int = field(default=2, metadata={"help": "of the effect map's quadrature"})
+    map_memory: float = field(default=2.0, metadata={"help": "GiB that a batch of maps may need"})
 
 
 def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
@@ -61,6 +62,7 @@ def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
         prompt=vlm.prompt,
         max_targets=task.max_targets,
         n_nodes=task.n_nodes,
+        max_memory=int(task.map_memory * 2**30),
     )
     out = Path(config.output_dir)
     trainer = GRPOTrainer(
