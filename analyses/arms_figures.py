@@ -75,7 +75,7 @@ def effects(found: ArmFindings) -> Figure:
     """What changed in the exact effect of the evidence on the answer, by reference."""
     parts = ("evidence: total [logit]", "evidence: direct write [logit]",
              "evidence: all other paths [logit]")  # fmt: skip
-    table = found.changes[found.changes["against"] == found.before]
+    table = found.changes[found.changes["against"] == "before"]
     figure, axes = plt.subplots(1, len(REFERENCE_TITLES), sharey=True,
                                 figsize=(8.6, 0.9 + 0.6 * len(found.after)))  # fmt: skip
     for ax, title in zip(axes, REFERENCE_TITLES.values(), strict=True):
@@ -91,7 +91,7 @@ def effects(found: ArmFindings) -> Figure:
 
 def paths(found: ArmFindings) -> Figure:
     """What changed in the edge effect of the evidence, by path."""
-    table = found.changes[found.changes["against"] == found.before]
+    table = found.changes[found.changes["against"] == "before"]
     figure, axes = plt.subplots(1, 2, sharey=True, figsize=(8.6, 3.6))
     for ax, token_class in zip(axes, ("answer", "thinking"), strict=True):
         group = table[table["group"] == f"edge effect of the evidence on {token_class} tokens"]
@@ -111,8 +111,10 @@ def curves(found: ArmFindings) -> Figure | None:
         return None
     paid = {arm: facts["map"] for arm, facts in found.run.attrs["arms"].items()}
     rewards = list(dict.fromkeys(paid[arm] for arm in found.after))
-    figure, axes = plt.subplots(1, len(CURVES), figsize=(10.4, 2.9))
-    for ax, (name, title) in zip(axes, CURVES.items(), strict=True):
+    shown = {name: title for name, title in CURVES.items() if name in found.curves}
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 2.9), squeeze=False)
+    axes = axes[0]
+    for ax, (name, title) in zip(axes, shown.items(), strict=True):
         counts: Counter[str] = Counter()
         for arm, table in found.curves.groupby("arm", sort=False):
             smooth = table[name].rolling(SMOOTH, min_periods=1).mean()

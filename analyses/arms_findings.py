@@ -28,7 +28,7 @@ class ArmFindings:
     levels: pd.DataFrame
     """Every quantity in every model."""
     changes: pd.DataFrame
-    """After minus before, and after minus the control's after, paired by image."""
+    """After minus before, and after minus the control after, paired by image."""
     curves: pd.DataFrame | None
     """The training logs, a row per model and step."""
     seeds: pd.DataFrame | None
@@ -41,7 +41,7 @@ class ArmFindings:
 
     @property
     def after(self) -> list[str]:
-        """The trained ones; the last is the control."""
+        """The trained ones."""
         return self.run["arm"].values[1:].tolist()
 
 
@@ -54,10 +54,11 @@ def find(run: xr.Dataset) -> ArmFindings:
     for (group, name), values in by_name.items():
         row = {"group": group, "quantity": name}
         levels += [row | {"arm": arm} | _level(values, arm) for arm in arms]
-        pairs = [(arm, arms[0]) for arm in arms[1:]] + [(arm, arms[-1]) for arm in arms[1:-1]]
+        pairs = [(arm, "before", arms[0]) for arm in arms[1:]]
+        pairs += [(arm, "control", other) for arm, other in controls(run).items()]
         changes += [
-            row | {"arm": arm, "against": other} | _change(values, arm, other)
-            for arm, other in pairs
+            row | {"arm": arm, "against": against} | _change(values, arm, other)
+            for arm, against, other in pairs
         ]
     curves = [
         pd.DataFrame(curve).assign(arm=arm) for arm, curve in run.attrs["curves"].items() if curve
@@ -65,36 +66,32 @@ def find(run: xr.Dataset) -> ArmFindings:
     return ArmFindings(
         run, pd.DataFrame(levels), pd.DataFrame(changes),
         pd.concat(curves, ignore_index=True) if curves else None,
-        _seeds(run, pd.DataFrame(levels)),
+        _seeds(run, pd.DataFrame(changes)),
     )  # fmt: skip
 
 
-def _seeds(run: xr.Dataset, levels: pd.DataFrame) -> pd.DataFrame | None:
-    """How much of a change is the training run's own: every reward over its seeds.
+def controls(run: xr.Dataset) -> dict[str, str]:
+    """For each model that was paid for a map, the control: of the same seed and scenes if any."""
+    facts = run.attrs["arms"]
+    arms = run["arm"].values[1:].tolist()
+    free = [arm for arm in arms if facts[arm]["map"] == "none"]
+    found = {}
+    for arm in arms:
+        if facts[arm]["map"] not in ("none", "") and free:
+            alike = [one for one in free if facts[one]["training"] == facts[arm]["training"]]
+            found[arm] = (alike or free)[0]
+    return found
 
-    `against` is the model before, or the control of the same seed.
-    """
-    arms = run["arm"].values.tolist()
-    paid = {arm: run.attrs["arms"][arm]["map"] for arm in arms[1:]}
+
+def _seeds(run: xr.Dataset, changes: pd.DataFrame) -> pd.DataFrame | None:
+    """How far training runs of one reward differ: the mean change over them, least and largest."""
+    paid = {arm: run.attrs["arms"][arm]["map"] for arm in run["arm"].values[1:].tolist()}
     if len(set(paid.values())) == len(paid):
         return None
-    seed = {arm: run.attrs["arms"][arm]["train_seed"] for arm in arms[1:]}
-    control = {seed[arm]: arm for arm in paid if paid[arm] == "none"}
-    by_arm = levels.pivot_table(
-        index=["group", "quantity"], columns="arm", values="estimate", sort=False
-    )
-    rows = []
-    for reward in dict.fromkeys(paid.values()):
-        mine = [arm for arm in paid if paid[arm] == reward]
-        others = {"before": [arms[0]] * len(mine)}
-        if reward != "none" and all(seed[arm] in control for arm in mine):
-            others["control"] = [control[seed[arm]] for arm in mine]
-        for against, them in others.items():
-            change = by_arm[mine].to_numpy() - by_arm[them].to_numpy()
-            found = {"mean": change.mean(1), "least": change.min(1), "largest": change.max(1)}
-            table = by_arm.index.to_frame(index=False).assign(**found)
-            rows.append(table.assign(reward=reward, against=against, n_runs=len(mine)))
-    return pd.concat(rows, ignore_index=True)
+    table = changes.assign(reward=changes["arm"].map(paid))
+    by = table.groupby(["group", "quantity", "reward", "against"], sort=False)["estimate"]
+    found = by.agg(mean="mean", least="min", largest="max", n_runs="size")
+    return found.reset_index()
 
 
 # A quantity: one number per arm and image, or two whose sums over images are divided.

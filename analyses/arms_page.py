@@ -7,7 +7,7 @@ import pandas as pd
 
 import interp
 from analyses import arms_figures, arms_findings
-from analyses.arms_findings import ArmFindings
+from analyses.arms_findings import ArmFindings, controls
 from analyses.arms_wording import sentences, text
 from analyses.saving import save_figures, save_tables
 from interp.store import write_json
@@ -51,7 +51,7 @@ def write_page(run_path: Path, out: Path) -> dict:
         attributes=run.attrs, counts=counts, images=images, sentences=sentences(found),
         before=found.before, after=found.after, groups=_groups(found),
         missing={arm: len(said) for arm, said in run.attrs["reasons"].items() if said},
-        costs=_costs(found), same=same, seeds=_seeds(found),
+        costs=_costs(found), same=same, seeds=_seeds(found), controls=controls(run),
     )  # fmt: skip
     (out / "index.html").write_text(page)
     write_json(out / "manifest.json", {"counts": counts} | {
@@ -72,17 +72,18 @@ def _groups(found: ArmFindings) -> list[dict]:
     for group, table in found.levels.groupby("group", sort=False):
         rows = []
         for name in table["quantity"].drop_duplicates():
+            before = levels.loc[(group, name, found.before)]
+            n_before = before["n"]
             cells = [
                 {
-                    "change": _cell(by_other[found.before].loc[(group, name, arm)]),
-                    "control": _cell(by_other[found.after[-1]].loc[(group, name, arm)])
-                    if arm != found.after[-1] and len(found.after) > 1
+                    "change": _cell(by_other["before"].loc[(group, name, arm)], n_before),
+                    "control": _cell(by_other["control"].loc[(group, name, arm)], n_before)
+                    if arm in controls(found.run)
                     else None,
                 }
                 for arm in found.after
             ]
-            before = levels.loc[(group, name, found.before)]
-            rows.append({"name": name, "before": text(before), "n": before["n"], "cells": cells})
+            rows.append({"name": name, "before": text(before), "n": n_before, "cells": cells})
         groups.append({"name": group, "rows": rows})
     return groups
 
@@ -102,9 +103,10 @@ def _seeds(found: ArmFindings) -> list[dict] | None:
     return rows
 
 
-def _cell(row: pd.Series) -> dict:
-    """A difference, and whether its interval leaves 0 out."""
-    return {"text": text(row), "is_clear": bool(row["lower"] > 0 or row["upper"] < 0)}
+def _cell(row: pd.Series, n_before: int) -> dict:
+    """A difference, whether its interval leaves 0 out, and its images where they are fewer."""
+    said = text(row) if row["n"] == n_before else f"{text(row)}, n {row['n']:.0f}"
+    return {"text": said, "is_clear": bool(row["lower"] > 0 or row["upper"] < 0)}
 
 
 def _costs(found: ArmFindings) -> list[dict]:

@@ -24,6 +24,7 @@ from interp.inputs import Completion, is_well_formed
 from interp.labels import describe
 from interp.measures import TOKEN_CLASSES
 from interp.model import VLM, resolve
+from interp.query import ask
 from interp.references import Pool
 from interp.sample import Sample, open_image
 from interp.scores import RULES, saliencies, score
@@ -36,6 +37,7 @@ SETS = ("image", "evidence", "background")
 REFERENCES = ("mean", "twin")
 FAITHFUL = ("direct", "effect")  # rules whose maps are tried on changed images
 MOST_TARGETS = {"edge": 4}  # an exact map costs by target
+MOST_MEMORY = 4 * 2**30  # besides the model, of a batch of maps
 TEXTS = ("own", "same")
 CURVES = "curves.csv"
 
@@ -63,17 +65,19 @@ def run_arms(options: Namespace, path: Path) -> Path:
     )
     texts: list[Completion | None] = [None] * len(samples) if is_reference else []
     arms, facts, reasons = [], {}, {}
-    # The first model is asked as its adapters were trained.
-    prompt = next((said["prompt"] for said in map(_said, options.after) if said), None)
-    vocabulary = None
+    # The first model is asked, and sees images, as its adapters were trained.
+    trained = _same_training([said for said in map(_said, options.after) if said])
+    vocabulary = first = None
     for label, name in given.items():
-        vlm = interp.load_model(name, prompt=prompt, device=options.device, dtype=options.dtype)
+        vlm = interp.load_model(name, device=options.device, dtype=options.dtype, **trained)
         tokens = vlm.processor.tokenizer.get_vocab(), vlm.prompt
-        vocabulary = vocabulary or tokens
+        vocabulary, first = vocabulary or tokens, first or vlm.fingerprint
         if tokens != vocabulary:
             raise ValueError(
                 f"expected the tokens and prompt of {options.before}, got others in {name}"
             )
+        if vlm.adapter and vlm.fingerprint != first:
+            raise ValueError(f"expected adapters of {options.before}, got {name} of {vlm.name}")
         certificate = json.loads(certify(vlm, witness=options.witness).to_json())
         found, said = _arm(vlm, samples, texts, options)
         arms.append(found)
@@ -158,7 +162,8 @@ def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list
 def _maps(vlm: VLM, samples, texts, rule: str, reasons: list[str]) -> list:
     """By sample a map, or None where there is none."""
     limit = MOST_TARGETS.get(rule, 64)
-    found = saliencies(vlm, list(zip(samples, texts, strict=True)), rule=rule, max_targets=limit)
+    pairs = list(zip(samples, texts, strict=True))
+    found = saliencies(vlm, pairs, rule=rule, max_targets=limit, max_memory=MOST_MEMORY)
     reasons += [one for one in found if isinstance(one, str)]
     return [None if isinstance(one, str) else one for one in found]
 
@@ -206,7 +211,9 @@ def _faithful(vlm: VLM, _pool, sample: Sample, text: Completion, maps: dict) -> 
 
 def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _maps) -> xr.Dataset:
     """Of the same text edge effects by path, and total effects with their path classes."""
-    asked = {"completion": text, "sources": SETS}
+    tokens = ask(vlm, sample, completion=text).tokens
+    has_background = ((tokens.image >= 0) & ~tokens.is_evidence).any()
+    asked = {"completion": text, "sources": SETS if has_background else SETS[:-1]}
     edges = interp.extract.effects(vlm, sample, **asked)
     references = interp.extract.references(
         vlm, sample, pool=pool, kinds=REFERENCES, completion=text
@@ -214,7 +221,7 @@ def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _map
     nodes = interp.extract.shapley(vlm, sample, references=references, **asked)
     nodes = nodes.rename(is_defined="node_defined", total="shapley_total", source_set="visual_set")
     live = nodes.sel(norm="live", drop=True)
-    return xr.Dataset(
+    found = xr.Dataset(
         {
             "effect": _by_class(edges, edges["effect"].where(edges["is_defined"])),
             "total": _by_class(edges, edges["total"].where(edges["is_defined"])),
@@ -222,6 +229,9 @@ def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _map
             "shapley_total": _by_class(live, live["shapley_total"].where(live["node_defined"])),
         }
     )
+    # What a sample cannot have, a twin or a background, is NaN.
+    every = {"reference": list(REFERENCES), "visual_set": list(SETS), "source_set": list(SETS)}
+    return found.reindex(every)
 
 
 def _by_class(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
@@ -251,11 +261,30 @@ def _said(name: str) -> dict:
     return base_of(resolve(name)[0]) or {}
 
 
+def _same_training(said: list[dict]) -> dict:
+    """Prompt and bounds of the image's size that all adapters were trained with.
+
+    Raises:
+        ValueError: they differ.
+    """
+    found = {}
+    for name in ("prompt", "min_pixels", "max_pixels"):
+        values = {one.get(name) for one in said}
+        if len(values) > 1:
+            raise ValueError(f"expected adapters of one {name}, got {sorted(map(str, values))}")
+        found[name] = values.pop() if values else None
+    return found
+
+
 def _reward(name: str) -> dict:
-    """Which map an adapter was paid for, where it says so; none for the model before."""
+    """Which map a model was paid for: "none" for accuracy and format alone, "" if it says nothing.
+
+    And which run it was, so that a control of the same seed and scenes can be told.
+    """
     said = _said(name)
-    is_paid = said.get("map", "none") != "none" and said.get("saliency_weight", 0) > 0
-    return {"map": said["map"] if is_paid else "none", "train_seed": said.get("seed")}
+    paid = said["map"] if said.get("saliency_weight", 1) > 0 and "map" in said else "none"
+    run = [said.get(key) for key in ("seed", "sample_seed", "data", "split")]
+    return {"map": paid if "map" in said else "", "training": run}
 
 
 def _curve(name: str) -> dict | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analyses.arms_findings import REFERENCE_TITLES, RULE_TITLES, ArmFindings
+from analyses.arms_findings import REFERENCE_TITLES, RULE_TITLES, ArmFindings, controls
 
 SAME = "alignment, same text"
 
@@ -14,44 +14,63 @@ def sentences(found: ArmFindings) -> list[tuple[str, str]]:
 
 def _sentence(found: ArmFindings, arm: str) -> str:
     paid = found.run.attrs["arms"][arm]["map"]
-    rule = "direct" if paid == "none" else paid
-    quantity = f"{RULE_TITLES[rule]} [share]"
-    moved = _row(found, arm, SAME, quantity)
-    effects = [
-        _row(found, arm, group, "evidence: total [logit]") for group in _exact(found, "answer")
-    ]
-    directs = [
-        _row(found, arm, group, "evidence: direct write [logit]")
-        for group in _exact(found, "answer")
-    ]
-    said = f"{_title(rule, paid)} {_moved(moved)} on the same text ({text(moved)}); "
-    said += "the exact effect of the evidence on the answer "
-    said += f"{_agreed(effects)} ({_list(effects)} logits), its direct write {_agreed(directs)} "
-    said += f"({_list(directs)}). "
-    return said + reading(direction([moved]), direction(effects), direction(directs))
+    rule = paid if paid in RULE_TITLES else "direct"
+    said = f"{_title(rule, paid)} {_clauses(found, arm, rule, 'before')} "
+    moved, total, direct, rest = _directions(found, arm, rule, "before")
+    said += reading(moved, total, direct, rest, is_paid=paid in RULE_TITLES)
+    if arm in controls(found.run):
+        control = controls(found.run)[arm]
+        said += f" Against {control}, which was not paid for a map, the map "
+        said += _clauses(found, arm, rule, "control")
+    return said
 
 
-def reading(moved: int | None, effect: int | None, direct: int | None) -> str:
-    """What three directions mean together: of the map, of the total effect, of the direct write.
+def _clauses(found: ArmFindings, arm: str, rule: str, against: str) -> str:
+    """Where the map went, and what the evidence does to the answer."""
+    moved, totals, directs, rests = _rows(found, arm, rule, against)
+    words = {1: "moved onto the evidence", -1: "moved off the evidence", 0: "is not seen to move"}
+    return (
+        f"{words.get(direction([moved]), 'was not measured')} on the same text ({text(moved)}); "
+        f"the exact effect of the evidence on the answer {_agreed(totals)} ({_list(totals)} "
+        f"logits), its direct write {_agreed(directs)} ({_list(directs)}), all other paths "
+        f"{_agreed(rests)} ({_list(rests)})."
+    )
 
-    Each is 1, -1, or 0 where its interval, or one of them, includes 0; None where not measured.
+
+def reading(
+    moved: int | None, total: int | None, direct: int | None, rest: int | None, *, is_paid: bool
+) -> str:
+    """What four directions mean together.
+
+    Those of the map, of the evidence's total effect, of its direct write and of all other paths:
+    each is 1, -1, or 0 where its interval, or one of them, includes 0; None where not measured.
     """
-    if moved is None or effect is None:
+    if moved is None or total is None:
         return "Not enough was measured to say more."
     if moved == 0:
-        return "The map did not move measurably, so there is nothing to explain."
+        return "So there is no movement of the map to explain."
     if moved < 0:
-        return "The map moved off the evidence."
-    if effect > 0:
-        return "The map moved onto the evidence, and the effect of the evidence grew with it."
-    if direct is not None and direct > 0:
-        return (
-            "Only the direct part moved: the map looks better, the evidence does not matter more. "
-            "That is reward hacking."
-        )
-    return (
-        "The map moved onto the evidence though neither its effect nor its direct write is seen to "
-        "grow: the score rose without the evidence mattering more."
+        return "So training moved the map off the evidence."
+    if total > 0:
+        return "So the map moved, and the effect of the evidence grew with it."
+    if direct == 1 and (total < 0 or rest == -1):
+        said = "So the map looks better though the evidence does not matter more: only the direct "
+        return said + ("part grew. That is reward hacking." if is_paid else "part grew.")
+    return "So the map moved; whether the effect of the evidence grew with it is not decided."
+
+
+def _directions(found: ArmFindings, arm: str, rule: str, against: str) -> tuple:
+    moved, *effects = _rows(found, arm, rule, against)
+    return direction([moved]), *(direction(rows) for rows in effects)
+
+
+def _rows(found: ArmFindings, arm: str, rule: str, against: str) -> tuple:
+    """Changes of the map's alignment; by reference, of total, direct write and other paths."""
+    names = ("total", "direct write", "all other paths")
+    groups = [f"exact effect on answer tokens, against the {t}" for t in REFERENCE_TITLES.values()]
+    return _row(found, arm, against, SAME, f"{RULE_TITLES[rule]} [share]"), *(
+        [_row(found, arm, against, group, f"evidence: {name} [logit]") for group in groups]
+        for name in names
     )
 
 
@@ -74,16 +93,11 @@ def text(row: dict, digits: int = 2) -> str:
 
 def _title(rule: str, paid: str) -> str:
     named = RULE_TITLES[rule][0].upper() + RULE_TITLES[rule][1:]
-    return f"{named} (not paid for)" if paid == "none" else f"{named}, which it was paid for,"
-
-
-def _moved(row: dict) -> str:
-    words = {1: "moved onto the evidence", -1: "moved off the evidence", 0: "did not move"}
-    return words.get(direction([row]), "was not measured")
+    return f"{named}, which it was paid for," if paid in RULE_TITLES else f"{named} (not paid for)"
 
 
 def _agreed(rows: list[dict]) -> str:
-    words = {1: "grew", -1: "fell", 0: "is not seen to change one way"}
+    words = {1: "grew", -1: "fell", 0: "without a clear change"}
     return words.get(direction(rows), "was not measured")
 
 
@@ -92,17 +106,10 @@ def _list(rows: list[dict]) -> str:
     return "; ".join(f"{title} {text(row)}" for title, row in named)
 
 
-def _exact(found: ArmFindings, token_class: str) -> list[str]:
-    return [
-        f"exact effect on {token_class} tokens, against the {title}"
-        for title in REFERENCE_TITLES.values()
-    ]
-
-
-def _row(found: ArmFindings, arm: str, group: str, quantity: str) -> dict:
+def _row(found: ArmFindings, arm: str, against: str, group: str, quantity: str) -> dict:
     table = found.changes
     is_it = (
-        (table["arm"] == arm) & (table["against"] == found.before)
+        (table["arm"] == arm) & (table["against"] == against)
         & (table["group"] == group) & (table["quantity"] == quantity)
     )  # fmt: skip
     return table[is_it].iloc[0].to_dict()

@@ -240,6 +240,10 @@ def load(
         if adapter is not None:
             raise ValueError(f"expected one adapter, got {name!r}, which is one, and {adapter!r}")
         adapter, name, prompt = name, said["base"], prompt or said["prompt"]
+        min_pixels, max_pixels = (
+            mine if mine is not None else said.get(key)
+            for key, mine in (("min_pixels", min_pixels), ("max_pixels", max_pixels))
+        )
         source, embedded = resolve(name)
     options = {"revision": revision} if revision else {}
     family = _family(name, source, options)
@@ -252,7 +256,7 @@ def load(
     weights = fingerprint(model)
     if adapter is not None:
         _check_adapter(adapter)
-        check_base(resolve(adapter)[0], weights)
+        _check_base(adapter, source, weights, model, dtype, options)
         model = PeftModel.from_pretrained(model, str(resolve(adapter)[0]))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     prompt = prompt or ("plain" if embedded else "think")
@@ -267,6 +271,17 @@ def load(
         revision=revision or "",
         adapter=adapter or "",
     )
+
+
+def _check_base(adapter: str, source: str, weights: str, model, dtype, options: dict) -> None:
+    """An adapter's base is known by its weights as stored: in another dtype they are read again."""
+    folder = resolve(adapter)[0]
+    if dtype != "auto" and base_of(folder) is not None:
+        attention = model.config._attn_implementation
+        weights = fingerprint(
+            _weights(source, dtype="auto", attn_implementation=attention, **options)
+        )
+    check_base(folder, weights)
 
 
 def _check_adapter(adapter: str) -> None:

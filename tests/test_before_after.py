@@ -2,17 +2,21 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import interp
 from analyses import arms_findings, arms_run, arms_wording
+from interp.references import Pool
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,11 +55,11 @@ def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
 
 def test_a_model_compared_with_itself_changes_nothing(report):
     found = arms_findings.find(interp.open_run(report / "run"))
-    same = found.changes.query("arm == 'again' and against == 'tiny-cold'")
+    same = found.changes.query("arm == 'again' and against == 'before'")
     assert len(same) > 50
     measured = same.dropna()
     assert (measured[["estimate", "lower", "upper"]].abs() < 1e-9).all(axis=None)
-    other = found.changes.query("arm == 'tiny-saliency-r1' and against == 'tiny-cold'")
+    other = found.changes.query("arm == 'tiny-saliency-r1' and against == 'before'")
     assert (other["estimate"].abs() > 1e-4).sum() > 20
 
 
@@ -89,20 +93,24 @@ def test_the_numbers_are_those_of_the_public_calls(report):
 
 
 @pytest.mark.parametrize(
-    ("moved", "effect", "direct", "said"),
+    ("moved", "total", "direct", "rest", "is_paid", "said"),
     [
-        (1, 1, 0, "grew with it"),
-        (1, 0, 1, "reward hacking"),
-        (1, -1, 1, "reward hacking"),
-        (1, 0, 0, "without the evidence mattering more"),
-        (0, 1, 1, "nothing to explain"),
-        (-1, 1, 1, "moved off"),
-        (None, 1, 1, "Not enough"),
-        (1, None, 1, "Not enough"),
+        (1, 1, 1, -1, True, "grew with it"),
+        (1, 0, 1, 0, True, "not decided"),  # not seen is not absent
+        (1, 0, 1, -1, True, "That is reward hacking"),
+        (1, -1, 1, 0, True, "That is reward hacking"),
+        (1, -1, 1, 0, False, "only the direct part grew."),
+        (1, -1, 0, -1, True, "not decided"),
+        (0, 1, 1, 1, True, "no movement of the map"),
+        (-1, 1, 1, 1, True, "off the evidence"),
+        (None, 1, 1, 1, True, "Not enough"),
+        (1, None, 1, 1, True, "Not enough"),
     ],
 )
-def test_three_directions_are_read_as_one_sentence(moved, effect, direct, said):
-    assert said in arms_wording.reading(moved, effect, direct)
+def test_four_directions_are_read_as_one_sentence(moved, total, direct, rest, is_paid, said):
+    read = arms_wording.reading(moved, total, direct, rest, is_paid=is_paid)
+    assert said in read
+    assert ("hacking" in read) == ("hacking" in said)
 
 
 def _row(low, high):
@@ -145,9 +153,67 @@ def test_planted_changes_are_found_and_shares_are_ratios_of_sums():
     assert np.isnan(arms_findings._level(none, "a")["estimate"])
 
 
-def test_models_with_other_prompts_or_tokens_are_refused(tmp_path):
-    manifest = json.loads((ROOT / "interp/checkpoints/tiny-saliency-r1/base.json").read_text())
-    assert manifest["base"] == "tiny-cold"
+def options(before, *after, **more):
+    given = {"data": "digits", "split": "test", "limit": 2, "seed": 0, "text": None,
+             "device": None, "dtype": "auto", "witness": False}  # fmt: skip
+    return Namespace(before=before, after=list(after), **given | more)
+
+
+def adapter(folder, **changed):
+    """tiny-effect's adapter, telling of another training."""
+    shutil.copytree(ROOT / "interp/checkpoints/tiny-effect", folder)
+    said = json.loads((folder / "base.json").read_text())
+    assert said["base"] == "tiny-cold"
+    (folder / "base.json").write_text(json.dumps(said | changed))
+    return str(folder)
+
+
+def test_models_that_cannot_be_compared_are_refused(tmp_path):
+    other = adapter(tmp_path / "other", prompt="think")
+    with pytest.raises(ValueError, match="expected adapters of one prompt"):
+        arms_run.run_arms(options("tiny-cold", "tiny-effect", other), tmp_path / "a")
+    coarse = adapter(tmp_path / "coarse", max_pixels=50_000)
+    with pytest.raises(ValueError, match="expected adapters of one max_pixels"):
+        arms_run.run_arms(options("tiny-cold", "tiny-effect", coarse), tmp_path / "b")
+    with pytest.raises(ValueError, match="expected models with different names"):
+        arms_run.run_arms(options("tiny-cold", "tiny-cold"), tmp_path / "c")
+
+
+def test_adapters_of_another_base_are_refused(tmp_path, monkeypatch):
+    done = Namespace(to_json=lambda: "{}")
+    monkeypatch.setattr(arms_run, "certify", lambda *_, **__: done)
+    monkeypatch.setattr(arms_run, "_arm", lambda *_: (xr.Dataset(), []))
+    with pytest.raises(ValueError, match="expected adapters of tiny, got tiny-effect of tiny-cold"):
+        arms_run.run_arms(options("tiny", "tiny-effect"), tmp_path)
+
+
+def test_bounds_of_images_are_those_of_the_training(tmp_path):
+    coarse = adapter(tmp_path / "coarse", max_pixels=50_000)
+    vlm = interp.load_model(coarse)
+    assert vlm.processor.image_processor.size["longest_edge"] == 50_000
+    again = interp.load_model(coarse, max_pixels=70_000)
+    assert again.processor.image_processor.size["longest_edge"] == 70_000
+
+
+def test_an_adapter_fits_its_base_in_any_dtype():
+    assert interp.load_model("tiny-effect", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_samples_without_a_twin_or_a_background_keep_what_they_have(tmp_path):
+    vlm = interp.load_model("tiny-cold")
+    sample = replace(interp.load_samples("digits", limit=1)[0], twin=None)
+    found = arms_run._effects(vlm, Pool(vlm, [sample]), sample, None, None)
+    total = found["shapley_total"].sel(token_class="answer", visual_set="evidence")
+    assert np.isfinite(total.sel(reference="mean"))
+    assert np.isnan(total.sel(reference="twin"))
+    whole = replace(sample, boxes=np.array([[0.0, 0.0, 1.0, 1.0]]))
+    found = arms_run._effects(vlm, Pool(vlm, [whole]), whole, None, None)
+    total = found["total"].sel(token_class="answer")
+    assert np.isfinite(total.sel(source_set="evidence"))
+    assert np.isnan(total.sel(source_set="background"))
+
+
+def test_what_is_not_there_is_said_by_the_command(tmp_path):
     done = subprocess.run(
         [sys.executable, "analyses/before_after.py", "--limit", "2", "--before", "tiny-cold",
          "--after", "no-such-model", "--out", str(tmp_path)],
@@ -155,5 +221,3 @@ def test_models_with_other_prompts_or_tokens_are_refused(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "got 'no-such-model'" in done.stderr
-    with pytest.raises(ValueError, match="expected models with different names"):
-        arms_run.run_arms(Namespace(before="tiny-cold", after=["tiny-cold"]), tmp_path)

@@ -65,15 +65,23 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, tmp_path):
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_measuring_saliency_changes_no_bit_of_the_training(whole, tmp_path, caplog):
+def test_measuring_saliency_changes_no_bit_of_the_training(tmp_path, caplog):
     """Accuracy + format with both maps measured and unpaid, and without the extractor."""
     caplog.set_level(logging.WARNING)
     arms = [{"map": "none"}, {"map": "direct", "saliency_weight": 0.0},
-            {"map": "effect", "saliency_weight": 0.0}]  # fmt: skip
-    found = [run(tmp_path / str(k), max_steps=2, **arm) for k, arm in enumerate(arms)]
-    for other in found[1:]:
-        assert all(torch.equal(found[0][name], other[name]) for name in other)
-    assert any(not torch.equal(found[0][name], whole[1][name]) for name in found[0])
+            {"map": "effect", "saliency_weight": 0.0}, {"map": "effect"}]  # fmt: skip
+    # From the cold start, which is of two minds: there is something to learn in two steps.
+    found = [
+        run(
+            tmp_path / str(k), max_steps=2, model_name_or_path="tiny-cold", num_generations=4, **arm
+        )
+        for k, arm in enumerate(arms)
+    ]
+    *unpaid, paid = found
+    assert any(one.abs().max() > 0 for name, one in unpaid[0].items() if "lora_B" in name)
+    for other in unpaid[1:]:
+        assert all(torch.equal(unpaid[0][name], other[name]) for name in other)
+    assert any(not torch.equal(unpaid[0][name], paid[name]) for name in paid)
 
 
 def test_the_reward_reads_the_policy_and_the_prompts_that_were_sampled_from(whole):
@@ -132,6 +140,14 @@ def test_a_judge_that_is_out_leaves_the_weights_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(grpo, "judge_from_environment", lambda: lambda *_: None)
     weights = run(tmp_path, max_steps=1, beta=0.0)
     assert all(one.abs().max() == 0 for name, one in weights.items() if "lora_B" in name)
+
+
+def test_another_training_in_the_same_folder_is_refused(whole):
+    """Its adapter would tell of a reward that it was not trained on."""
+    with pytest.raises(ValueError, match="got other .'map': .'direct', 'effect'.. .before, now."):
+        run(whole[0], map="effect")
+    with pytest.raises(ValueError, match="expected lora_r > 0"):
+        run(whole[0], lora_r=0)
 
 
 def test_samples_that_cannot_be_trained_on_are_counted(tmp_path, caplog):

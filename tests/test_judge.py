@@ -43,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         choices = [{"index": 0, "finish_reason": "stop", "message": message}]
         reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "m",
                  "choices": choices}  # fmt: skip
+        if mood == "filtered":
+            reply["choices"] = []
         data = b"<html>garbage" if mood == "garbage" else json.dumps(reply).encode()
         if isinstance(mood, int):
             data = json.dumps({"error": {"message": "key sk-secret is wrong"}}).encode()
@@ -99,6 +101,7 @@ def test_a_good_endpoint_is_asked_once(server):
         (429, "RateLimitError", 3),
         (500, "InternalServerError", 3),
         ("garbage", "garbage", 3),
+        ("filtered", "garbage", 3),
         ("score", "no verdict", 3),
         ("empty", "no verdict", 3),
         ("nothing", "APIConnectionError", 3),

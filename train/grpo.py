@@ -9,6 +9,7 @@ command is given again, to the same weights. The adapter goes to OUTPUT_DIR/fina
 model by content: `interp.load_model("OUTPUT_DIR/final")` loads both.
 """
 
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from train.scenes import questions, usable
 KEPT = ("step", "reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "step_time",
         "accuracy", "format", "saliency")  # fmt: skip
 OURS = ("saliency/", "text/", "skipped/", "seconds/")
+# Of the task, what an adapter tells of its training.
+FACTS = ("map", "saliency_weight", "data", "split", "sample_seed")
 
 
 @dataclass
@@ -52,6 +55,9 @@ class Task:
 def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
     """Trains from the last checkpoint in the output folder, if any; saves the adapter."""
     logging.basicConfig(level=config.get_process_log_level(), format="%(levelname)s %(message)s")
+    if policy.lora_r == 0:
+        raise ValueError("expected lora_r > 0, got 0; the adapter is what names its base")
+    out = Path(config.output_dir)
     vlm = load_policy(policy)
     self_check(vlm.model)
     reward = Reward(
@@ -64,7 +70,6 @@ def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
         n_nodes=task.n_nodes,
         max_memory=int(task.map_memory * 2**30),
     )
-    out = Path(config.output_dir)
     trainer = GRPOTrainer(
         model=vlm.model,
         processing_class=vlm.processor,
@@ -74,14 +79,34 @@ def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
         train_dataset=_data(task, vlm.prompt, with_boxes=reward.rule is not None),
         peft_config=lora(policy),
     )
+    if trainer.is_world_process_zero():
+        _same_as_before(out / "task.json", vars(policy) | vars(task))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(out) if out.is_dir() else None)
     trainer.save_model(out / "final")
     if trainer.is_world_process_zero():
-        paid = {"map": task.map, "saliency_weight": task.saliency_weight, "seed": config.seed}
-        name_base(out / "final", vlm, **paid)
+        facts = {name: getattr(task, name) for name in FACTS}
+        pixels = {"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels}
+        name_base(out / "final", vlm, seed=config.seed, **facts, **pixels)
         pd.DataFrame(curves(trainer.state.log_history)).to_csv(
             out / "final" / "curves.csv", index=False, float_format="%.5g"
         )
+
+
+def _same_as_before(path: Path, task: dict) -> None:
+    """Writes down what is trained; raises ValueError if another training was begun in the folder.
+
+    It would go on from the other's checkpoint, and the adapter would tell of the wrong reward.
+    """
+    if path.is_file():
+        before = json.loads(path.read_text())
+        changed = {k: (before.get(k), v) for k, v in task.items() if before.get(k) != v}
+        if changed:
+            raise ValueError(
+                f"{path.parent}: expected the training that was begun there, got other "
+                f"{changed} (before, now); choose another output_dir"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(task, indent=1) + "\n")
 
 
 def curves(history: list[dict]) -> list[dict]:

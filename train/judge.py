@@ -115,7 +115,7 @@ class Endpoint:
                 return None
             except openai.OpenAIError as error:
                 self.counts[type(error).__name__] += 1
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, LookupError) as error:
                 self.counts[f"garbage ({type(error).__name__})"] += 1
         return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from trl import TrlParser
 
-_SECRET = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
+_SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
 
 
 def parsed(*classes: type) -> tuple:

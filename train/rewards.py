@@ -51,8 +51,9 @@ class Reward(Certified):
 
     Saliency is 0 where the format is invalid. A sample is None, and so left out of its group, where
     the judge gives no verdict, the text holds an image or video token (the model would read images
-    that are not there) or the extractor refuses it; each reason is counted and logged. All parts go
-    to the trainer's metrics, with chance, shuffled boxes and what shows a reward that is hacked.
+    that are not there; TRL's own forward may fail on it before) or the extractor refuses it; each
+    reason is counted and logged. All parts go to the trainer's metrics, with chance, shuffled boxes
+    and what shows a reward that is hacked.
 
     Args:
         judge: (question, reference, candidate) → 1, 0 or None.

@@ -75,7 +75,8 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
     trainer.save_model(out / "final")
     trainer.processing_class.save_pretrained(out / "final")
     if policy.lora_r and trainer.is_world_process_zero():
-        name_base(out / "final", vlm)
+        pixels = {"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels}
+        name_base(out / "final", vlm, **pixels)
 
 
 def _rows(data: Data, system: str | None):
