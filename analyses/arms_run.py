@@ -138,7 +138,19 @@ def _arm(
             texts += own
         same = texts[start : start + size]
         made += _batch(vlm, pool, batch, own, same, reasons)
-    return xr.concat(made, "sample", join="outer"), reasons
+    return xr.concat(_complete(made), "sample", join="outer"), reasons
+
+
+def _complete(made: list[xr.Dataset]) -> list[xr.Dataset]:
+    """Every sample with the variables of all; what was not measured is NaN."""
+    every = {name: values for one in made for name, values in one.data_vars.items()}
+    return [
+        one.assign(
+            {name: xr.full_like(x, np.nan, dtype=float) for name, x in every.items()
+             if name not in one}
+        )
+        for one in made
+    ]  # fmt: skip
 
 
 def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list[xr.Dataset]:

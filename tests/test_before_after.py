@@ -213,6 +213,13 @@ def test_samples_without_a_twin_or_a_background_keep_what_they_have(tmp_path):
     assert np.isnan(total.sel(source_set="background"))
 
 
+def test_what_was_not_measured_on_a_sample_is_missing_and_not_an_end():
+    whole = xr.Dataset({"a": 1.0, "b": ("path", [1, 2])}, coords={"path": ["x", "y"]})
+    joined = xr.concat(arms_run._complete([whole, whole[["a"]].drop_vars("path")]), "sample")
+    assert np.isnan(joined["b"].isel(sample=1)).all()
+    assert joined["b"].isel(sample=0).values.tolist() == [1, 2]
+
+
 def test_what_is_not_there_is_said_by_the_command(tmp_path):
     done = subprocess.run(
         [sys.executable, "analyses/before_after.py", "--limit", "2", "--before", "tiny-cold",

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 
 from interp.extract.asked import read_in
+from interp.extract.attention_maps import THROUGH_THINKING
 from interp.extract.chosen import question
 from interp.extract.depth import origins
 from interp.extract.edges import check_mode, effects, effects_of
@@ -156,7 +157,8 @@ def _load(query: Query, settings: dict) -> Load:
     if "n_nodes" in settings and "effect" in kinds:
         # A backward pass keeps about three times what a forward does.
         n_variants = 3 * max(1, settings["n_nodes"])
-    n_thinking = query.tokens.role.count("thinking") if "kinds" in settings else 0
+    through = set(settings.get("kinds", ())) & set(THROUGH_THINKING)
+    n_thinking = query.tokens.role.count("thinking") if through else 0
     return Load(
         n_tokens=len(query.tokens.ids),
         n_targets=len(query.rows) + n_thinking,

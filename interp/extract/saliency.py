@@ -17,11 +17,12 @@ from interp.extract.attention_maps import (
     thinking_columns,
 )
 from interp.extract.chosen import question
-from interp.extract.gradients import first_order, members, together
+from interp.extract.gradients import check, members, together
 from interp.extract.patches import patch_effects
 from interp.labelled import as_array, coordinates, finished
 from interp.model import VLM, undisturbed
 from interp.prefill import Prefills, prefill
+from interp.query import target_chunks
 from interp.sample import Sample
 
 
@@ -63,6 +64,7 @@ def maps(
         ValueError: as for `ledger`; unknown kinds, targets or variant; a text without a thinking
             span, or cut off before its end token, where a map goes through the thinking.
     """
+    check(("total",), n_nodes)
     query, gauge = question(
         vlm, sample, kinds=kinds, only=only, max_targets=max_targets, variant=variant,
         completion=completion, gauge=gauge,
@@ -73,11 +75,13 @@ def maps(
         context = prefill(query.model, query.batch, query.rows)
         made = read_in(query, context, gauge, foils)
         played = replay(query.model, context, query.rows)
-    attention = [kind for kind in kinds if kind not in EFFECTS]
+    attention = [kind for kind in kinds if kind not in ("effect", *EXACT)]
     found = attention_maps(made, attention, variant, played)
+    if "effect" in kinds:
+        found["effect"] = _effect(made, n_nodes)
     for kind in kinds:
-        if kind in EFFECTS:
-            found[kind] = EFFECTS[kind](vlm, sample, options, reference, n_nodes)
+        if kind in EXACT:
+            found[kind] = EXACT[kind](vlm, sample, options, reference)
     return _labelled(made, {kind: found[kind] for kind in kinds}, variant, seen(made, played))
 
 
@@ -117,22 +121,30 @@ def maps_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr
     ]
 
 
-def _effect(vlm, sample, options, _reference, n_nodes) -> tuple:
-    ds = first_order(vlm, sample, n_nodes=n_nodes, **options)
-    return ds["first_order"].isel(objective=0).sum("layer").values, ds["is_defined"].values
+def _effect(made: Asked, n_nodes: int) -> tuple[Tensor, Tensor]:
+    """First-order effects, some targets at a time, out of the prefill that is there."""
+    source, context = members(made, "image"), made.context
+    alone = Prefills(context.keys, context.values, [context], [0])
+    # A backward pass keeps about three times what a forward does.
+    parts = target_chunks(made.query, n_variants=3 * max(1, n_nodes))
+    found = [
+        together([made], alone, [part], [source], n_nodes, ("total",))[0][0].writes[0].sum(dim=0)
+        for part in parts
+    ]
+    return torch.cat(found), source.any(dim=1)
 
 
-def _edge(vlm, sample, options, _reference, _n_nodes) -> tuple:
+def _edge(vlm, sample, options, _reference) -> tuple:
     ds = patch_effects(vlm, sample, **options)
     return ds["total"].values, ds["is_defined"].any("source").values
 
 
-def _slot(vlm, sample, options, reference, _n_nodes) -> tuple:
+def _slot(vlm, sample, options, reference) -> tuple:
     ds = patch_effects(vlm, sample, form="slot", reference=reference, **options)
     return ds["total"].values, ds["is_defined"].any("source").values
 
 
-EFFECTS = {"effect": _effect, "edge": _edge, "slot": _slot}
+EXACT = {"edge": _edge, "slot": _slot}
 
 
 def _labelled(made: Asked, found: dict, variant: str, attention: Tensor) -> xr.Dataset:
