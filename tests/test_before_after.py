@@ -215,7 +215,7 @@ def test_samples_without_a_twin_or_a_background_keep_what_they_have(tmp_path):
 
 def test_what_was_not_measured_on_a_sample_is_missing_and_not_an_end():
     whole = xr.Dataset({"a": 1.0, "b": ("path", [1, 2])}, coords={"path": ["x", "y"]})
-    joined = xr.concat(arms_run._complete([whole, whole[["a"]].drop_vars("path")]), "sample")
+    joined = xr.concat(arms_run._complete([whole, whole[["a"]]]), "sample")
     assert np.isnan(joined["b"].isel(sample=1)).all()
     assert joined["b"].isel(sample=0).values.tolist() == [1, 2]
 
