@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 import interp
-from analyses import arms_findings, arms_run, arms_wording
+from analyses import arms_findings, arms_measure, arms_run, arms_wording
 from interp.references import Pool
 
 ROOT = Path(__file__).parent.parent
@@ -182,7 +182,7 @@ def test_models_that_cannot_be_compared_are_refused(tmp_path):
 def test_adapters_of_another_base_are_refused(tmp_path, monkeypatch):
     done = Namespace(to_json=lambda: "{}")
     monkeypatch.setattr(arms_run, "certify", lambda *_, **__: done)
-    monkeypatch.setattr(arms_run, "_arm", lambda *_: (xr.Dataset(), []))
+    monkeypatch.setattr(arms_run, "measure_arm", lambda *_: (xr.Dataset(), []))
     with pytest.raises(ValueError, match="expected adapters of tiny, got tiny-effect of tiny-cold"):
         arms_run.run_arms(options("tiny", "tiny-effect"), tmp_path)
 
@@ -202,12 +202,12 @@ def test_an_adapter_fits_its_base_in_any_dtype():
 def test_samples_without_a_twin_or_a_background_keep_what_they_have(tmp_path):
     vlm = interp.load_model("tiny-cold")
     sample = replace(interp.load_samples("digits", limit=1)[0], twin=None)
-    found = arms_run._effects(vlm, Pool(vlm, [sample]), sample, None, None)
+    found = arms_measure._effects(vlm, Pool(vlm, [sample]), sample, None, None)
     total = found["shapley_total"].sel(token_class="answer", visual_set="evidence")
     assert np.isfinite(total.sel(reference="mean"))
     assert np.isnan(total.sel(reference="twin"))
     whole = replace(sample, boxes=np.array([[0.0, 0.0, 1.0, 1.0]]))
-    found = arms_run._effects(vlm, Pool(vlm, [whole]), whole, None, None)
+    found = arms_measure._effects(vlm, Pool(vlm, [whole]), whole, None, None)
     total = found["total"].sel(token_class="answer")
     assert np.isfinite(total.sel(source_set="evidence"))
     assert np.isnan(total.sel(source_set="background"))
@@ -215,7 +215,7 @@ def test_samples_without_a_twin_or_a_background_keep_what_they_have(tmp_path):
 
 def test_what_was_not_measured_on_a_sample_is_missing_and_not_an_end():
     whole = xr.Dataset({"a": 1.0, "b": ("path", [1, 2])}, coords={"path": ["x", "y"]})
-    joined = xr.concat(arms_run._complete([whole, whole[["a"]]]), "sample")
+    joined = xr.concat(arms_measure._complete([whole, whole[["a"]]]), "sample")
     assert np.isnan(joined["b"].isel(sample=1)).all()
     assert joined["b"].isel(sample=0).values.tolist() == [1, 2]
 
