@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 import interp
@@ -13,6 +14,7 @@ from analyses.saving import save_figures, save_tables
 from interp.store import write_json
 
 TEMPLATES = Path(__file__).parent / "templates"
+RUN = "before_after/run"  # in the folder of a whole report
 LONG = ("statuses", "reasons", "curves")  # in the run's manifest
 
 
@@ -96,11 +98,19 @@ def _seeds(found: ArmFindings) -> list[dict] | None:
     for (group, name), table in found.seeds.groupby(["group", "quantity"], sort=False):
         cells = [
             {"reward": one["reward"], "against": one["against"], "n": one["n_runs"],
-             "text": f"{one['mean']:.2f} ({one['least']:.2f} to {one['largest']:.2f})"}
+             "text": _spread(one)}
             for one in table.to_dict("records")
         ]  # fmt: skip
         rows.append({"group": group, "name": name, "cells": cells})
     return rows
+
+
+def _spread(row: dict) -> str:
+    """Mean over runs, least and largest."""
+    if not np.isfinite(row["mean"]):
+        return "–"
+    digits = 3 if max(abs(row["least"]), abs(row["largest"])) < 0.1 else 2
+    return f"{row['mean']:.{digits}f} ({row['least']:.{digits}f} to {row['largest']:.{digits}f})"
 
 
 def _cell(row: pd.Series, n_before: int) -> dict:

@@ -47,10 +47,13 @@ def reading(
     """
     if moved is None or total is None:
         return "Not enough was measured to say more."
-    if moved == 0:
-        return "So there is no movement of the map to explain."
-    if moved < 0:
-        return "So training moved the map off the evidence."
+    if moved <= 0:
+        return {
+            1: "So the effect of the evidence grew, and the map does not show it.",
+            0: f"So {'there is no movement of the map' if moved == 0 else 'the map moved off'}, and "
+            "no clear change of the effect.",
+            -1: "So the effect of the evidence fell.",
+        }[total]
     if total > 0:
         return "So the map moved, and the effect of the evidence grew with it."
     if direct == 1 and (total < 0 or rest == -1):
@@ -84,10 +87,11 @@ def direction(rows: list[dict]) -> int | None:
     return -1 if all(high < 0 for _, high in bounds) else 0
 
 
-def text(row: dict, digits: int = 2) -> str:
+def text(row: dict) -> str:
     """An estimate with its interval."""
     if not np.isfinite(row["lower"]):
         return "–"
+    digits = 3 if max(abs(row["lower"]), abs(row["upper"])) < 0.1 else 2
     return f"{row['estimate']:.{digits}f} [{row['lower']:.{digits}f}, {row['upper']:.{digits}f}]"
 
 

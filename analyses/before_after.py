@@ -17,7 +17,6 @@ import sys
 from analyses import command
 
 BEFORE = "tiny-cold"
-RUN = "before_after/run"  # in the folder of a whole report
 AFTER = ("tiny-saliency-r1", "tiny-effect", "tiny-grpo-control")
 
 

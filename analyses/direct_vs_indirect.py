@@ -38,8 +38,9 @@ def arguments() -> argparse.Namespace:
 
 def _training(options: argparse.Namespace) -> None:
     """The embedded models before and after training, on at most 100 of the scenes."""
+    from analyses.arms_page import RUN
     from analyses.arms_run import run_arms
-    from analyses.before_after import AFTER, BEFORE, RUN
+    from analyses.before_after import AFTER, BEFORE
 
     arms = {"before": BEFORE, "after": list(AFTER), "data": "digits", "split": "test",
             "limit": min(options.limit, 100), "batch_size": 32, "text": None}  # fmt: skip

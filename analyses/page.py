@@ -12,8 +12,7 @@ import xarray as xr
 
 import interp
 from analyses import comparison, figures, findings, verdict
-from analyses.arms_page import write_page
-from analyses.before_after import RUN
+from analyses.arms_page import RUN, write_page
 from analyses.findings import MARK, Findings
 from analyses.indirect import Indirect
 from analyses.wording import headlines, interval_text, verdict_sentence
