@@ -21,7 +21,7 @@ MARKERS = "os^vDPX"
 SMOOTH = 10  # steps that a training curve averages
 CURVES = {
     "accuracy": "Right answers", "saliency/alignment": "Alignment of the rewarded map",
-    "text/tokens": "Length of a text [tokens]", "saliency/visual_attention": "Attention on image",
+    "text/tokens": "Length of a text [tokens]", "saliency/visual_attention": "Attention on the image",
 }  # fmt: skip
 N_EXAMPLES = 4
 
@@ -84,7 +84,7 @@ def effects(found: ArmFindings) -> Figure:
                   for name in parts]  # fmt: skip
         _dots(ax, tables, found.after)
         ax.axvline(0, color="0.3", linewidth=0.8)
-        ax.set(title=f"Evidence replaced by its {title}", xlabel="After minus before [logit]")
+        ax.set(title=f"Evidence replaced by the {title}", xlabel="After minus before [logit]")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 

@@ -17,7 +17,7 @@ CONTROLS = {
     "chance": "boxes' area (chance)", "alignment_shuffled": "boxes elsewhere",
     "alignment_center": "centred rectangle", "border_share": "border cells",
 }  # fmt: skip
-REFERENCE_TITLES = {"mean": "mean image", "twin": "twin"}
+REFERENCE_TITLES = {"mean": "mean embedding", "twin": "twin"}
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ def sentences(found: ArmFindings) -> list[tuple[str, str]]:
 def _sentence(found: ArmFindings, arm: str) -> str:
     paid = found.run.attrs["arms"][arm]["map"]
     rule = paid if paid in RULE_TITLES else "direct"
-    said = f"{_title(rule, paid)} {_clauses(found, arm, rule, 'before')} "
-    moved, total, direct, rest = _directions(found, arm, rule, "before")
-    said += reading(moved, total, direct, rest, is_paid=paid in RULE_TITLES)
+    directions = _directions(found, arm, rule, "before")
+    said = f"{reading(*directions, is_paid=paid in RULE_TITLES)} "
+    said += f"{_title(rule, paid)} {_clauses(found, arm, rule, 'before')}"
     if arm in controls(found.run):
         control = controls(found.run)[arm]
         said += f" Against {control}, which was not paid for a map, the map "
@@ -48,18 +48,18 @@ def reading(
     if moved is None or total is None:
         return "Not enough was measured to say more."
     if moved <= 0:
+        where = "did not move measurably" if moved == 0 else "moved off the evidence"
         return {
-            1: "So the effect of the evidence grew, and the map does not show it.",
-            0: f"So {'there is no movement of the map' if moved == 0 else 'the map moved off'}, and "
-            "no clear change of the effect.",
-            -1: "So the effect of the evidence fell.",
+            1: "The effect of the evidence grew, and the map does not show it.",
+            0: f"The map {where}, with no clear change of the effect.",
+            -1: "The effect of the evidence fell.",
         }[total]
     if total > 0:
-        return "So the map moved, and the effect of the evidence grew with it."
+        return "The map moved, and the effect of the evidence grew with it."
     if direct == 1 and (total < 0 or rest == -1):
-        said = "So the map looks better though the evidence does not matter more: only the direct "
-        return said + ("part grew. That is reward hacking." if is_paid else "part grew.")
-    return "So the map moved; whether the effect of the evidence grew with it is not decided."
+        said = "The map looks better though the evidence does not matter more: only the direct part"
+        return f"{said} grew. That is reward hacking." if is_paid else f"{said} grew."
+    return "The map moved; whether the effect of the evidence grew with it is not decided."
 
 
 def _directions(found: ArmFindings, arm: str, rule: str, against: str) -> tuple:

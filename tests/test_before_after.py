@@ -103,7 +103,7 @@ def test_the_numbers_are_those_of_the_public_calls(report):
         (1, -1, 0, -1, True, "not decided"),
         (0, 1, 1, 1, True, "the map does not show it"),
         (-1, 1, 1, 1, True, "the map does not show it"),
-        (0, 0, 1, 1, True, "no movement of the map"),
+        (0, 0, 1, 1, True, "did not move measurably"),
         (-1, 0, 1, 1, True, "moved off"),
         (0, -1, 1, 1, True, "effect of the evidence fell"),
         (None, 1, 1, 1, True, "Not enough"),
