@@ -21,7 +21,8 @@ MARKERS = "os^vDPX"
 SMOOTH = 10  # steps that a training curve averages
 CURVES = {
     "accuracy": "Right answers", "saliency/alignment": "Alignment of the rewarded map",
-    "text/tokens": "Length of a text [tokens]", "saliency/visual_attention": "Attention on the image",
+    "text/tokens": "Length of a text [tokens]",
+    "saliency/visual_attention": "Attention on the image",
 }  # fmt: skip
 N_EXAMPLES = 4
 
