@@ -130,12 +130,14 @@ def curves(found: ArmFindings) -> Figure | None:
 
 
 def examples(found: ArmFindings, run_path: Path) -> Figure | None:
-    """The maps of the same text in every model, each on a scale of its own from 0."""
+    """The maps of the same text before and for each reward, each on a scale of its own from 0."""
     names = [str(n) for n in found.run["sample"].values if store.image_path(run_path, n).is_file()]
     if not names:
         return None
     rules = ("direct", "effect")
-    arms = [found.before, *found.after]
+    paid = {arm: found.run.attrs["arms"][arm]["map"] for arm in reversed(found.after)}
+    first = {reward: arm for arm, reward in paid.items()}  # of runs of one reward, the first
+    arms = [found.before, *(arm for arm in found.after if arm in first.values())]
     chosen = names[:N_EXAMPLES]
     rows = [(rule, arm) for rule in rules for arm in arms]
     size = 1.7 * len(chosen) + 2.2, 1.3 * (len(rows) + 1)

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 import interp
-from analyses import arms_findings, arms_measure, arms_run, arms_wording
+from analyses import arms_findings, arms_measure, arms_run, arms_wording, direct_vs_indirect
 from interp.references import Pool
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +51,35 @@ def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("index.html", "tables/levels.csv", "tables/changes.csv", "figures/effects.svg"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
+
+
+def test_the_whole_report_tells_of_the_training_too(report, tmp_path, monkeypatch):
+    """A run beside the main one is drawn into its page, and without one nothing is said."""
+    asked = ["x", "--limit", "2", "--effects", "edge", "--no-witness", "--no-training"]
+    monkeypatch.setattr("sys.argv", [*asked, "--out", str(tmp_path / "out")])
+    assert direct_vs_indirect.main() == 0
+    title = "Before and after training on a saliency reward"
+    assert title not in (tmp_path / "out/index.html").read_text()
+    shutil.copytree(report / "run", tmp_path / "out/before_after/run")
+    again = ["x", "--from-run", str(tmp_path / "out/run"), "--out", str(tmp_path / "again")]
+    monkeypatch.setattr("sys.argv", again)
+    assert direct_vs_indirect.main() == 0
+    assert title in (tmp_path / "again/index.html").read_text()
+    page = (tmp_path / "again/before_after/index.html").read_text()
+    assert page == (report / "index.html").read_text()
+
+
+def test_the_whole_report_measures_the_embedded_arms(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(arms_run, "run_arms", lambda options, path: seen.append((options, path)))
+    monkeypatch.setattr("sys.argv", ["x", "--out", str(tmp_path), "--limit", "300"])
+    direct_vs_indirect._training(direct_vs_indirect.arguments())
+    ((given, path),) = seen
+    assert (given.before, given.after[-1], given.limit) == ("tiny-cold", "tiny-grpo-control", 100)
+    assert path == tmp_path / "before_after/run"
+    asked = {name: getattr(given, name) for name in ("data", "split", "seed", "device", "dtype",
+             "witness", "text", "batch_size", "max_new_tokens", "no_images")}  # fmt: skip
+    assert asked["data"] == "digits"
 
 
 def test_a_model_compared_with_itself_changes_nothing(report):

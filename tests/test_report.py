@@ -27,8 +27,10 @@ SCRIPT = ROOT / "analyses/direct_vs_indirect.py"
 
 
 def report(*arguments, code=0, **environment):
+    """The command; without the models before and after training, unless they are asked for."""
+    training = () if "--training" in arguments else ("--no-training",)
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        [sys.executable, str(SCRIPT), *map(str, arguments), *training],
         capture_output=True, text=True, timeout=600, env=os.environ | environment,
     )  # fmt: skip
     assert done.returncode == code, done.stderr[-3000:]
