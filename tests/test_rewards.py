@@ -193,7 +193,7 @@ def test_the_policy_is_left_as_it_was(vlm, samples, rule):
 
 
 def test_batched_scores_are_those_of_single_texts_and_targets_are_bounded(vlm, samples):
-    texts = [(s, written(vlm, s.text)) for s in samples]
+    texts = [(s, written(vlm, s.text)) for s in samples[:3]]
     for rule in RULES:
         together = scores(vlm, texts, rule=rule)
         alone = [scores(vlm, [one], rule=rule)[0] for one in texts]
