@@ -5,6 +5,7 @@ import numpy as np
 from analyses.arms_findings import REFERENCE_TITLES, RULE_TITLES, ArmFindings, controls
 
 SAME = "alignment, same text"
+LEAST_IMAGES = 100  # as for a verdict (METHODS.md 3.6)
 
 
 def sentences(found: ArmFindings) -> list[tuple[str, str]]:
@@ -17,6 +18,9 @@ def _sentence(found: ArmFindings, arm: str) -> str:
     rule = paid if paid in RULE_TITLES else "direct"
     directions = _directions(found, arm, rule, "before")
     said = f"{reading(*directions, is_paid=paid in RULE_TITLES)} "
+    n_images = int(_rows(found, arm, rule, "before")[0]["n"])
+    if n_images < LEAST_IMAGES:
+        said = f"On {n_images} images, where {LEAST_IMAGES} are needed to say so: {said}"
     said += f"{_title(rule, paid)} {_clauses(found, arm, rule, 'before')}"
     if arm in controls(found.run):
         control = controls(found.run)[arm]

@@ -47,6 +47,7 @@ def report(tmp_path_factory):
 def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
     page = (report / "index.html").read_text()
     assert "Did the map move because the effect moved?" in page
+    assert "On 6 images, where 100 are needed to say so: " in page
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
     assert {p.stem for p in (report / "figures").glob("*.pdf")} == {
         "alignment", "effects", "paths", "curves", "examples"}  # fmt: skip
