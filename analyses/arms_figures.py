@@ -131,6 +131,7 @@ def curves(found: ArmFindings) -> Figure | None:
 
 def examples(found: ArmFindings, run_path: Path) -> Figure | None:
     """The maps of the same text before and for each reward, each on a scale of its own from 0."""
+    run_path = run_path / "0"
     names = [str(n) for n in found.run["sample"].values if store.image_path(run_path, n).is_file()]
     if not names:
         return None

@@ -3,23 +3,35 @@
 On the text that the model writes itself (own), and on one text that is the same for all models.
 """
 
+import json
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from tqdm import tqdm
 
 import interp
-from analyses.extraction import is_right
+from analyses.extraction import (
+    code_version,
+    filled,
+    is_right,
+    readable,
+    stored_texts,
+    written,
+)
+from analyses.shards import Budget, Shard, attempt, status
 from interp.faithfulness import faithfulness
 from interp.inputs import Completion, is_well_formed
+from interp.labels import describe
 from interp.measures import TOKEN_CLASSES
-from interp.model import VLM
+from interp.model import VLM, fingerprint
 from interp.query import ask
 from interp.references import Pool
-from interp.sample import Sample
+from interp.sample import Sample, open_image
 from interp.scores import RULES, saliencies, score
+from interp.stacking import join
+from interp.validate import certify
 
 SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share",
           "border_area", "visual_attention")  # fmt: skip
@@ -31,35 +43,99 @@ MOST_MEMORY = 4 * 2**30  # besides the model, of a batch of maps
 TEXTS = ("own", "same")
 
 
-def measure_arm(
-    vlm: VLM, samples: list[Sample], texts: list[Completion | None], options: Namespace
-) -> tuple[xr.Dataset, list[str]]:
-    """One model's measurements, and why some are missing; the first fills empty `texts`."""
-    pool = Pool(vlm, samples)
-    made, reasons = [], []
-    is_first = not texts
-    size = options.batch_size
-    for start in tqdm(range(0, len(samples), size), desc=vlm.adapter or vlm.name, disable=None):
-        batch = samples[start : start + size]
-        pairs = [(one.image, one.question) for one in batch]
-        own = vlm.answers(pairs, max_new_tokens=options.max_new_tokens)
-        if is_first:
-            texts += own
-        same = texts[start : start + size]
-        made += _batch(vlm, pool, batch, own, same, reasons)
-    return xr.concat(_complete(made), "sample", join="outer"), reasons
+class Arm:
+    """The recipe: one model before or after training."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        samples: list[Sample],
+        options: Namespace,
+        text: str,
+        texts_of: Path | None = None,
+    ):
+        """Certifies the model.
+
+        Args:
+            vlm: the model.
+            samples: all of them.
+            options: of the command.
+            text: "reference", or "before", what the first model wrote.
+            texts_of: the first model's run, for "before" and another model.
+        """
+        self.vlm, self.options, self.texts_of, self.text = vlm, options, texts_of, text
+        self.pool = Pool(vlm, [one for one in readable(samples) if one.boxes is not None])
+        self.settings = {
+            "report": "before_after", "text_of_all": text, "text": "completion",
+            "base": vlm.name, "adapter": vlm.adapter, "model_hash": vlm.fingerprint,
+            "adapter_hash": fingerprint(vlm.model, adapter=True), "limit": options.limit,
+            "max_new_tokens": options.max_new_tokens,
+        }  # fmt: skip
+        certificate = certify(vlm, witness=options.witness)
+        self.facts = {"certificate": json.loads(certificate.to_json())}
+
+    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+        """One shard; samples without boxes or a readable image are skipped."""
+        found = {one.id: attempt(_checked, one) for one in samples}
+        usable = [one for one in samples if found[one.id] is None]
+        own = written(self.vlm, usable, budget, self.options.max_new_tokens)
+        found |= {s.id: text for s, text in zip(usable, own, strict=True) if _is_error(text)}
+        statuses = {one.id: status(one, found[one.id]) for one in samples}
+        kept = [(s, text) for s, text in zip(usable, own, strict=True) if not _is_error(text)]
+        reasons: list[str] = []
+        made = []
+        for k in range(0, len(kept), budget.batch_size):
+            batch, texts = (list(x) for x in zip(*kept[k : k + budget.batch_size], strict=True))
+            made += _batch(self.vlm, self.pool, batch, texts, self._same(batch, texts), reasons)
+        facts = {"codes": {code_version(): len(made)}}
+        if not made:
+            return Shard(None, statuses, facts)
+        facts["reasons"] = {f"{samples[0].id} …": reasons}
+        shard = join([one.expand_dims("sample") for one in made])
+        batch, texts = (list(x) for x in zip(*kept, strict=True))
+        sizes = {one.id: open_image(one.image).size for one in batch}
+        return Shard(describe(shard.merge(_facts(batch, texts))), statuses, facts, sizes)
+
+    def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
+        """Nothing beyond the samples."""
+        return {}
+
+    def _same(self, samples: list[Sample], own: list[Completion]) -> list:
+        """The texts that are the same for all models."""
+        if self.text == "reference":
+            return [None] * len(samples)
+        if self.texts_of is None:
+            return own
+        run = interp.open_run(self.texts_of, check="structure")
+        return stored_texts(run, self.vlm, samples)
 
 
-def _complete(made: list[xr.Dataset]) -> list[xr.Dataset]:
-    """Every sample with the variables of all; what was not measured is NaN."""
-    every = {name: values for one in made for name, values in one.data_vars.items()}
-    return [
-        one.assign(
-            {name: xr.full_like(x, np.nan, dtype=float) for name, x in every.items()
-             if name not in one}
-        )
-        for one in made
-    ]  # fmt: skip
+def _is_error(found) -> bool:
+    return isinstance(found, Exception)
+
+
+def _checked(sample: Sample) -> None:
+    """Raises ValueError for a sample that has no boxes or an image that cannot be read."""
+    open_image(sample.image)
+    if sample.boxes is None:
+        raise ValueError(f"{sample.id}: expected evidence boxes, got none")
+
+
+def _facts(samples: list[Sample], own: list[Completion]) -> xr.Dataset:
+    """What a page tells of the samples."""
+    by_sample = {
+        "question": [one.question for one in samples],
+        "answer": [one.answer for one in samples],
+        "family": [one.family for one in samples],
+    }
+    arrays = {
+        "box": (("sample", "box_number", "edge"), filled([one.boxes for one in samples], np.nan)),
+        "text_token_id": (("sample", "text_token"), filled([t.token_ids for t in own], -1)),
+    }
+    return xr.Dataset(
+        {name: ("sample", values) for name, values in by_sample.items()} | arrays,
+        coords={"sample": [one.id for one in samples]},
+    )
 
 
 def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list[xr.Dataset]:
@@ -72,11 +148,13 @@ def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list
         by_text = {name: {rule: maps[name][rule][k] for rule in RULES} for name in TEXTS}
         parts = [_written(vlm, sample, mine), _scores(sample, by_text), _drawn(by_text["same"])]
         for measure, text in ((_faithful, mine), (_effects, first)):
-            try:
-                parts.append(measure(vlm, pool, sample, text, by_text["own"]))
-            except ValueError as error:
-                reasons.append(f"{sample.id}: {error}")
-        made.append(xr.merge(parts, join="outer", compat="override"))
+            found = attempt(measure, vlm, pool, sample, text, by_text["own"])
+            if isinstance(found, Exception):
+                reasons.append(f"{sample.id}: {found}")
+            else:
+                parts.append(found)
+        merged = xr.merge(parts, join="outer", compat="override")
+        made.append(merged.assign_coords(sample=sample.id))
     return made
 
 

@@ -2,20 +2,16 @@
 
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-import interp
 from analyses import arms_figures, arms_findings
+from analyses.arms import open_arms
 from analyses.arms_findings import ArmFindings, controls
 from analyses.arms_wording import sentences, text
-from analyses.saving import save_figures, save_tables
-from interp.store import write_json
+from analyses.saving import render, save_figures, save_manifest, save_tables, statuses
 
-TEMPLATES = Path(__file__).parent / "templates"
 RUN = "before_after/run"  # in the folder of a whole report
-LONG = ("statuses", "reasons", "curves")  # in the run's manifest
 
 
 def write_report(run_path: Path, out: Path) -> dict[str, int]:
@@ -33,32 +29,26 @@ def write_page(run_path: Path, out: Path) -> dict:
     Raises:
         ValueError: a run that cannot be opened.
     """
-    run = interp.open_run(run_path)
+    run = open_arms(run_path)
     found = arms_findings.find(run)
     out.mkdir(parents=True, exist_ok=True)
     images = save_figures(arms_figures.draw(found, run_path), out / "figures")
     tables = {"levels": found.levels, "changes": found.changes, "curves": found.curves,
               "seeds": found.seeds}  # fmt: skip
     save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
-    statuses = [one["status"] for one in run.attrs["statuses"].values()]
-    counts = {name: statuses.count(name) for name in ("ok", "skipped", "failed")}
+    counts = statuses(run)
     same = {"reference": "the samples' reference text", "before": f"what {found.before} wrote"}[
         run.attrs["text"]
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-        undefined=jinja2.StrictUndefined, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("before_after.html").render(
-        attributes=run.attrs, counts=counts, images=images, sentences=sentences(found),
+    page = render(
+        "before_after.html", attributes=run.attrs, counts=counts,
+        images=images, sentences=sentences(found),
         before=found.before, after=found.after, groups=_groups(found),
         missing={arm: len(said) for arm, said in run.attrs["reasons"].items() if said},
         costs=_costs(found), same=same, seeds=_seeds(found), controls=controls(run),
     )  # fmt: skip
     (out / "index.html").write_text(page)
-    write_json(out / "manifest.json", {"counts": counts} | {
-        k: v for k, v in run.attrs.items() if k not in LONG
-    })  # fmt: skip
+    save_manifest(run, out)
     return {
         "counts": counts, "sentences": sentences(found), "image": images["effects"],
         "before": found.before, "arms": run.attrs["arms"],

@@ -5,37 +5,27 @@ through all (same): the samples' reference, or what the first model wrote. On th
 difference is the weights' doing.
 """
 
-import json
-import logging
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import xarray as xr
 
 import interp
-from analyses.arms_measure import measure_arm
-from analyses.extraction import code_version, readable
-from interp import store
+from analyses.arms_measure import Arm
+from analyses.shards import this_device, write_run
 from interp.adapters import base_of
-from interp.inputs import Completion
-from interp.labels import describe
 from interp.model import VLM, resolve
-from interp.sample import Sample, open_image
-from interp.validate import certify
 
-log = logging.getLogger("before_after")
 CURVES = "curves.csv"
 
 
 def run_arms(options: Namespace, path: Path) -> Path:
-    """Measures all models on all samples; what cannot be measured is NaN, with its reason.
+    """Measures all models on all samples, a run each, numbered; what cannot be measured is NaN.
 
     Raises:
-        ValueError: a model or data set that is not there, models with other tokens or prompts, or
-            no sample that can be read and has boxes.
+        ValueError: a model or data set that is not there, models with other tokens or prompts,
+            no sample that can be read and has boxes, and as `shards.write_run`.
         NotCertified: the extractor fails an oracle on one of the models.
     """
     given = {_label(name): name for name in (options.before, *options.after)}
@@ -43,33 +33,18 @@ def run_arms(options: Namespace, path: Path) -> Path:
         raise ValueError(
             f"expected models with different names, got {options.before} and {options.after}"
         )
-    samples, statuses = _usable(
-        interp.load_samples(
-            options.data, split=options.split, limit=options.limit, seed=options.seed
-        )
+    samples = interp.load_samples(
+        options.data, split=options.split, limit=options.limit, seed=options.seed
     )
     is_reference = options.text == "reference" or (
         options.text is None and all(one.thinking for one in samples)
     )
-    texts: list[Completion | None] = [None] * len(samples) if is_reference else []
-    arms, facts, reasons = [], {}, {}
-    for label, name, vlm in _models(given, options):
-        certificate = json.loads(certify(vlm, witness=options.witness).to_json())
-        found, reasons[label] = measure_arm(vlm, samples, texts, options)
-        arms.append(found)
-        facts[label] = {"base": vlm.name, "model_hash": vlm.fingerprint, "certificate": certificate}
-        facts[label] |= _reward(name)
-    joined = xr.concat(arms, pd.Index(list(given), name="arm")).assign(_facts(samples))
-    attributes = {
-        "statuses": statuses, "reasons": reasons, "arms": facts, "code": code_version(),
-        "data": f"{options.data}/{options.split}", "seed": options.seed,
-        "text": "reference" if is_reference else "before",
-        "curves": {label: _curve(name) for label, name in given.items()},
-    }  # fmt: skip
-    run = store.start_run(path, attributes)
-    run.add(describe(joined.assign_coords(sample=[one.id for one in samples])))
-    if not options.no_images:
-        _save_images(path, samples)
+    for number, (label, name, vlm) in enumerate(_models(given, options)):
+        texts_of = path / "0" if number and not is_reference else None
+        arm = Arm(vlm, samples, options, "reference" if is_reference else "before", texts_of)
+        arm.settings["arm"] = label
+        arm.facts |= {"reward": _reward(name), "curve": _curve(name)}
+        write_run(path / str(number), samples, arm, options)
     return path
 
 
@@ -78,8 +53,9 @@ def _models(given: dict[str, str], options: Namespace) -> Iterator[tuple[str, st
     # The first model is asked, and sees images, as its adapters were trained.
     trained = _same_training([said for said in map(_said, options.after) if said])
     vocabulary = first = None
+    device = this_device(options.device)
     for label, name in given.items():
-        vlm = interp.load_model(name, device=options.device, dtype=options.dtype, **trained)
+        vlm = interp.load_model(name, device=device, dtype=options.dtype, **trained)
         tokens = vlm.processor.tokenizer.get_vocab(), vlm.prompt
         vocabulary, first = vocabulary or tokens, first or vlm.fingerprint
         if tokens != vocabulary:
@@ -91,49 +67,12 @@ def _models(given: dict[str, str], options: Namespace) -> Iterator[tuple[str, st
         yield label, name, vlm
 
 
-def _save_images(path: Path, samples: list[Sample]) -> None:
-    for sample in samples:
-        target = store.image_path(path, sample.id)
-        target.parent.mkdir(exist_ok=True)
-        open_image(sample.image).save(target)
-
-
 def _label(name: str) -> str:
     """A folder by its own name, or its parent's where it is called final; others as given."""
     path = Path(name)
     if not path.is_dir():
         return name
     return path.parent.name if path.name == "final" else path.name
-
-
-def _usable(samples: list[Sample]) -> tuple[list[Sample], dict]:
-    """Samples that open and have boxes, and what becomes of each."""
-    kept = [one for one in readable(samples) if one.boxes is not None]
-    ids = {one.id for one in kept}
-    reason = "no readable image, or no boxes"
-    statuses = {
-        one.id: {"status": "ok", "reason": ""} if one.id in ids
-        else {"status": "skipped", "reason": reason} for one in samples
-    }  # fmt: skip
-    if len(kept) < len(samples):
-        log.warning("%d of %d samples left out: %s", len(samples) - len(kept), len(samples), reason)
-    if not kept:
-        raise ValueError("expected samples with boxes and images that can be read, got none")
-    return kept, statuses
-
-
-def _facts(samples: list[Sample]) -> dict:
-    """What a page tells of the samples."""
-    most = max(len(one.boxes) for one in samples)
-    boxes = np.full((len(samples), most, 4), np.nan)
-    for k, one in enumerate(samples):
-        boxes[k, : len(one.boxes)] = one.boxes
-    return {
-        "question": ("sample", [one.question for one in samples]),
-        "answer": ("sample", [one.answer for one in samples]),
-        "family": ("sample", [one.family for one in samples]),
-        "box": (("sample", "box_number", "edge"), boxes),
-    }
 
 
 def _said(name: str) -> dict:

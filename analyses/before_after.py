@@ -16,22 +16,13 @@ import sys
 
 from analyses import command
 
-BEFORE = "tiny-cold"
-AFTER = ("tiny-saliency-r1", "tiny-effect", "tiny-grpo-control")
-
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = command.parser(__doc__, with_model=False)
     command.add_report(parser, out="reports/out/before_after", limit=100)
-    add = parser.add_argument
-    add("--before", default=BEFORE, help=f"the model that was trained (default: {BEFORE})")
-    add("--after", nargs="+", default=list(AFTER),
-        help="adapters or models, a control without saliency reward last")  # fmt: skip
-    add("--text", choices=("reference", "before"),
-        help="forced through all models: the samples' text, the default where all have thinking, "
-             "or the first model's own")  # fmt: skip
-    add("--batch-size", type=int, default=32, help="samples per batch")
+    command.add_arms(parser)
+    parser.set_defaults(batch_size=32)
     return parser.parse_args()
 
 
@@ -40,6 +31,7 @@ def main() -> int:
     options = arguments()
 
     def report() -> dict[str, int]:
+        command.refuse_several_processes()
         run = options.from_run
         if run is None:
             from analyses.arms_run import run_arms

@@ -23,15 +23,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = command.parser(__doc__)
     command.add_report(parser, out="reports/out", limit=200)
-    add = parser.add_argument
-    add("--compare", help="a second model or an adapter on the first, on the same texts")
-    add("--text", choices=("completion", "reference"), default="completion",
-        help="explain the model's own greedy text, or the samples' text")  # fmt: skip
-    add("--gauge", choices=("centered", "raw"), default="centered", help="gauge of the logits")
-    add("--effects", choices=("all", "edge"), default="all",
-        help="all paths and the verdict, or edge effects alone, which is quick")  # fmt: skip
-    add("--batch-size", type=int, default=16, help="samples per generation batch and shard")
-    add("--training", action=argparse.BooleanOptionalAction,
+    command.add_paths(parser)
+    parser.add_argument("--training", action=argparse.BooleanOptionalAction,
         help="the embedded models before and after training too (default for tiny)")  # fmt: skip
     return parser.parse_args()
 
@@ -40,10 +33,10 @@ def _training(options: argparse.Namespace) -> None:
     """The embedded models before and after training, on at most 100 of the scenes."""
     from analyses.arms_page import RUN
     from analyses.arms_run import run_arms
-    from analyses.before_after import AFTER, BEFORE
 
-    arms = {"before": BEFORE, "after": list(AFTER), "data": "digits", "split": "test",
-            "limit": min(options.limit, 100), "batch_size": 32, "text": None}  # fmt: skip
+    arms = {"before": command.BEFORE, "after": list(command.AFTER), "text": None,
+            "data": "digits", "split": "test", "limit": min(options.limit, 100),
+            "batch_size": 32, "detail": "tokens"}  # fmt: skip
     run_arms(argparse.Namespace(**vars(options) | arms), options.out / RUN)
 
 
@@ -52,6 +45,7 @@ def main() -> int:
     options = arguments()
 
     def report() -> dict[str, int]:
+        command.refuse_several_processes()
         run = options.from_run
         if run is None:
             from analyses.extraction import extract_runs

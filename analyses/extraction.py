@@ -1,36 +1,37 @@
-"""Samples → a run on disk: the model's text and everything measured on it, batch by batch."""
+"""Samples → the run of `direct_vs_indirect.py`: the model's texts, and what is measured on them."""
 
 import json
-import logging
-import shutil
 import subprocess
 from argparse import Namespace
-from hashlib import sha256
+from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 import xarray as xr
-from tqdm import tqdm
 from transformers.utils import find_adapter_config_file
 
 import interp
 from analyses.comparison import compared_path
-from analyses.controls import measure_controls
+from analyses.controls import N_CONTROL, measure_controls
 from analyses.measuring import Measurer
-from interp import store
-from interp.inputs import Completion
+from analyses.shards import Budget, Shard, attempt, status, this_device, write_run
+from interp import measures
+from interp.inputs import Completion, completion
+from interp.memory import is_out_of_memory
 from interp.model import VLM, resolve
 from interp.references import Pool
 from interp.sample import Sample, open_image
+from interp.stacking import stack
 from interp.validate import certify
 
-log = logging.getLogger("extraction")
 POOL = 200  # samples from which references are drawn
-COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt", "data", "gauge",
+COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt", "gauge",
           "mode", "norm", "dtype", "attn_implementation", "torch", "transformers", "nnsight",
           "xarray")  # fmt: skip
+Text = Completion | Exception | None
+"""What a model wrote, or why it wrote nothing; None for the samples' reference text."""
 
 
 def extract_runs(options: Namespace, path: Path) -> Path:
@@ -39,16 +40,15 @@ def extract_runs(options: Namespace, path: Path) -> Path:
     Every sample gets a status. The second run lies beside the first, at `compared_path`.
 
     Raises:
-        ValueError: a model or data set that cannot be loaded, or not one sample that could be read.
+        ValueError: a model or data set that cannot be loaded, not one sample that could be read,
+            and as `shards.write_run`.
         NotCertified: the extractor fails an oracle on one of the models.
     """
-    vlm = _load(options, options.model, options.adapter)
+    vlm = load(options, options.model, options.adapter)
     samples = interp.load_samples(
         options.data, split=options.split, limit=options.limit, seed=options.seed
     )
-    shutil.rmtree(compared_path(path), ignore_errors=True)
-    texts: dict[str, Completion | None] = {}
-    _extract_run(_measurer(vlm, samples, options), samples, options, path, texts)
+    write_run(path, samples, Paths(vlm, samples, options), options)
     if options.compare is not None:
         second = _load_compared(options, vlm.prompt)
         if second.processor.tokenizer.get_vocab() != vlm.processor.tokenizer.get_vocab():
@@ -57,70 +57,86 @@ def extract_runs(options: Namespace, path: Path) -> Path:
                 "adapter or a fine-tuned copy"
             )
         del vlm
-        _extract_run(
-            _measurer(second, samples, options), samples, options, compared_path(path), texts
-        )
+        recipe = Paths(second, samples, options, texts_of=path)
+        write_run(compared_path(path), samples, recipe, options)
     return path
 
 
-def _load(options: Namespace, model: str, adapter: str | None, prompt: str | None = None) -> VLM:
+def load(options: Namespace, model: str, adapter: str | None, prompt: str | None = None) -> VLM:
+    """A model as the command line says."""
+    device = this_device(options.device)
     return interp.load_model(
-        model, adapter=adapter, prompt=prompt, device=options.device, dtype=options.dtype
+        model, adapter=adapter, prompt=prompt, device=device, dtype=options.dtype
     )
 
 
 def _load_compared(options: Namespace, prompt: str) -> VLM:
     """The second model, under the first one's prompt: an adapter on the first, or of its own."""
     if find_adapter_config_file(resolve(options.compare)[0]) is not None:
-        return _load(options, options.model, options.compare, prompt)
-    return _load(options, options.compare, None, prompt)
+        return load(options, options.model, options.compare, prompt)
+    return load(options, options.compare, None, prompt)
 
 
-def _measurer(vlm: VLM, samples: list[Sample], options: Namespace) -> Measurer:
-    pool = None if options.effects == "edge" else Pool(vlm, readable(samples)[:POOL])
-    return Measurer(vlm, pool, options.gauge, options.seed)
-
-
-def readable(samples: list[Sample]) -> list[Sample]:
+def readable(samples: list[Sample]) -> Iterator[Sample]:
     """Samples whose image opens; the others get their reason when they are measured."""
-    found = []
-    for sample in samples:
-        try:
-            open_image(sample.image)
-        except ValueError as error:
-            log.debug("not in the pool: %s", error)
-            continue
-        found.append(sample)
-    return found
+    return (one for one in samples if not isinstance(attempt(open_image, one.image), Exception))
 
 
-def _extract_run(
-    measurer: Measurer, samples: list[Sample], options: Namespace, path: Path, texts: dict
-) -> None:
-    """One run; `texts` are taken where they are there, and noted where the model wrote them."""
-    is_first = not texts
-    settings = {name: getattr(options, name) for name in ("text", "seed", "limit", "effects")}
-    certificate = json.loads(certify(measurer.vlm, witness=options.witness).to_json())
-    empty = {"statuses": {}, "data_hashes": {}, "code": code_version(), "certificate": certificate}
-    run = store.start_run(path, empty | settings)
-    statuses, size = run.attributes["statuses"], options.batch_size
-    with tqdm(total=len(samples), desc="samples", disable=None) as bar:
-        for batch in (samples[k : k + size] for k in range(0, len(samples), size)):
-            _extract_batch(measurer, batch, options, run, texts)
-            bar.update(len(batch))
-    hashes = "".join(sorted(run.attributes["data_hashes"].values()))
-    run.attributes["data_hash"] = sha256(hashes.encode()).hexdigest()[:16]
-    if not run.shards:
-        run.confirm()
-        reasons = sorted({status["reason"] for status in statuses.values()})
-        raise ValueError(
-            f"expected at least one readable sample, got {len(samples)} skipped: {reasons[:3]}"
-        )
-    if measurer.pool is not None and is_first:
-        well = [sample for sample in samples if statuses[sample.id]["status"] == "ok"]
-        written = [texts[sample.id] for sample in well]
-        run.attributes["controls"] = measure_controls(measurer, well, written)
-    run.confirm()
+class Paths:
+    """The recipe: ledger, effects, order-free shares and patch maps of every token of a text."""
+
+    def __init__(
+        self, vlm: VLM, samples: list[Sample], options: Namespace, texts_of: Path | None = None
+    ):
+        """Certifies the model; `texts_of` is a run whose texts to take instead of the model's."""
+        self.options, self.texts_of = options, texts_of
+        pool = None
+        if options.effects != "edge":
+            pool = Pool(vlm, list(islice(readable(samples), POOL)))
+        self.measurer = Measurer(vlm, pool, options.gauge, options.seed, options.detail)
+        names = ("text", "limit", "effects", "detail", "max_new_tokens")
+        self.settings = {"report": "direct_vs_indirect", "model_hash": vlm.fingerprint}
+        self.settings |= {name: getattr(options, name) for name in names}
+        self.settings |= {"model": vlm.name, "adapter": vlm.adapter, "gauge": options.gauge}
+        certificate = certify(vlm, witness=options.witness)
+        self.facts = {"certificate": json.loads(certificate.to_json())}
+
+    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+        """One shard: those of the samples that work, the others with their reason."""
+        texts = self._texts(samples, budget)
+        found = self.measurer.measure(list(zip(samples, texts, strict=True)), budget)
+        statuses, made = {}, []
+        for sample, text, one in zip(samples, texts, found, strict=True):
+            error = one if isinstance(one, Exception) else None
+            statuses[sample.id] = status(sample, error) | _written(sample, text)
+            if error is None:
+                made.append((sample, text, one))
+        facts = {"codes": {code_version(): len(made)}}
+        if not made:
+            return Shard(None, statuses, facts)
+        facts["data_hashes"] = {sample.id: sample.fingerprint for sample, *_ in made}
+        facts["attributes"] = {k: v for k, v in made[0][2].attrs.items() if k in COMMON}
+        shard = _stacked(made)
+        sizes = {sample.id: _size(self.measurer.vlm, one) for sample, _, one in made}
+        if self.options.detail == "summary":
+            shard = measures.condensed(shard)
+        return Shard(shard, statuses, facts, sizes)
+
+    def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
+        """The controls of the verdict, where there is one."""
+        if self.measurer.pool is None or self.texts_of is not None:
+            return {}
+        well = [one for one in samples if run.attrs["statuses"][one.id]["status"] == "ok"]
+        texts = stored_texts(run, self.measurer.vlm, well[:N_CONTROL])
+        return {"controls": measure_controls(self.measurer, well[:N_CONTROL], texts)}
+
+    def _texts(self, samples: list[Sample], budget: Budget) -> list[Text]:
+        if self.texts_of is not None:
+            run = interp.open_run(self.texts_of, check="structure")
+            return stored_texts(run, self.measurer.vlm, samples)
+        if self.options.text == "reference":
+            return [None] * len(samples)
+        return written(self.measurer.vlm, samples, budget, self.options.max_new_tokens)
 
 
 def code_version() -> str:
@@ -130,66 +146,54 @@ def code_version() -> str:
     return f"{version('vlm-interp')} {found.stdout.strip()}".strip()
 
 
-def _extract_batch(
-    measurer: Measurer, samples: list[Sample], options: Namespace, run: store.Run, texts: dict
-) -> None:
-    """One shard: those of the samples that work, the others with their reason in the statuses."""
-    made, fingerprints = [], run.attributes["data_hashes"]
-    if not all(sample.id in texts for sample in samples):
-        written = _completions(measurer.vlm, samples, options)
-        texts |= {sample.id: text for sample, text in zip(samples, written, strict=True)}
-    for sample in samples:
-        completion = texts[sample.id]
-        status = _status(sample, completion)
-        try:
-            if isinstance(completion, Exception):
-                raise completion
-            measured = measurer.measure(sample, completion)
-            made.append((sample, completion, measured, _size(measurer.vlm, measured)))
-            fingerprints[sample.id] = sample.fingerprint
-        except ValueError as error:
-            status |= {"status": "skipped", "reason": str(error)}
-            log.warning("skipped %s: %s", sample.id, error)
-        except torch.OutOfMemoryError as error:
-            status |= {"status": "failed", "reason": str(error)}
-            log.error("failed %s: %s", sample.id, error)
-        run.attributes["statuses"][sample.id] = status
-    if made:
-        run.attributes.update({k: v for k, v in made[0][2].attrs.items() if k in COMMON})
-        run.add(store.stack([d for _, _, d, _ in made], _facts(made)))
-    run.confirm()
-    if not options.no_images:
-        for sample, _, _, size in made:
-            target = store.image_path(run.path, sample.id)
-            target.parent.mkdir(exist_ok=True)
-            open_image(sample.image).resize(size).save(target)
-
-
-def _status(sample: Sample, completion) -> dict:
-    """What becomes of a sample, and whether the model, if it was asked, was right."""
-    status = {"status": "ok", "reason": "", "family": sample.family}
-    if isinstance(completion, Completion):
-        status["is_correct"] = is_right(completion.answer, sample.answer)
-        status["is_complete"] = completion.is_complete
-    return status
-
-
 def is_right(answer: str, reference: str) -> bool:
     """Exact match after lower-casing and stripping."""
     return answer.strip().lower() == reference.strip().lower()
 
 
-def _completions(vlm, samples: list[Sample], options: Namespace) -> list:
-    """For each sample the model's text, None for the reference text, or why there is none."""
-    if options.text == "reference":
-        return [None] * len(samples)
+def written(vlm: VLM, samples: list[Sample], budget: Budget, max_new_tokens: int) -> list[Text]:
+    """For each sample the model's greedy text, in batches, or why there is none."""
+    found: list[Text] = []
+    for k in range(0, len(samples), budget.batch_size):
+        found += _written_at_once(vlm, samples[k : k + budget.batch_size], max_new_tokens)
+    return found
+
+
+def _written_at_once(vlm: VLM, samples: list[Sample], max_new_tokens: int) -> list[Text]:
+    pairs = [(sample.image, sample.question) for sample in samples]
     try:
-        pairs = [(s.image, s.question) for s in samples]
-        return vlm.answers(pairs, max_new_tokens=options.max_new_tokens)
-    except (ValueError, torch.OutOfMemoryError) as error:
+        return vlm.answers(pairs, max_new_tokens=max_new_tokens)
+    except (ValueError, RuntimeError, TypeError) as error:
         if len(samples) == 1:
             return [error]
-    return [text for sample in samples for text in _completions(vlm, [sample], options)]
+        if is_out_of_memory(error):
+            raise
+    return [text for one in samples for text in _written_at_once(vlm, [one], max_new_tokens)]
+
+
+def stored_texts(run: xr.Dataset, vlm: VLM, samples: list[Sample]) -> list[Text]:
+    """The texts of a run: None for reference texts, an error for a sample that it has none of."""
+    if run.attrs["text"] == "reference":
+        return [None] * len(samples)
+    has = set(run["sample"].values.tolist())
+    found: list[Text] = []
+    for sample in samples:
+        if sample.id in has:
+            ids = run["text_token_id"].sel(sample=sample.id).values
+            found.append(completion(vlm.processor.tokenizer, ids[ids >= 0].tolist()))
+        else:
+            reason = run.attrs["statuses"].get(sample.id, {}).get("reason", "not in the run")
+            found.append(ValueError(f"{sample.id}: no text, {reason}"))
+    return found
+
+
+def _written(sample: Sample, text: Text) -> dict:
+    """Whether the model, if it was asked, was right; explained or not."""
+    said = {"family": sample.family}
+    if isinstance(text, Completion):
+        said |= {"is_correct": is_right(text.answer, sample.answer),
+                 "is_complete": text.is_complete}  # fmt: skip
+    return said
 
 
 def _size(vlm, measured: xr.Dataset) -> tuple[int, int]:
@@ -198,31 +202,37 @@ def _size(vlm, measured: xr.Dataset) -> tuple[int, int]:
     return (int(measured["column"].max()) + 1) * cell, (int(measured["row"].max()) + 1) * cell
 
 
-def _facts(made: list[tuple]) -> xr.Dataset:
-    """What a report needs to know about the samples of a shard."""
+def _stacked(made: list[tuple]) -> xr.Dataset:
+    """One dataset from the samples' own and what a report needs to know about them."""
     samples = [sample for sample, *_ in made]
-    completions = [completion for _, completion, *_ in made]
-    none = np.zeros((0, 4))
-    boxes = [none if sample.boxes is None else sample.boxes for sample in samples]
-    most = max(1, *(len(b) for b in boxes))
-    padded = np.stack([np.pad(b, ((0, most - len(b)), (0, 0))) for b in boxes])
-    texts = [s.text if c is None else c.text for s, c in zip(samples, completions, strict=True)]
-    answers = [
-        s.answer if c is None else c.answer for s, c in zip(samples, completions, strict=True)
-    ]
-    return xr.Dataset(
-        {
-            "question": ("sample", [s.question for s in samples]),
-            "reference_answer": ("sample", [s.answer for s in samples]),
-            "text": ("sample", texts),
-            "answer": ("sample", answers),
-            "is_correct": (
-                "sample",
-                [is_right(a, s.answer) for a, s in zip(answers, samples, strict=True)],
-            ),
-            "family": ("sample", [s.family for s in samples]),
-            "box": (("sample", "box_number", "edge"), padded),
-            "n_boxes": ("sample", [len(b) for b in boxes]),
-        },
+    texts = [text for _, text, _ in made]
+    boxes = filled([np.zeros((0, 4)) if s.boxes is None else s.boxes for s in samples], np.nan)
+    answers = [s.answer if c is None else c.answer for s, c in zip(samples, texts, strict=True)]
+    ids = filled([np.array([] if c is None else c.token_ids, dtype=int) for c in texts], -1)
+    right = [is_right(a, s.answer) for a, s in zip(answers, samples, strict=True)]
+    by_sample = {
+        "question": [s.question for s in samples],
+        "reference_answer": [s.answer for s in samples],
+        "text": [s.text if c is None else c.text for s, c in zip(samples, texts, strict=True)],
+        "answer": answers,
+        "is_correct": right,
+        "family": [s.family for s in samples],
+        "n_boxes": [0 if s.boxes is None else len(s.boxes) for s in samples],
+    }
+    facts = xr.Dataset(
+        {name: ("sample", values) for name, values in by_sample.items()}
+        | {"box": (("sample", "box_number", "edge"), boxes)}
+        | {"text_token_id": (("sample", "text_token"), ids)},
         coords={"sample": [s.id for s in samples]},
     )
+    return stack([one for *_, one in made], facts)
+
+
+def filled(arrays: list, value) -> np.ndarray:
+    """Arrays of different lengths as one, the shorter ones filled up behind; at least one entry."""
+    arrays = [np.asarray(one) for one in arrays]
+    most = max(1, *(len(one) for one in arrays))
+    full = np.full((len(arrays), most, *arrays[0].shape[1:]), value, dtype=arrays[0].dtype)
+    for mine, one in zip(full, arrays, strict=True):
+        mine[: len(one)] = one
+    return full

@@ -21,7 +21,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = command.parser(__doc__)
     command.add_report(parser, out="reports/out/faithfulness", limit=100)
-    parser.add_argument("--methods", nargs="+", help="some of the methods by name (default: all)")
+    command.add_methods(parser)
     return parser.parse_args()
 
 
@@ -31,6 +31,7 @@ def main() -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler reports on every start
 
     def report() -> dict[str, int]:
+        command.refuse_several_processes()
         run = options.from_run
         if run is None:
             from analyses.map_run import run_methods

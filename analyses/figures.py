@@ -157,12 +157,13 @@ def exactness(found: Findings) -> Figure:
 
 
 def examples(found: Findings, run_path: Path) -> Figure | None:
-    """The first scene of each family with direct maps; None where the run has no images."""
+    """The first scene of each family with direct maps; None for a run without images or maps."""
     run = found.run
     first = {str(f): i for i, f in reversed(list(enumerate(run["family"].values)))}
     chosen = sorted(first.values())[:N_EXAMPLES]
     ids = [str(run["sample"].values[i]) for i in chosen]
-    if not all(store.image_path(run_path, name).is_file() for name in ids):
+    has_images = all(store.image_path(run_path, name).is_file() for name in ids)
+    if "direct" not in run or not has_images:
         return None
     drawn = [_example(run, i) for i in chosen]
     limits = [max(float(np.abs(one[k]).max()) for one in drawn) for k in range(2)]

@@ -38,7 +38,8 @@ class Findings:
 
 def find(run: xr.Dataset) -> Findings:
     """All numbers of the report from a run; the bootstrap's seed is the run's."""
-    run, seed = _with_sinks_named(run.load()), run.attrs["seed"]
+    seed = run.attrs["seed"]
+    run = _with_sinks_named(measures.with_sources(run.load()))
     effect, total = measures.per_image(run, "effect"), measures.per_image(run, "total")
     with_total = xr.concat([total.expand_dims(path=["total"]), effect], dim="path")
     direct = effect.sel(path="direct", drop=True)
@@ -61,7 +62,7 @@ def find(run: xr.Dataset) -> Findings:
 
 def _with_sinks_named(run: xr.Dataset) -> xr.Dataset:
     """The run; where it has no sinks, without the edge effects of sets without their sinks."""
-    if bool(run["is_sink"].any()):
+    if bool(run["n_sinks"].any()):
         return run
     names = [name for name in run["source_set"].values if not name.endswith(SINKLESS)]
     return run.sel(source_set=names)
@@ -145,12 +146,6 @@ def reading(total: xr.Dataset) -> str:
 def is_exact(found: Findings) -> bool:
     """Whether every target of the run keeps its bound."""
     return all(bool((array <= found.bound).all()) for array in found.errors.values())
-
-
-def statuses(run: xr.Dataset) -> dict[str, int]:
-    """How many samples were ok, skipped and failed."""
-    states = [entry["status"] for entry in run.attrs["statuses"].values()]
-    return {name: states.count(name) for name in ("ok", "skipped", "failed")}
 
 
 def points(found: Findings, source_set: str = "image") -> dict[str, xr.Dataset]:

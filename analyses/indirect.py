@@ -109,19 +109,16 @@ def _row(found: xr.Dataset, **labels) -> dict:
 
 def _agreement(run: xr.Dataset, seed: int) -> pd.DataFrame:
     """One row per token class, measure, map and exact effect."""
-    per_target = measures.map_agreement(run)
     rows = []
     for name in ("rank", "sign"):
-        found = stats.mean_interval(measures.mean_over_targets(run, per_target[name]), seed=seed)
+        found = stats.mean_interval(measures.mean_over_targets(run, run[name]), seed=seed)
         for keys, one in found.stack(cell=("token_class", "map", "exact")).groupby("cell"):
             labels = dict(zip(("token_class", "map", "exact"), keys, strict=True))
             if keys[1:] == ("first_order_map", "patch_slot"):
                 continue  # first order knows neither keys nor content, only the cut of an edge
             rows.append(_row(one.squeeze(), measure=name, **labels))
-    x, y = run["first_order_map"], run["patch_edge"]
     products = {
-        name: measures.mean_over_targets(run, product.sum("source").where(run["has_patch"]))
-        for name, product in (("xy", x * y), ("xx", x * x), ("yy", y * y))
+        name: measures.mean_over_targets(run, run[f"map_{name}"]) for name in ("xy", "xx", "yy")
     }
     slope = stats.share_interval(products["xy"], products["xx"], seed=seed)
     fit = stats.interval(
@@ -158,10 +155,9 @@ def _r_squared(xy, xx, yy, axis=-1):
 
 
 def _masses(run: xr.Dataset, seed: int) -> pd.DataFrame:
-    found = measures.masses(run)
     rows = []
-    for name, array in found.data_vars.items():
-        interval = stats.mean_interval(measures.mean_over_targets(run, array), seed=seed)
+    for name in measures.MASSES:
+        interval = stats.mean_interval(measures.mean_over_targets(run, run[name]), seed=seed)
         for token_class in interval["token_class"].values:
             one = interval.sel(token_class=token_class)
             for factor in one["factor"].values if "factor" in one.dims else [None]:

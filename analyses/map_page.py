@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
 import interp
 from analyses import map_figures, map_findings
 from analyses.map_findings import MapFindings
-from analyses.saving import save_figures, save_tables
-from interp.store import write_json
+from analyses.saving import render, save_figures, save_manifest, save_tables, statuses
 
-TEMPLATES = Path(__file__).parent / "templates"
 BOUNDS = ("estimate", "lower", "upper")
 LOWER_IS_BETTER = {"deletion": True, "insertion": False}
 
@@ -34,13 +31,10 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
         "direct_suffices": found.pairs,
     }  # fmt: skip
     save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
-    counts = _counts(run)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-        undefined=jinja2.StrictUndefined, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("faithfulness.html").render(
-        attributes=run.attrs, counts=counts, images=images, sentences=sentences(found),
+    counts = statuses(run)
+    page = render(
+        "faithfulness.html", attributes=run.attrs, counts=counts,
+        images=images, sentences=sentences(found),
         table1={text: table1(found, text).to_dict("records") for text in ("all", "answer")},
         best={text: _best(found, text) for text in ("all", "answer")},
         agreement=_wide(found.agreement, "exact"), exact=run["exact"].values.tolist(),
@@ -52,9 +46,7 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
         n_correct=int(run["is_correct"].sum()),
     )  # fmt: skip
     (out / "index.html").write_text(page)
-    write_json(out / "manifest.json", {"counts": counts} | {
-        k: v for k, v in run.attrs.items() if k not in ("statuses", "certificate")
-    })  # fmt: skip
+    save_manifest(run, out)
     return counts
 
 
@@ -139,8 +131,3 @@ def _pair_rows(found: MapFindings) -> list[dict]:
         row | {"text": interval_text(row), "verb": "" if "time" in row["measure"] else _verb(row)}
         for row in found.pairs.to_dict("records")
     ]
-
-
-def _counts(run) -> dict[str, int]:
-    statuses = [one["status"] for one in run.attrs["statuses"].values()]
-    return {name: statuses.count(name) for name in ("ok", "skipped", "failed")}

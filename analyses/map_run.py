@@ -1,12 +1,12 @@
 """Samples → a run on disk: every method's map of the answer, and how faithful it is."""
 
 import json
-import logging
 import time
 import zlib
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,11 @@ import torch
 import xarray as xr
 from scipy.stats import spearmanr
 from torch.profiler import ProfilerActivity, profile
-from tqdm import tqdm
 
 import interp
 from analyses.controls import random_weights
-from analyses.extraction import code_version, is_right, readable
-from interp import store
+from analyses.extraction import Text, code_version, is_right, load, readable, written
+from analyses.shards import Budget, Shard, attempt, status, write_run
 from interp.alignment import alignment
 from interp.attribution import METHODS
 from interp.boxes import box_overlap
@@ -30,10 +29,10 @@ from interp.labels import describe
 from interp.model import VLM
 from interp.query import ask
 from interp.sample import Sample, open_image
+from interp.stacking import join
 from interp.validate import certify
 from interp.validate.witness import LARGEST
 
-log = logging.getLogger("faithfulness")
 N_MEMORY = 10  # samples on which memory is measured
 MOST_TARGETS = 4  # answer tokens that are explained, evenly spaced
 EXACT = {"edge": "exact edge", "slot": "exact slot", "occlusion": "occlusion"}
@@ -45,57 +44,64 @@ def run_methods(options: Namespace, path: Path) -> Path:
     """Scores all methods on all samples; what cannot be explained is skipped with its reason.
 
     Raises:
-        ValueError: a model, data set or method that is not there, or no sample that can be read.
+        ValueError: a model, data set or method that is not there, no sample that can be read, and
+            as `shards.write_run`.
     """
     methods = options.methods or list(METHODS)
     if set(methods) - set(METHODS):
         unknown = sorted(set(methods) - set(METHODS))
         raise ValueError(f"expected methods of {list(METHODS)}, got {unknown}")
-    vlm = interp.load_model(
-        options.model, adapter=options.adapter, device=options.device, dtype=options.dtype
+    vlm = load(options, options.model, options.adapter)
+    samples = interp.load_samples(
+        options.data, split=options.split, limit=options.limit, seed=options.seed
     )
-    samples = readable(
-        interp.load_samples(
-            options.data, split=options.split, limit=options.limit, seed=options.seed
-        )
-    )
-    is_small = sum(p.numel() for p in vlm.model.parameters()) < LARGEST  # there will be two
-    with_random = options.data == "digits" and is_small
-    untrained = random_weights(vlm, options.seed) if with_random else None
-    certificate = json.loads(certify(vlm, witness=options.witness).to_json())
-    made, statuses = [], {}
-    for sample in tqdm(samples, desc="samples", disable=None):
-        try:
-            completion = vlm.answer(
-                sample.image, sample.question, max_new_tokens=options.max_new_tokens
-            )
-            with_memory = len(made) < N_MEMORY  # profiling takes as long as the map
-            made.append(_of_sample(vlm, untrained, sample, completion, methods, with_memory))
-            statuses[sample.id] = {"status": "ok", "reason": ""}
-        except ValueError as error:
-            statuses[sample.id] = {"status": "skipped", "reason": str(error)}
-            log.warning("skipped %s: %s", sample.id, error)
-        except torch.OutOfMemoryError as error:
-            statuses[sample.id] = {"status": "failed", "reason": str(error)}
-            log.error("failed %s: %s", sample.id, error)
-    if not made:
-        reasons = sorted({one["reason"] for one in statuses.values()})
-        raise ValueError(f"expected at least one readable sample, got none: {reasons[:3]}")
-    facts = {
-        "statuses": statuses, "certificate": certificate, "code": code_version(),
-        "model": vlm.name, "adapter": vlm.adapter,
-        "model_hash": vlm.fingerprint, "data": f"{options.data}/{options.split}",
-        "seed": options.seed, "dtype": str(vlm.model.dtype).removeprefix("torch."),
-        "device": str(vlm.device), "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    run = store.start_run(path, facts)
-    run.add(_joined(made))
-    for sample in samples:
-        if statuses[sample.id]["status"] == "ok" and not options.no_images:
-            target = store.image_path(path, sample.id)
-            target.parent.mkdir(exist_ok=True)
-            open_image(sample.image).save(target)
+    write_run(path, samples, Maps(vlm, samples, methods, options), options)
     return path
+
+
+class Maps:
+    """The recipe: every method's map of a sample's answer, and how faithful it is."""
+
+    def __init__(self, vlm: VLM, samples: list[Sample], methods: list[str], options: Namespace):
+        """Certifies the model."""
+        self.vlm, self.methods, self.options = vlm, methods, options
+        is_small = sum(p.numel() for p in vlm.model.parameters()) < LARGEST  # there will be two
+        with_random = options.data == "digits" and is_small
+        self.untrained = random_weights(vlm, options.seed) if with_random else None
+        # Profiling takes as long as the map.
+        self.with_memory = {one.id for one in islice(readable(samples), N_MEMORY)}
+        self.settings = {
+            "report": "faithfulness", "methods": methods, "limit": options.limit,
+            "max_new_tokens": options.max_new_tokens, "model": vlm.name, "adapter": vlm.adapter,
+            "model_hash": vlm.fingerprint, "device": vlm.device.type,
+            "dtype": str(vlm.model.dtype).removeprefix("torch."),
+        }  # fmt: skip
+        certificate = certify(vlm, witness=options.witness)
+        self.facts = {"certificate": json.loads(certificate.to_json())}
+
+    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+        """One shard: those of the samples that can be explained, the others with their reason."""
+        texts = written(self.vlm, samples, budget, self.options.max_new_tokens)
+        statuses, made, sizes = {}, [], {}
+        for sample, text in zip(samples, texts, strict=True):
+            found = attempt(self._of_sample, sample, text)
+            error = found if isinstance(found, Exception) else None
+            statuses[sample.id] = status(sample, error)
+            if error is None:
+                made.append(found.expand_dims("sample"))
+                sizes[sample.id] = open_image(sample.image).size
+        facts = {"codes": {code_version(): len(made)}}
+        return Shard(join(made) if made else None, statuses, facts, sizes)
+
+    def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
+        """Nothing beyond the samples."""
+        return {}
+
+    def _of_sample(self, sample: Sample, text: Text) -> xr.Dataset:
+        if isinstance(text, Exception):
+            raise text
+        with_memory = sample.id in self.with_memory
+        return _of_sample(self.vlm, self.untrained, sample, text, self.methods, with_memory)
 
 
 def _of_sample(
@@ -219,15 +225,3 @@ def _with_facts(found: xr.Dataset, sample: Sample, completion: Completion) -> xr
     boxes = np.zeros((0, 4)) if sample.boxes is None else sample.boxes
     found = found.assign({name: ((), value) for name, value in facts.items()})
     return found.assign(box=(("box_number", "edge"), boxes)).assign_coords(sample=sample.id)
-
-
-def _joined(made: list[xr.Dataset]) -> xr.Dataset:
-    """All samples as one; maps and boxes filled up with NaN."""
-    sizes = {dim: max(one.sizes[dim] for one in made) for dim in ("row", "column", "box_number")}
-    padded = [
-        one.drop_vars(["row", "column"], errors="ignore").pad(
-            {dim: (0, n - one.sizes[dim]) for dim, n in sizes.items()}
-        )
-        for one in made
-    ]
-    return xr.concat(padded, "sample")

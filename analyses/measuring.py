@@ -4,14 +4,17 @@ One dataset per sample, over its targets. Names that several measurements share 
 their kind: `effect` and `total` are edge effects, `node_effect` and `shapley_total` the others.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 import interp
+from analyses.shards import Budget, attempt
 from interp.inputs import Completion
 from interp.labels import EDGE_MODES, SINKLESS, SOURCE_SETS, describe
+from interp.memory import is_out_of_memory
 from interp.model import VLM
 from interp.references import Pool
 from interp.sample import Sample
@@ -20,6 +23,7 @@ REFERENCES = ("mean", "other", "twin")
 VISUAL_SETS = ("image", "evidence", "image" + SINKLESS, "evidence" + SINKLESS)
 EDGE_SETS = (*SOURCE_SETS, *VISUAL_SETS[2:])
 GAUGES = ("centered", "contrast")
+ENOUGH = 2**62  # bytes: no limit
 N_THINKING = 2  # thinking tokens of a sample that get exact patch maps, chosen at random
 
 
@@ -32,16 +36,59 @@ class Measurer:
     """Where references come from; None measures edge effects alone."""
     gauge: str
     seed: int
+    detail: str = "tokens"
+    """Of the ledger; a summary is condensed from "tokens" afterwards."""
 
-    def measure(self, sample: Sample, completion: Completion | None) -> xr.Dataset:
+    def measure(self, pairs: list[tuple], budget: Budget) -> list[xr.Dataset | Exception]:
+        """All measurements of each sample, or why there are none.
+
+        Args:
+            pairs: sample, and its text: a `Completion`, None for the reference text, or why there
+                is no text.
+            budget: ledgers and edge effects go in batches within it.
+        """
+        found = list(pairs)
+        asked = [(k, p) for k, p in enumerate(pairs) if not isinstance(p[1], Exception)]
+        shared = self._in_batches([p for _, p in asked], budget)
+        for (k, (sample, text)), one in zip(asked, shared, strict=True):
+            found[k] = one
+            if not isinstance(one, Exception):
+                found[k] = attempt(self._merged, sample, text, *one)
+        return [p[1] if isinstance(p, tuple) else p for p in found]
+
+    def _in_batches(self, pairs: list[tuple], budget: Budget) -> Iterator[tuple | Exception]:
+        """Ledger and edge effects in every mode, from one forward per batch; or why not."""
+        detail = "full" if self.detail == "full" else "tokens"
+        calls = [("ledger", {"detail": detail}), *(("effects", {"mode": m}) for m in EDGE_MODES)]
+        given = [(sample, {"completion": text}) for sample, text in pairs]
+        # A batch of one is computed in chunks; it need not fit at once.
+        memory = budget.max_memory if budget.batch_size > 1 else ENOUGH
+        at = 0
+        while at < len(given):
+            some = given[at:] if budget.batch_size > 1 else given[at : at + 1]
+            try:
+                found = interp.extract.each(
+                    calls, self.vlm, some, max_memory=memory, gauge=self.gauge
+                )
+                for one in found:
+                    at += 1
+                    yield one
+            except (ValueError, RuntimeError, TypeError, OSError) as error:
+                if is_out_of_memory(error) and budget.batch_size > 1:
+                    raise
+                at += 1
+                yield error
+
+    def _merged(
+        self, sample: Sample, completion: Completion | None, ledger: xr.Dataset, *effects
+    ) -> xr.Dataset:
         """All measurements of one sample.
 
         Raises:
             ValueError: as the functions of `interp.extract`.
         """
         asked = {"completion": completion, "gauge": self.gauge}
-        ledger = interp.extract.ledger(self.vlm, sample, detail="tokens", **asked)
-        parts = [ledger, _edges(self.vlm, sample, asked, ledger)]
+        parts = [ledger, _edges(effects, ledger)]
         if self.pool is not None:
             # Without another answer in the pool, "other" is not defined; the sample stays.
             answer = sample.answer if completion is None else completion.answer
@@ -57,11 +104,11 @@ class Measurer:
         return describe(merged)
 
 
-def _edges(vlm: VLM, sample: Sample, asked: dict, ledger: xr.Dataset) -> xr.Dataset:
+def _edges(effects: Iterable[xr.Dataset], ledger: xr.Dataset) -> xr.Dataset:
     """Edge effects in the mode "zero", and total and direct part in every mode."""
     by_mode = {
-        mode: _all_sets(interp.extract.effects(vlm, sample, mode=mode, **asked), EDGE_SETS, ledger)
-        for mode in EDGE_MODES
+        mode: _all_sets(one, EDGE_SETS, ledger)
+        for mode, one in zip(EDGE_MODES, effects, strict=True)
     }
     edges = by_mode["zero"]
     modes = xr.Variable("mode", list(EDGE_MODES))

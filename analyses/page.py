@@ -5,7 +5,6 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -15,13 +14,12 @@ from analyses import comparison, figures, findings, verdict
 from analyses.arms_page import RUN, write_page
 from analyses.findings import MARK, Findings
 from analyses.indirect import Indirect
+from analyses.saving import LONG, render, statuses
 from analyses.wording import headlines, interval_text, verdict_sentence
 from interp.labels import PATH_TITLES
 from interp.store import write_json
 
-LONG = ("statuses", "data_hashes", "controls", "certificate")  # per sample; in the run's manifest
 CELL_NUMBERS = ("te", "delta", "share", "weighted_share", "median_share", "strict_share")
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_path: Path, out: Path) -> dict[str, int]:
@@ -48,7 +46,7 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
         (out / "tables" / f"{name}.tex").write_text(latex)
     if found.indirect is not None:
         write_json(out / "verdict.json", _verdict(found))
-    counts = findings.statuses(run)
+    counts = statuses(run)
     training = run_path.parent / RUN
     after = write_page(training, out / "before_after") if training.is_dir() else None
     page = _page(found, drawn, counts, _compared(tables, compared), after)
@@ -73,9 +71,6 @@ def _page(
     compared: dict | None,
     training: dict | None,
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     run = found.run
     images = {name: base64.b64encode(png).decode() for name, png in drawn.items()}
     skipped = [
@@ -83,7 +78,8 @@ def _page(
         for name, entry in run.attrs["statuses"].items()
         if entry["status"] != "ok"
     ]
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
         images=images,
         headline=headlines(found),
         share_rows=_share_rows(found),
@@ -95,7 +91,7 @@ def _page(
         missed=findings.missed_marks(found),
         mark=MARK,
         n_incomplete=sum(not e.get("is_complete", True) for e in run.attrs["statuses"].values()),
-        box_share=_box_share(run),
+        box_share=float(run["box_share"].mean()) if run["box_share"].notnull().any() else None,
         errors={name: (float(a.median()), float(a.max())) for name, a in found.errors.items()},
         certificate=run.attrs.get("certificate"),
         bound=found.bound,
@@ -105,8 +101,7 @@ def _page(
         gate=verdict.GATE,
         attributes={k: v for k, v in run.attrs.items() if k not in LONG},
         n_targets={c: int((run["target_role"] == c).sum()) for c in ("answer", "thinking")},
-        n_sequence=(int((run["source_role"] != "padding").sum("source").min()),
-                    int((run["source_role"] != "padding").sum("source").max())),
+        n_sequence=(int(run["n_sources"].min()), int(run["n_sources"].max())),
     )  # fmt: skip
 
 
@@ -160,8 +155,8 @@ def _indirect(found: Findings) -> dict:
             row | {"text": _bounds(row)} for row in more.controls.to_dict("records")
         ],
         "rules": {"images": verdict.LEAST_IMAGES, "negative": verdict.MOST_NEGATIVE},
-        "n_sinks": int(found.run["is_sink"].sum()),
-        "peak": float(found.run["peak"].max()),
+        "n_sinks": int(found.run["n_sinks"].sum()),
+        "peak": float(found.run["largest_peak"].max()),
     }  # fmt: skip
 
 
@@ -213,16 +208,6 @@ def _bounds(row: dict, name: str = "") -> str:
     if np.isnan(low):  # one image has no interval
         return "–" if np.isnan(estimate) else f"{estimate:.2f} [–]"
     return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _box_share(run: xr.Dataset) -> float | None:
-    """Mean over images of the share of the boxes' area that the evidence tokens cover."""
-    inside = run["box_overlap"].where(run["source_role"] == "image", 0)
-    area = inside.sum("source")
-    if float(area.sum()) == 0:
-        return None
-    covered = inside.where(run["is_evidence"], 0).sum("source")
-    return float((covered / area).where(area > 0).mean())
 
 
 def _share_rows(found: Findings) -> list[dict]:

@@ -83,7 +83,7 @@ def _per_image(run: xr.Dataset) -> xr.Dataset:
         }
     )
     # Where no token is a sink, a set without its sinks is no second cell but the same again.
-    ends = {"with": "", "without": SINKLESS} if bool(run["is_sink"].any()) else {"with": ""}
+    ends = {"with": "", "without": SINKLESS} if bool(run["n_sinks"].any()) else {"with": ""}
     by_sinks = [
         found.sel(visual_set=[name + end for name in SETS]).assign_coords(visual_set=list(SETS))
         for end in ends.values()

@@ -95,6 +95,10 @@ VARIABLES = {
     "question": ("", "Question"),
     "answer": ("", "Reference answer"),
     "family": ("", "Kind of question"),
+    "reference_answer": ("", "Reference answer"),
+    "text": ("", "The text that is explained"),
+    "text_token_id": ("", "Token ids of the model's own text, -1 behind it"),
+    "n_boxes": ("1", "Number of evidence boxes"),
     "box": ("1", "Evidence box, x0 y0 x1 y1 in 0..1"),
     # name: (unit, title)
     "direct": ("logit", "Direct contribution"),

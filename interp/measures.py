@@ -9,6 +9,7 @@ from interp.labels import require
 TOKEN_CLASSES = ("answer", "thinking")
 SINK_FACTORS = (10, 20, 40)
 MAPS = ("direct", "first_order_map")
+MASSES = ("signed_sum", "positive_mass", "negative_mass", "cancellation", "on_sinks")
 EXACT = ("patch_edge", "patch_slot")
 
 
@@ -138,6 +139,47 @@ def masses(run: xr.Dataset) -> xr.Dataset:
         coords={"factor": list(SINK_FACTORS)},
     )
     return found.assign_coords({n: run[n] for n in ("target_role", "target_sample")})
+
+
+def of_sources(run: xr.Dataset) -> xr.Dataset:
+    """What reports read of a run's source tokens, in numbers per target and per sample.
+
+    `map_agreement`, `masses`, the products of a map and an exact one that a regression needs, and
+    per sample how many tokens there are, how many are sinks, the largest max|h| / rms(h), and which
+    share of its boxes' area the evidence tokens cover (NaN without boxes).
+    """
+    is_token = run["source_role"] != "padding"
+    area = run["box_overlap"].where(run["source_role"] == "image", 0).sum("source")
+    covered = run["box_overlap"].where(run["is_evidence"], 0).sum("source")
+    parts = [masses(run)]
+    if "patch_edge" in run:
+        x, y = run["first_order_map"], run["patch_edge"]
+        products = {
+            f"map_{name}": product.sum("source").where(run["has_patch"])
+            for name, product in (("xy", x * y), ("xx", x * x), ("yy", y * y))
+        }
+        parts += [map_agreement(run), xr.Dataset(products)]
+    by_sample = {
+        "n_sources": is_token.sum("source"),
+        "n_sinks": run["is_sink"].sum("source"),
+        "largest_peak": run["peak"].max("source"),
+        "box_share": (covered / area).where(area > 0),
+    }
+    return xr.merge([*parts, xr.Dataset(by_sample)], join="exact", compat="equals")
+
+
+def condensed(run: xr.Dataset) -> xr.Dataset:
+    """A run without its source tokens; `of_sources` stands in their place."""
+    return run.merge(of_sources(run)).drop_dims("source")
+
+
+def with_sources(run: xr.Dataset) -> xr.Dataset:
+    """A run of any detail with `of_sources` in it, and direct contributions by token at most."""
+    if "source" not in run.dims:
+        return run
+    over = [dim for dim in ("layer", "head") if dim in run["direct"].dims]
+    run = run.assign(direct=run["direct"].sum(over)) if over else run
+    return run.merge(of_sources(run))
 
 
 def normalised(scores: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:

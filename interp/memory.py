@@ -11,6 +11,9 @@ puts it beside measured peaks.
 
 from dataclasses import dataclass
 
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
 from interp.model import Parts
 
 BASE = 160 * 2**20
@@ -28,6 +31,19 @@ class Load:
     """Whether direct contributions by layer and head are asked for."""
 
 
+def largest(loads: list[Load]) -> Load:
+    """Of several extractions from one sequence, one after the other, what is most in each."""
+    names = ("n_tokens", "n_targets", "n_variants", "is_full")
+    return Load(**{name: max(getattr(one, name) for one in loads) for name in names})
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch may help."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(
+        error
+    )
+
+
 def needed(where: Parts, loads: list[Load], element_size: int) -> int:
     """Bytes of one padded batch: every sequence counts as long as the longest, and so on.
 
@@ -37,9 +53,8 @@ def needed(where: Parts, loads: list[Load], element_size: int) -> int:
         element_size: bytes of one number in the model's dtype.
     """
     n_sequences = len(loads)
-    tokens, targets, variants = (
-        max(getattr(one, name) for one in loads) for name in ("n_tokens", "n_targets", "n_variants")
-    )
+    most = largest(loads)
+    tokens, targets, variants = most.n_tokens, most.n_targets, most.n_variants
     cache = 2 * where.n_layers * where.n_kv_heads * where.d_head * tokens
     activations = tokens * where.n_activations
     is_eager = where.attn_implementation == "eager"
@@ -54,5 +69,5 @@ def needed(where: Parts, loads: list[Load], element_size: int) -> int:
     weights = rows * where.n_heads * tokens * wide * (where.n_layers + 8)
     vectors = rows * where.n_layers * 3 * where.n_heads * where.d_head * element_size
     full = n_sequences * targets * where.n_layers * where.n_heads * tokens * wide * 2
-    full *= any(one.is_full for one in loads)
+    full *= most.is_full
     return BASE + prefill + logits + weights + vectors + full

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,10 @@ from analyses import (
     before_after,
     direct_vs_indirect,
 )
+from analyses.arms import open_arms
+from interp import stacking
 from interp.references import Pool
+from tests import commands
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,12 +35,10 @@ def report(tmp_path_factory):
     out = tmp_path_factory.mktemp("arms")
     again = tmp_path_factory.mktemp("models") / "again"
     again.symlink_to(ROOT / "interp/checkpoints/tiny-cold")
-    done = subprocess.run(
-        [sys.executable, "analyses/before_after.py", "--limit", "6", "--before", "tiny-cold",
-         "--after", "tiny-saliency-r1", str(again), "--no-witness", "--out", str(out)],
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    done = commands.run(
+        before_after, "--limit", 6, "--before", "tiny-cold", "--after", "tiny-saliency-r1", again,
+        "--no-witness", "--out", out,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
     assert "6 samples ok, 0 skipped, 0 failed" in done.stdout
     return out
 
@@ -51,12 +50,7 @@ def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
     assert {p.stem for p in (report / "figures").glob("*.pdf")} == {
         "alignment", "effects", "paths", "curves", "examples"}  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "analyses/before_after.py", "--from-run", str(report / "run"),
-         "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=600,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    commands.run(before_after, "--from-run", report / "run", "--out", tmp_path)
     for name in ("index.html", "tables/levels.csv", "tables/changes.csv", "figures/effects.svg"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
 
@@ -92,7 +86,7 @@ def test_the_whole_report_measures_the_embedded_arms(tmp_path, monkeypatch):
 
 
 def test_a_model_compared_with_itself_changes_nothing(report):
-    found = arms_findings.find(interp.open_run(report / "run"))
+    found = arms_findings.find(open_arms(report / "run"))
     same = found.changes.query("arm == 'again' and against == 'before'")
     assert len(same) > 50
     measured = same.dropna()
@@ -103,7 +97,7 @@ def test_a_model_compared_with_itself_changes_nothing(report):
 
 def test_the_numbers_are_those_of_the_public_calls(report):
     """One image's exact effect, path and alignment, by hand."""
-    run = interp.open_run(report / "run")
+    run = open_arms(report / "run")
     vlm = interp.load_model("tiny-saliency-r1")
     samples = interp.load_samples("digits", split="test", limit=6)
     sample, name = samples[2], samples[2].id
@@ -194,10 +188,9 @@ def test_planted_changes_are_found_and_shares_are_ratios_of_sums():
     assert np.isnan(arms_findings._level(none, "a")["estimate"])
 
 
-def options(before, *after, **more):
-    given = {"data": "digits", "split": "test", "limit": 2, "seed": 0, "text": None,
-             "device": None, "dtype": "auto", "witness": False}  # fmt: skip
-    return Namespace(before=before, after=list(after), **given | more)
+def options(before, *after):
+    return commands.options(before_after, "--limit", 2, "--no-witness", "--before", before,
+                            "--after", *after)  # fmt: skip
 
 
 def adapter(folder, **changed):
@@ -220,10 +213,14 @@ def test_models_that_cannot_be_compared_are_refused(tmp_path):
         arms_run.run_arms(options("tiny-cold", "tiny-cold"), tmp_path / "c")
 
 
+def measure_nothing(monkeypatch):
+    """What is checked before and between the measurements is what is left."""
+    monkeypatch.setattr(arms_measure, "certify", lambda *_, **__: Namespace(to_json=lambda: "{}"))
+    monkeypatch.setattr(arms_run, "write_run", lambda *_: None)
+
+
 def test_adapters_of_another_base_are_refused(tmp_path, monkeypatch):
-    done = Namespace(to_json=lambda: "{}")
-    monkeypatch.setattr(arms_run, "certify", lambda *_, **__: done)
-    monkeypatch.setattr(arms_run, "measure_arm", lambda *_: (xr.Dataset(), []))
+    measure_nothing(monkeypatch)
     with pytest.raises(ValueError, match="expected adapters of tiny, got tiny-effect of tiny-cold"):
         arms_run.run_arms(options("tiny", "tiny-effect"), tmp_path)
 
@@ -256,14 +253,14 @@ def test_samples_without_a_twin_or_a_background_keep_what_they_have(tmp_path):
 
 def test_what_was_not_measured_on_a_sample_is_missing_and_not_an_end():
     whole = xr.Dataset({"a": 1.0, "b": ("path", [1, 2])}, coords={"path": ["x", "y"]})
-    joined = xr.concat(arms_measure._complete([whole, whole[["a"]]]), "sample")
+    pieces = [one.expand_dims(sample=[name]) for name, one in (("s", whole), ("t", whole[["a"]]))]
+    joined = stacking.join(pieces)
     assert np.isnan(joined["b"].isel(sample=1)).all()
     assert joined["b"].isel(sample=0).values.tolist() == [1, 2]
 
 
 def test_a_model_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(arms_run, "certify", lambda *_, **__: Namespace(to_json=lambda: "{}"))
-    monkeypatch.setattr(arms_run, "measure_arm", lambda *_: (xr.Dataset(), []))
+    measure_nothing(monkeypatch)
     asked = ["x", "--limit", "2", "--after", "no-such-model", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", asked)
     assert before_after.main() == 2

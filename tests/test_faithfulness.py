@@ -1,9 +1,6 @@
 """Deletion and insertion, and the report on maps (METHODS.md 4)."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,13 +10,13 @@ import xarray as xr
 from PIL import Image
 
 import interp
+from analyses import faithfulness as script
 from analyses import map_page
 from interp import faithfulness as module
 from interp.faithfulness import changed, faithfulness, pixel_order
 from interp.measures import normalised
 from interp.references import blank
-
-ROOT = Path(__file__).parent.parent
+from tests import commands
 
 
 @pytest.fixture(scope="module")
@@ -128,18 +125,11 @@ def test_bad_maps_are_refused(tiny, samples):
             module.faithfulness(tiny, samples[0], maps)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "analyses/faithfulness.py", *map(str, arguments)], cwd=ROOT, check=False,
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-
-
 def test_the_report_and_its_redrawing(tmp_path):
     methods = ["random", "CAM", "occlusion", "direct (Eq. 1)", "first order, integrated",
                "exact edge", "exact slot"]  # fmt: skip
-    done = run("--limit", 6, "--out", tmp_path / "a", "--no-witness", "--methods", *methods)
-    assert done.returncode == 0, done.stderr[-2000:]
+    asked = ("--limit", 6, "--out", tmp_path / "a", "--no-witness", "--shard-size", 4)
+    done = commands.run(script, *asked, "--methods", *methods)
     assert "6 samples ok, 0 skipped" in done.stdout
     page = (tmp_path / "a/index.html").read_text()
     table = pd.read_csv(tmp_path / "a/tables/table1_answer.csv").set_index("method")
@@ -167,8 +157,7 @@ def test_the_report_and_its_redrawing(tmp_path):
     assert json.loads((tmp_path / "a/manifest.json").read_text())["counts"] == {
         "ok": 6, "skipped": 0, "failed": 0,
     }  # fmt: skip
-    again = run("--from-run", tmp_path / "a/run", "--out", tmp_path / "b")
-    assert again.returncode == 0, again.stderr[-2000:]
+    commands.run(script, "--from-run", tmp_path / "a/run", "--out", tmp_path / "b")
     assert (tmp_path / "b/index.html").read_text() == page
-    wrong = run("--methods", "magic", "--out", tmp_path / "c")
-    assert wrong.returncode == 2 and "expected methods of" in wrong.stderr
+    wrong = commands.run(script, "--methods", "magic", "--out", tmp_path / "c", code=2)
+    assert "expected methods of" in wrong.stderr

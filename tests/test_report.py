@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,30 +16,33 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import interp
-from analyses.measuring import Measurer
+from analyses import direct_vs_indirect
+from analyses.shards import write_run
 from interp import store
-from interp.references import Pool
 from interp.sample import Sample
+from tests import commands
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "analyses/direct_vs_indirect.py"
 
 
-def report(*arguments, code=0, **environment):
+def report(*arguments, code=0):
     """The command; without the models before and after training, unless they are asked for."""
     training = () if "--training" in arguments else ("--no-training",)
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments), *training],
+    return commands.run(direct_vs_indirect, *arguments, *training, code=code)
+
+
+def in_a_process(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
         capture_output=True, text=True, timeout=600, env=os.environ | environment,
     )  # fmt: skip
-    assert done.returncode == code, done.stderr[-3000:]
-    return done
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "out"
-    done = report("--limit", 7, "--batch-size", 4, "--seed", 3, "--out", folder)
+    done = report("--limit", 7, "--batch-size", 3, "--shard-size", 4, "--seed", 3, "--out", folder)
     assert re.search(r"index.html: 7 samples ok, 0 skipped, 0 failed, \d+ s", done.stdout)
     return folder
 
@@ -89,9 +91,8 @@ def test_no_report_where_the_extractor_is_wrong(tmp_path, monkeypatch):
 
     right = readout.value_biases
     monkeypatch.setattr(readout, "value_biases", lambda *a: [2 * bias for bias in right(*a)])
-    options = Namespace(model="tiny", adapter=None, compare=None, device="cpu", dtype="auto",
-                        data="digits", split="test", limit=1, seed=0, effects="edge",
-                        gauge="centered", text="reference", witness=False)  # fmt: skip
+    asked = ("--limit", 1, "--effects", "edge", "--text", "reference", "--no-witness")
+    options = commands.options(direct_vs_indirect, *asked)
     with pytest.raises(ValueError, match="oracles on this model, got .*folded value biases equal"):
         extraction.extract_runs(options, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -135,7 +136,9 @@ def test_redrawing_needs_no_model_and_gives_the_same(out, tmp_path):
     for name in ("torch", "transformers", "nnsight"):
         (blocked / name).mkdir(parents=True)
         (blocked / name / "__init__.py").write_text("raise ImportError('not on this laptop')")
-    report("--from-run", out / "run", "--out", tmp_path / "again", PYTHONPATH=str(blocked))
+    asked = ("--from-run", out / "run", "--out", tmp_path / "again")
+    done = in_a_process(*asked, PYTHONPATH=str(blocked))
+    assert done.returncode == 0, done.stderr[-3000:]
     for table in (out / "tables").iterdir():
         assert (tmp_path / "again/tables" / table.name).read_text() == table.read_text()
     for figure in (out / "figures").glob("*.*g"):  # PNG and SVG
@@ -180,14 +183,14 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
         Sample("missing", tmp_path / "none.png", "what?", "a"),
         Sample("special", good[0].image, "what <|image_pad|>?", "a"),
     ]
-    options = Namespace(text="completion", max_new_tokens=40, no_images=False)
-    measurer, texts = Measurer(vlm, None, "centered", 0), {}
-    run = store.start_run(tmp_path / "run", {"statuses": {}, "data_hashes": {}, "seed": 0,
-                                             "text": "completion"})  # fmt: skip
-    extraction._extract_batch(measurer, [good[0], bad[0], good[1]], options, run, texts)
-    extraction._extract_batch(measurer, [good[2]], options, run, texts)
-    # A batch of which nothing is left.
-    extraction._extract_batch(measurer, [bad[1]], options, run, texts)
+    # In the second shard not one can be measured.
+    samples = [good[0], bad[0], good[1], bad[1], replace(bad[1], id="b"), replace(bad[1], id="c"),
+               good[2]]  # fmt: skip
+    options = commands.options(
+        direct_vs_indirect, "--effects", "edge", "--shard-size", 3, "--no-witness",
+        "--max-new-tokens", 40,
+    )  # fmt: skip
+    write_run(tmp_path / "run", samples, extraction.Paths(vlm, samples, options), options)
     opened = interp.open_run(tmp_path / "run")
     assert opened["sample"].values.tolist() == [s.id for s in good]
     statuses = opened.attrs["statuses"]
@@ -203,7 +206,7 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
     mine = mine.sel(source_set=alone["source_set"])
     np.testing.assert_allclose(mine["total"], alone["total"], atol=1e-5)
     assert page.write_report(tmp_path / "run", tmp_path / "out") == {
-        "ok": 3, "skipped": 2, "failed": 0}  # fmt: skip
+        "ok": 3, "skipped": 4, "failed": 0}  # fmt: skip
 
 
 def test_unfinished_texts_count_as_wrong(tmp_path):
@@ -225,11 +228,10 @@ def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_pat
         replace(s, thinking=None, boxes=None, twin=None)
         for s in interp.load_samples("digits", limit=3)
     ]
-    options = Namespace(text="reference", no_images=False)
-    measurer = Measurer(vlm, Pool(vlm, bare), "centered", 0)
-    run = store.start_run(tmp_path / "run", {"statuses": {}, "data_hashes": {}, "seed": 0,
-                                             "text": "reference"})  # fmt: skip
-    extraction._extract_batch(measurer, bare, options, run, {})
+    options = commands.options(direct_vs_indirect, "--text", "reference", "--no-witness")
+    recipe = extraction.Paths(vlm, bare, options)
+    recipe.finish = lambda *_: {}  # random weights and wrong images are other tests' business
+    write_run(tmp_path / "run", bare, recipe, options)
     assert page.write_report(tmp_path / "run", tmp_path / "out")["ok"] == 3
     text = (tmp_path / "out/index.html").read_text()
     assert "token of the thinking" not in text

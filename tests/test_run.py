@@ -10,6 +10,7 @@ import xarray as xr
 
 import interp
 from interp import labels, maps, measures, stats, store
+from interp.stacking import stack
 
 
 def one_sample(name: str, n_targets: int, n_sources: int, seed: int) -> xr.Dataset:
@@ -58,9 +59,13 @@ def written(tmp_path):
         "b": one_sample("b", 5, 10, 1),
         "c": one_sample("c", 2, 15, 2),
     }
-    run = store.start_run(tmp_path / "run", {"model": "m", "dtype": "float32", "statuses": {}})
-    run.add(store.stack([made["a"], made["b"]], facts(["a", "b"])))
-    run.add(store.stack([made["c"]], facts(["c"])))
+    plan = [["a", "b"], ["c"]]
+    run = store.start_run(tmp_path / "run", {"model": "m", "dtype": "float32"}, plan)
+    statuses = {name: {"status": "ok", "reason": ""} for name in made}
+    shards = [stack([made["a"], made["b"]], facts(["a", "b"])), stack([made["c"]], facts(["c"]))]
+    for number, (names, shard) in enumerate(zip(plan, shards, strict=True)):
+        run.commit(number, shard, {"statuses": {name: statuses[name] for name in names}})
+    run.finish({})
     return tmp_path / "run", made
 
 
@@ -111,16 +116,16 @@ def test_what_the_manifest_does_not_confirm_is_not_opened(written, tmp_path):
         interp.open_run(path)
     with pytest.raises(ValueError, match="a run with a manifest"):
         interp.open_run(tmp_path / "nothing")
-    store.start_run(tmp_path / "empty", {})
-    with pytest.raises(ValueError, match="at least one shard"):
+    store.start_run(tmp_path / "empty", {}, []).finish({})
+    with pytest.raises(ValueError, match="a sample that could be measured"):
         interp.open_run(tmp_path / "empty")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     with pytest.raises(ValueError, match="an empty folder or a run"):
-        store.start_run(tmp_path / "thesis", {})
+        store.start_run(tmp_path / "thesis", {}, [])
     (tmp_path / "thesis" / "manifest.json").write_text('{"name": "an extension"}')
     with pytest.raises(ValueError, match="an empty folder or a run"):
-        store.start_run(tmp_path / "thesis", {})
+        store.start_run(tmp_path / "thesis", {}, [])
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 

@@ -1,7 +1,7 @@
 """Extraction from many samples, batches packed into a budget of memory."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import signature
 
 import torch
@@ -19,7 +19,7 @@ from interp.extract.patches import patch_effects
 from interp.extract.paths import shapley
 from interp.extract.saliency import maps, maps_of
 from interp.labels import SINKLESS, SOURCE_SETS
-from interp.memory import Load, needed
+from interp.memory import Load, is_out_of_memory, largest, needed
 from interp.model import VLM, undisturbed
 from interp.prefill import prefills
 from interp.query import REPLAY_BYTES, Query, ask
@@ -39,18 +39,19 @@ ALONE = {
 }
 OWN = ("completion", "positions", "targets", "only", "foils", "source", "sources", "reference",
        "references")  # fmt: skip
+TOGETHER = ("ledger", "effects", "first_order")  # ask the same question of a sample
 # The image and the evidence come without their sinks too, and before all sets the clean run.
 MOST_VARIANTS = 1 + len(SOURCE_SETS) + len(("image" + SINKLESS, "evidence" + SINKLESS))
 
 
 def each(
-    name: str,
+    name: str | list[tuple[str, dict]],
     vlm: VLM,
     samples: Iterable[Sample | tuple[Sample, dict]],
     *,
     max_memory: int = 2 * 2**30,
     **options,
-) -> Iterator[xr.Dataset]:
+) -> Iterator[xr.Dataset] | Iterator[tuple[xr.Dataset, ...]]:
     """One dataset per sample, in order, as `interp.extract.<name>` gives it for that sample alone.
 
     "ledger", "effects", "first_order" and "maps" (without "edge" and "slot") take as many samples
@@ -58,7 +59,8 @@ def each(
     replays and second runs of their own, and take one sample at a time whatever `max_memory` is.
 
     Args:
-        name: of an extraction.
+        name: of an extraction; or several with their options, [("ledger", {}), ("effects",
+            {"mode": "mean"}), …], which then share one forward: a tuple per sample.
         vlm: a loaded model.
         samples: samples, or (sample, options) where a sample has options of its own: completion=,
             positions=, targets=, foils=, sources=, reference= or references=.
@@ -66,21 +68,28 @@ def each(
         options: of the extraction, the same for all samples.
 
     Raises:
-        ValueError: an unknown name; an option that cannot be one sample's own; and when its sample
-            comes up, all before it done: one that alone needs more than `max_memory`, and what the
-            extraction raises.
+        ValueError: an unknown name; an option that cannot be one sample's own; several that cannot
+            share a forward; and when its sample comes up, all before it done: one that alone needs
+            more than `max_memory`, and what the extraction raises.
     """
-    if name not in (*BATCHED, *ALONE):
-        raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {name!r}")
-    check_detail(options.get("detail", "full"))
-    check_mode(options.get("mode", "zero"))
+    calls = [(name, {})] if isinstance(name, str) else list(name)
+    for one, own in calls:
+        if one not in (*BATCHED, *ALONE):
+            raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {one!r}")
+        check_detail((options | own).get("detail", "full"))
+        check_mode((options | own).get("mode", "zero"))
     pairs = map(_pair, samples)
+    if not isinstance(name, str):
+        if not calls or not {one for one, _ in calls} <= set(TOGETHER):
+            raise ValueError(f"expected extractions of {TOGETHER} to share a forward, got {name}")
+        return _batched(calls, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
     kinds = set(options.get("kinds", ()))
     if name == "maps" and kinds & {"edge", "slot"}:
         return (maps(vlm, sample, **options | own) for sample, own in pairs)
     if name in ALONE:
         return (ALONE[name](vlm, sample, **options | own) for sample, own in pairs)
-    return _batched(name, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
+    batched = _batched(calls, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
+    return (found for (found,) in batched)
 
 
 def _pair(given: Sample | tuple[Sample, dict]) -> tuple[Sample, dict]:
@@ -93,41 +102,53 @@ def _pair(given: Sample | tuple[Sample, dict]) -> tuple[Sample, dict]:
     return sample, own
 
 
-def _batched(name: str, vlm: VLM, pairs, max_memory: int) -> Iterator[xr.Dataset]:
+@dataclass(frozen=True)
+class _Waiting:
+    """A sample that will be computed with the next batch."""
+
+    query: Query
+    settings: list[dict]
+    """Of every call, by the names of its arguments."""
+    load: Load
+
+
+def _batched(calls, vlm: VLM, pairs, max_memory: int) -> Iterator[tuple[xr.Dataset, ...]]:
     """Packs samples in order; a batch is computed when the next one would not fit."""
-    function, datasets_of = BATCHED[name]
-    waiting: list[tuple[Query, dict, Load]] = []
+    waiting: list[_Waiting] = []
     size = next(vlm.model.parameters()).element_size()
     for sample, options in pairs:
         try:
-            query, settings, load = _packed(function, vlm, sample, options)
-            fits = _is_within(max_memory, query, load, size)
+            one = _packed(calls, vlm, sample, options)
+            fits = _is_within(max_memory, one.query, one.load, size)
         except ValueError:
-            yield from _computed(datasets_of, waiting)
+            yield from _computed(calls, waiting)
             raise
-        loads = [other for _, _, other in waiting]
-        if not fits or needed(query.where, [*loads, load], size) > max_memory:
-            yield from _computed(datasets_of, waiting)
+        loads = [other.load for other in waiting]
+        if not fits or needed(one.query.where, [*loads, one.load], size) > max_memory:
+            yield from _computed(calls, waiting)
             waiting = []
         if fits:
-            waiting.append((query, settings, load))
+            waiting.append(one)
         else:
-            yield function(vlm, sample, **options)
-    yield from _computed(datasets_of, waiting)
+            yield tuple(BATCHED[name][0](vlm, sample, **own | options) for name, own in calls)
+    yield from _computed(calls, waiting)
 
 
-def _packed(function, vlm: VLM, sample: Sample, options: dict) -> tuple[Query, dict, Load]:
-    """A sample's question, settings by the names of the extraction's arguments, and load."""
-    bound = signature(function).bind(vlm, sample, **options)
-    bound.apply_defaults()
-    settings = bound.kwargs
+def _packed(calls, vlm: VLM, sample: Sample, options: dict) -> _Waiting:
+    """A sample's question, with settings and load."""
+    every = []
+    for name, own in calls:
+        bound = signature(BATCHED[name][0]).bind(vlm, sample, **own | options)
+        bound.apply_defaults()
+        every.append(bound.kwargs)
+    settings = every[0]
     if "kinds" in settings:
         names = ("kinds", "only", "max_targets", "variant", "completion", "gauge")
         query, settings["gauge"] = question(vlm, sample, **{key: settings[key] for key in names})
     else:
         names = ("completion", "positions", "targets")
         query = ask(vlm, sample, **{key: settings[key] for key in names})
-    return query, settings, _load(query, settings)
+    return _Waiting(query, every, largest([_load(query, one) for one in every]))
 
 
 def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
@@ -167,26 +188,29 @@ def _load(query: Query, settings: dict) -> Load:
     )
 
 
-def _computed(datasets_of, waiting: list) -> Iterator[xr.Dataset]:
+def _computed(calls, waiting: list[_Waiting]) -> Iterator[tuple[xr.Dataset, ...]]:
     """The datasets of one batch; of a batch with a bad sample in it, those before it, alone."""
     try:
-        yield from _at_once(datasets_of, waiting)
-    except ValueError:
-        if len(waiting) == 1:
+        yield from _at_once(calls, waiting)
+    except (ValueError, RuntimeError) as error:
+        if len(waiting) == 1 or is_out_of_memory(error):
             raise
         for one in waiting:
-            yield from _at_once(datasets_of, [one])
+            yield from _at_once(calls, [one])
 
 
-def _at_once(datasets_of, waiting: list) -> list[xr.Dataset]:
+def _at_once(calls, waiting: list[_Waiting]) -> list[tuple[xr.Dataset, ...]]:
     if not waiting:
         return []
-    queries, settings, _ = (list(column) for column in zip(*waiting, strict=True))
+    queries = [one.query for one in waiting]
     model = queries[0].model
     with torch.no_grad(), undisturbed(model):
         batch = prefills(model, [q.batch for q in queries], [q.rows for q in queries])
-        made = [
-            read_in(query, context, own["gauge"], own["foils"])
-            for query, context, own in zip(queries, batch.sequences, settings, strict=True)
-        ]
-        return datasets_of(made, batch, settings)
+        found = []
+        for (name, _), *settings in zip(calls, *(one.settings for one in waiting), strict=True):
+            made = [
+                read_in(query, context, own["gauge"], own["foils"])
+                for query, context, own in zip(queries, batch.sequences, settings, strict=True)
+            ]
+            found.append(BATCHED[name][1](made, batch, settings))
+    return list(zip(*found, strict=True))
