@@ -3,7 +3,6 @@
 On the text that the model writes itself (own), and on one text that is the same for all models.
 """
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from interp.references import Pool
 from interp.sample import Sample, open_image
 from interp.scores import RULES, saliencies, score
 from interp.stacking import join
-from interp.validate import certify
 
 SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share",
           "border_area", "visual_attention")  # fmt: skip
@@ -52,15 +50,18 @@ class Arm:
         samples: list[Sample],
         options: Namespace,
         text: str,
+        *,
+        certificate: dict,
         texts_of: Path | None = None,
     ):
-        """Certifies the model.
+        """A model's measurements.
 
         Args:
             vlm: the model.
             samples: all of them.
             options: of the command.
             text: "reference", or "before", what the first model wrote.
+            certificate: of the model.
             texts_of: the first model's run, for "before" and another model.
         """
         self.vlm, self.options, self.texts_of, self.text = vlm, options, texts_of, text
@@ -71,8 +72,7 @@ class Arm:
             "adapter_hash": fingerprint(vlm.model, adapter=True), "limit": options.limit,
             "max_new_tokens": options.max_new_tokens,
         }  # fmt: skip
-        certificate = certify(vlm, witness=options.witness)
-        self.facts = {"certificate": json.loads(certificate.to_json())}
+        self.facts = {"certificate": certificate}
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:
         """One shard; samples without boxes or a readable image are skipped."""

@@ -13,9 +13,11 @@ import pandas as pd
 
 import interp
 from analyses.arms_measure import Arm
+from analyses.extraction import certificate
 from analyses.shards import this_device, write_run
 from interp.adapters import base_of
-from interp.model import VLM, resolve
+from interp.model import VLM
+from interp.weights import resolve
 
 CURVES = "curves.csv"
 
@@ -41,7 +43,9 @@ def run_arms(options: Namespace, path: Path) -> Path:
     )
     for number, (label, name, vlm) in enumerate(_models(given, options)):
         texts_of = path / "0" if number and not is_reference else None
-        arm = Arm(vlm, samples, options, "reference" if is_reference else "before", texts_of)
+        text = "reference" if is_reference else "before"
+        said = certificate(vlm, options)
+        arm = Arm(vlm, samples, options, text, certificate=said, texts_of=texts_of)
         arm.settings["arm"] = label
         arm.facts |= {"reward": _reward(name), "curve": _curve(name)}
         write_run(path / str(number), samples, arm, options)

@@ -98,13 +98,15 @@ def _bytes(text: str) -> int:
 
 
 def run(
-    options: argparse.Namespace, report: Callable[[], dict[str, int]], made="index.html"
+    options: argparse.Namespace,
+    report: Callable[[], dict[str, int] | None],
+    made: str = "index.html",
 ) -> int:
     """Reports, says where it went and how many samples were ok; the exit code.
 
     Args:
         options: with log_level, out and perhaps threads.
-        report: makes it; returns how many samples were ok, skipped and failed.
+        report: makes it; returns how many samples were ok, skipped and failed, if any were.
         made: what to point at, in the folder.
     """
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(message)s")
@@ -118,6 +120,8 @@ def run(
     except KeyboardInterrupt:
         print("interrupted; --resume goes on", file=sys.stderr)
         return 130
+    if counts is None:
+        return 0
     if int(os.environ.get("RANK", "0")) == 0:
         print(
             f"{options.out / made}: {counts['ok']} samples ok, {counts['skipped']} skipped, "

@@ -42,15 +42,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _extract(options: argparse.Namespace) -> dict[str, int]:
-    """Writes OUT/run; the counts of statuses."""
+def _extract(options: argparse.Namespace) -> dict[str, int] | None:
+    """Writes OUT/run and counts statuses; or tells what that would take."""
     from analyses import arms, arms_run, extraction, map_run
     from analyses.shards import counts
 
     if options.dry_run:
         from analyses.estimate import tell
 
-        return tell(options)
+        return tell(options)  # nothing is made, nothing to count
     path = options.out / "run"
     runs = {
         "direct_vs_indirect": extraction.extract_runs,

@@ -20,11 +20,12 @@ from analyses.shards import Budget, Shard, attempt, status, this_device, write_r
 from interp import measures
 from interp.inputs import Completion, completion
 from interp.memory import is_out_of_memory
-from interp.model import VLM, resolve
+from interp.model import VLM
 from interp.references import Pool
 from interp.sample import Sample, open_image
 from interp.stacking import stack
 from interp.validate import certify
+from interp.weights import resolve
 
 POOL = 200  # samples from which references are drawn
 COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt", "gauge",
@@ -48,7 +49,8 @@ def extract_runs(options: Namespace, path: Path) -> Path:
     samples = interp.load_samples(
         options.data, split=options.split, limit=options.limit, seed=options.seed
     )
-    write_run(path, samples, Paths(vlm, samples, options), options)
+    recipe = Paths(vlm, samples, options, certificate=certificate(vlm, options))
+    write_run(path, samples, recipe, options)
     if options.compare is not None:
         second = _load_compared(options, vlm.prompt)
         if second.processor.tokenizer.get_vocab() != vlm.processor.tokenizer.get_vocab():
@@ -57,7 +59,8 @@ def extract_runs(options: Namespace, path: Path) -> Path:
                 "adapter or a fine-tuned copy"
             )
         del vlm
-        recipe = Paths(second, samples, options, texts_of=path)
+        said = certificate(second, options)
+        recipe = Paths(second, samples, options, certificate=said, texts_of=path)
         write_run(compared_path(path), samples, recipe, options)
     return path
 
@@ -68,6 +71,11 @@ def load(options: Namespace, model: str, adapter: str | None, prompt: str | None
     return interp.load_model(
         model, adapter=adapter, prompt=prompt, device=device, dtype=options.dtype
     )
+
+
+def certificate(vlm: VLM, options: Namespace) -> dict:
+    """That the extractor passes its oracles on the model; raises NotCertified where it does not."""
+    return json.loads(certify(vlm, witness=options.witness).to_json())
 
 
 def _load_compared(options: Namespace, prompt: str) -> VLM:
@@ -86,9 +94,15 @@ class Paths:
     """The recipe: ledger, effects, order-free shares and patch maps of every token of a text."""
 
     def __init__(
-        self, vlm: VLM, samples: list[Sample], options: Namespace, texts_of: Path | None = None
+        self,
+        vlm: VLM,
+        samples: list[Sample],
+        options: Namespace,
+        *,
+        certificate: dict,
+        texts_of: Path | None = None,
     ):
-        """Certifies the model; `texts_of` is a run whose texts to take instead of the model's."""
+        """`texts_of` is a run whose texts to take instead of the model's own."""
         self.options, self.texts_of = options, texts_of
         pool = None
         if options.effects != "edge":
@@ -98,8 +112,7 @@ class Paths:
         self.settings = {"report": "direct_vs_indirect", "model_hash": vlm.fingerprint}
         self.settings |= {name: getattr(options, name) for name in names}
         self.settings |= {"model": vlm.name, "adapter": vlm.adapter, "gauge": options.gauge}
-        certificate = certify(vlm, witness=options.witness)
-        self.facts = {"certificate": json.loads(certificate.to_json())}
+        self.facts = {"certificate": certificate}
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:
         """One shard: those of the samples that work, the others with their reason."""

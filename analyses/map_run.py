@@ -1,6 +1,5 @@
 """Samples → a run on disk: every method's map of the answer, and how faithful it is."""
 
-import json
 import time
 import zlib
 from argparse import Namespace
@@ -17,7 +16,15 @@ from torch.profiler import ProfilerActivity, profile
 
 import interp
 from analyses.controls import random_weights
-from analyses.extraction import Text, code_version, is_right, load, readable, written
+from analyses.extraction import (
+    Text,
+    certificate,
+    code_version,
+    is_right,
+    load,
+    readable,
+    written,
+)
 from analyses.shards import Budget, Shard, attempt, status, write_run
 from interp.alignment import alignment
 from interp.attribution import METHODS
@@ -30,7 +37,6 @@ from interp.model import VLM
 from interp.query import ask
 from interp.sample import Sample, open_image
 from interp.stacking import join
-from interp.validate import certify
 from interp.validate.witness import LARGEST
 
 N_MEMORY = 10  # samples on which memory is measured
@@ -55,15 +61,24 @@ def run_methods(options: Namespace, path: Path) -> Path:
     samples = interp.load_samples(
         options.data, split=options.split, limit=options.limit, seed=options.seed
     )
-    write_run(path, samples, Maps(vlm, samples, methods, options), options)
+    recipe = Maps(vlm, samples, methods, options, certificate=certificate(vlm, options))
+    write_run(path, samples, recipe, options)
     return path
 
 
 class Maps:
     """The recipe: every method's map of a sample's answer, and how faithful it is."""
 
-    def __init__(self, vlm: VLM, samples: list[Sample], methods: list[str], options: Namespace):
-        """Certifies the model."""
+    def __init__(
+        self,
+        vlm: VLM,
+        samples: list[Sample],
+        methods: list[str],
+        options: Namespace,
+        *,
+        certificate: dict,
+    ):
+        """Of its model, and where there is none better, of random weights beside it."""
         self.vlm, self.methods, self.options = vlm, methods, options
         is_small = sum(p.numel() for p in vlm.model.parameters()) < LARGEST  # there will be two
         with_random = options.data == "digits" and is_small
@@ -76,8 +91,7 @@ class Maps:
             "model_hash": vlm.fingerprint, "device": vlm.device.type,
             "dtype": str(vlm.model.dtype).removeprefix("torch."),
         }  # fmt: skip
-        certificate = certify(vlm, witness=options.witness)
-        self.facts = {"certificate": json.loads(certificate.to_json())}
+        self.facts = {"certificate": certificate}
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:
         """One shard: those of the samples that can be explained, the others with their reason."""

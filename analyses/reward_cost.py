@@ -67,12 +67,13 @@ def _case(setting: Setting, n_prompt: int, n_new: int):
     from peft import LoraConfig, get_peft_model
     from PIL import Image
 
-    from interp import inputs, model
+    from interp import inputs, weights
+    from interp.model import VLM
     from interp.sample import Sample
 
     cell = 28
     side = int(n_prompt**0.5)
-    small = model.load("tiny", device="cpu", max_pixels=(side * cell) ** 2)
+    small = weights.load("tiny", device="cpu", max_pixels=(side * cell) ** 2)
     processor, made = small.processor, make_model(setting)
     for name in ("image_token_id", "video_token_id", "vision_start_token_id",
                  "vision_end_token_id"):  # fmt: skip
@@ -91,7 +92,7 @@ def _case(setting: Setting, n_prompt: int, n_new: int):
     n_thinking = n_new - len(opening) - len(closing) - N_ANSWER - 1
     ids = [*opening, *word * n_thinking, *closing, *word * N_ANSWER, tokenizer.eos_token_id]
     with torch.no_grad():
-        vlm = model.VLM(policy, processor, "random", "plain", "")
+        vlm = VLM(policy, processor, "random", "plain", "")
     return vlm, sample, inputs.completion(tokenizer, ids)
 
 

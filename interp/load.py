@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from interp import model
+from interp import weights
 from interp.capture import Replay, replay
 from interp.model import VLM, Parts, parts
 from interp.prefill import Prefill, prefill
@@ -40,7 +40,7 @@ def load_model(
             layers, a non-linear adapter, one that was trained on other weights, or a failed
             self-check.
     """
-    vlm = model.load(
+    vlm = weights.load(
         name,
         adapter=adapter,
         revision=revision,
@@ -86,11 +86,11 @@ def self_check(model: nn.Module) -> None:
 
 def _check_rows(where: Parts, played: Replay, n_tokens: int) -> None:
     expected = (1, 2, where.n_heads, n_tokens)
-    for layer, weights in enumerate(played.weights):
-        if tuple(weights.shape) != expected or (weights.sum(-1) - 1).abs().max() > 1e-5:
+    for layer, rows in enumerate(played.weights):
+        if tuple(rows.shape) != expected or (rows.sum(-1) - 1).abs().max() > 1e-5:
             raise ValueError(
                 f"self-check: expected attention rows {expected} summing to 1 in layer {layer}, "
-                f"got {tuple(weights.shape)} and sums {weights.sum(-1).flatten().tolist()}"
+                f"got {tuple(rows.shape)} and sums {rows.sum(-1).flatten().tolist()}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Load a vision-language model with its processor, and say where its parts are.
+"""A vision-language model with its processor, and where its parts are.
 
 The only file that knows module paths of Hugging Face models. A new family is one more entry of
 `SPECS`: the class of its config and a function from the model to its `Parts`.
@@ -8,19 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from threading import RLock
 
 import torch
 from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from interp import inputs
-from interp.adapters import base_of, check_base
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PROMPTS = {
     "plain": None,
     # Saliency-R1's system prompt, which makes an untuned model think.
@@ -219,121 +215,6 @@ class VLM:
             )
         new = generated[:, batch["input_ids"].shape[1] :]
         return [inputs.completion(self.processor.tokenizer, row) for row in new.tolist()]
-
-
-def load(
-    name: str,
-    *,
-    adapter: str | None = None,
-    revision: str | None = None,
-    dtype: str | torch.dtype = "auto",
-    device: str | torch.device | None = None,
-    attn_implementation: str = "sdpa",
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-    prompt: str | None = None,
-) -> VLM:
-    """A model with its processor, in eval mode; see `interp.load_model`."""
-    source, embedded = resolve(name)
-    said = base_of(source)
-    if said is not None:
-        if adapter is not None:
-            raise ValueError(f"expected one adapter, got {name!r}, which is one, and {adapter!r}")
-        adapter, name, prompt = name, said["base"], prompt or said["prompt"]
-        min_pixels, max_pixels = (
-            mine if mine is not None else said.get(key)
-            for key, mine in (("min_pixels", min_pixels), ("max_pixels", max_pixels))
-        )
-        source, embedded = resolve(name)
-    options = {"revision": revision} if revision else {}
-    family = _family(name, source, options)
-    if family not in SPECS:
-        raise ValueError(f"{name}: expected an architecture of {sorted(SPECS)}, got {family!r}")
-    processor = AutoProcessor.from_pretrained(source, **options)
-    _limit_pixels(processor.image_processor, min_pixels, max_pixels)
-    processor.tokenizer.padding_side = "left"
-    model = _weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
-    weights = fingerprint(model)
-    if adapter is not None:
-        _check_adapter(adapter)
-        _check_base(adapter, source, weights, model, dtype, options)
-        model = PeftModel.from_pretrained(model, str(resolve(adapter)[0]))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    prompt = prompt or ("plain" if embedded else "think")
-    if prompt not in PROMPTS:
-        raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
-    return VLM(
-        model=model.eval().to(device),
-        processor=processor,
-        name=str(name),
-        prompt=prompt,
-        fingerprint=weights,
-        revision=revision or "",
-        adapter=adapter or "",
-    )
-
-
-def _check_base(adapter: str, source: str, weights: str, model, dtype, options: dict) -> None:
-    """An adapter's base is known by its weights as stored: in another dtype they are read again."""
-    folder = resolve(adapter)[0]
-    if dtype != "auto" and base_of(folder) is not None:
-        attention = model.config._attn_implementation
-        weights = fingerprint(
-            _weights(source, dtype="auto", attn_implementation=attention, **options)
-        )
-    check_base(folder, weights)
-
-
-def _check_adapter(adapter: str) -> None:
-    folder = Path(resolve(adapter)[0])
-    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
-        raise ValueError(
-            f"{adapter}: expected adapter_model.safetensors in the folder, got "
-            f"{sorted(path.name for path in folder.iterdir())}; save it again with save_pretrained"
-        )
-
-
-def _limit_pixels(image_processor, min_pixels: int | None, max_pixels: int | None) -> None:
-    size = dict(image_processor.size)
-    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    size.update({key: value for key, value in limits.items() if value is not None})
-    if size["shortest_edge"] > size["longest_edge"]:
-        raise ValueError(
-            f"expected min_pixels <= max_pixels, got {size['shortest_edge']} and "
-            f"{size['longest_edge']}; pass both"
-        )
-    image_processor.size = type(image_processor.size)(**size)
-
-
-def _family(name: str, source: str, options: dict) -> str:
-    try:
-        return AutoConfig.from_pretrained(source, **options).model_type
-    except OSError as error:
-        embedded = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
-        raise ValueError(
-            f"expected a hub id, a folder or one of {embedded}, got {name!r}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-
-
-def _weights(source: str, **options) -> nn.Module:
-    """Weights from safetensors; a pickled checkpoint is refused, because it can run code."""
-    folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        found = sorted(path.name for path in folder.glob("*.bin"))
-        raise ValueError(
-            f"{source}: expected weights as *.safetensors, got {found or 'none'}; "
-            "save the model again with save_pretrained"
-        )
-    return AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **options)
-
-
-def resolve(name: str) -> tuple[str, bool]:
-    """The folder of an embedded name, or the hub id or folder as given; and if it is embedded."""
-    embedded = CHECKPOINTS / str(name)
-    if embedded.is_dir() and "/" not in str(name):
-        return str(embedded), True
-    return str(name), False
 
 
 def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:

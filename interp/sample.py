@@ -4,8 +4,10 @@ The text that a model writes, or is taught to write, has the form of Saliency-R1
 ``<think>\n{thinking}\n</think>\n{answer}``; without thinking it is the answer alone.
 """
 
+import re
 from dataclasses import dataclass
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Optional
 
@@ -23,8 +25,8 @@ class Sample:
 
     id: str
     """Unique within its data set and split."""
-    image: Image.Image | Path
-    """An RGB image, or the file to read it from (see `open_image`)."""
+    image: Image.Image | Path | bytes
+    """An RGB image, the file to read it from, or that file's content (see `open_image`)."""
     question: str
     answer: str
     thinking: str | None = None
@@ -39,10 +41,12 @@ class Sample:
     split: str = ""
 
     def __post_init__(self):
-        if not isinstance(self.image, Image.Image | Path):
+        if not isinstance(self.image, Image.Image | Path | bytes):
             raise ValueError(
                 f"sample {self.id}: expected one image or its path, got {type(self.image).__name__}"
             )
+        for name in ("id", "question", "answer", "thinking", "family"):
+            _check_text(getattr(self, name), f"sample {self.id!r}: expected {name}")
         if not self.answer.strip():
             raise ValueError(f"sample {self.id}: expected a non-empty answer, got {self.answer!r}")
         if self.boxes is not None:
@@ -62,11 +66,27 @@ class Sample:
         return sha256(image.tobytes() + facts + boxes).hexdigest()[:16]
 
 
+def is_file_name(text: str) -> bool:
+    """Whether an id can name a file: letters, digits and . _ -, not too long, not hidden."""
+    return re.fullmatch(r"[\w-][\w.-]{0,199}", text) is not None
+
+
 def format_text(thinking: str | None, answer: str) -> str:
     """The text of the paper's format, or the bare answer where there is no thinking."""
     if thinking is None:
         return answer
     return f"{THINK_OPEN}\n{thinking}\n{THINK_CLOSE}\n{answer}"
+
+
+def _check_text(value, expected: str) -> None:
+    if value is None and expected.endswith("thinking"):
+        return
+    if not isinstance(value, str):
+        raise ValueError(f"{expected} as text, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{expected} as valid Unicode, got a lone surrogate in it") from error
 
 
 def check_boxes(boxes: np.ndarray, name: str = "sample") -> None:
@@ -84,7 +104,9 @@ def check_boxes(boxes: np.ndarray, name: str = "sample") -> None:
         )
 
 
-def open_image(image: Image.Image | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def open_image(
+    image: Image.Image | Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS
+) -> Image.Image:
     """The image in RGB, upright, decoded only if it has at most `max_pixels` pixels.
 
     Raises:
@@ -92,18 +114,19 @@ def open_image(image: Image.Image | Path, max_pixels: int = MAX_IMAGE_PIXELS) ->
     """
     if isinstance(image, Image.Image):
         return _to_rgb(image)
+    name = image.name if isinstance(image, Path) else "image"
     try:
-        with Image.open(image) as opened:
+        with Image.open(image if isinstance(image, Path) else BytesIO(image)) as opened:
             width, height = opened.size
             if width * height > max_pixels:
                 raise ValueError(
-                    f"{image.name}: expected at most {max_pixels} pixels, got {width} x {height}; "
+                    f"{name}: expected at most {max_pixels} pixels, got {width} x {height}; "
                     "downscale the image"
                 )
             opened.load()
             return _to_rgb(ImageOps.exif_transpose(opened))
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{image.name}: expected a readable image file, got {error}") from error
+        raise ValueError(f"{name}: expected a readable image file, got {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

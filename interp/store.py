@@ -13,7 +13,6 @@ several processes may write one run, each its own shards, and a run that was cut
 
 import json
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
+from interp.sample import is_file_name
 from interp.stacking import join
 
 SCHEMA = 3
@@ -304,7 +304,7 @@ def image_path(run: str | Path, sample: str) -> Path:
     Raises:
         ValueError: an id that would leave the folder.
     """
-    if not re.fullmatch(r"[\w.-]+", sample) or sample.startswith("."):
+    if not is_file_name(sample):
         raise ValueError(f"expected a sample id of letters, digits and . _ -, got {sample!r}")
     return Path(run) / "images" / f"{sample}.png"
 

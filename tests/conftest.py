@@ -22,7 +22,7 @@ def processor():
     """The embedded model's processor."""
     from transformers import AutoProcessor
 
-    from interp.model import CHECKPOINTS
+    from interp.weights import CHECKPOINTS
 
     return AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")
 

@@ -12,7 +12,8 @@ import transformers
 
 import interp
 from interp import load
-from interp.model import CHECKPOINTS, fingerprint
+from interp.model import fingerprint
+from interp.weights import CHECKPOINTS
 from tests import odd_models
 
 

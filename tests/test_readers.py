@@ -5,11 +5,12 @@ import logging
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pictures
 
 import interp
 from interp.data import rows, saliency_r1
+from interp.sample import open_image
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_saliency_r1(eight_k, form, caplog):
     np.testing.assert_allclose(found[1].boxes, [[0.9, 0.5, 1.0, 1.0]])
     assert "2 rows left out: no box with an area inside the image" in caplog.text
     assert "2 rows left out: a box that is not four numbers" in caplog.text
-    assert found[0].question == "What is it?" and found[0].image.size == (500, 391)
+    assert found[0].question == "What is it?" and open_image(found[0].image).size == (500, 391)
     padded = interp.load_samples(
         f"saliency_r1:{eight_k / form}", split="train", limit=1, frame="padded"
     )
@@ -150,3 +151,32 @@ def test_orders_and_bad_names(eight_k):
             interp.load_samples(name)
     with pytest.raises(ValueError, match="a frame of"):
         interp.load_samples(path, frame="square")
+
+
+def test_a_hugging_face_data_set_on_disk(folder, caplog):
+    """With a broken image among the rows, which is found when it is measured and not before."""
+    content = [(folder / f"images/{name}.png").read_bytes() for name in ("wide", "tall", "square")]
+    table = {
+        "image": [{"bytes": content[0], "path": None}, {"bytes": content[1][:80], "path": None},
+                  {"bytes": content[2], "path": None}, None],
+        "question": ["q"] * 4, "answer": ["a", "b", "c", "d"],
+        "boxes": [[[0.0, 0.0, 0.5, 0.5]], None, [[0.1, 0.1, 1.0, 1.0], [0, 0, 0.2, 0.2]], None],
+        "id": ["x/1", "x/2", "x/1", "y"],
+    }  # fmt: skip
+    features = Features(
+        {"image": Image(), "question": Value("string"), "answer": Value("string"),
+         "boxes": List(List(Value("float64"))), "id": Value("string")}
+    )  # fmt: skip
+    Dataset.from_dict(table, features=features).save_to_disk(folder / "saved")
+    with caplog.at_level(logging.WARNING):
+        found = interp.load_samples(f"hf:{folder / 'saved'}", limit=10)
+    assert [one.id for one in found] == ["x_1", "x_2"]
+    assert "1 rows left out: an id that an earlier row has" in caplog.text
+    assert "1 rows left out: no image in the row" in caplog.text
+    assert open_image(found[0].image).size == (500, 391)
+    with pytest.raises(ValueError, match="a readable image file"):
+        open_image(found[1].image)
+    np.testing.assert_array_equal(found[0].boxes, [[0, 0, 0.5, 0.5]])
+    with pytest.raises(ValueError, match="columns image, question and answer"):
+        Dataset.from_dict({"image": content[:1]}).save_to_disk(folder / "other")
+        interp.load_samples(f"hf:{folder / 'other'}")

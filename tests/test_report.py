@@ -190,7 +190,9 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
         direct_vs_indirect, "--effects", "edge", "--shard-size", 3, "--no-witness",
         "--max-new-tokens", 40,
     )  # fmt: skip
-    write_run(tmp_path / "run", samples, extraction.Paths(vlm, samples, options), options)
+    write_run(
+        tmp_path / "run", samples, extraction.Paths(vlm, samples, options, certificate={}), options
+    )
     opened = interp.open_run(tmp_path / "run")
     assert opened["sample"].values.tolist() == [s.id for s in good]
     statuses = opened.attrs["statuses"]
@@ -229,7 +231,7 @@ def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_pat
         for s in interp.load_samples("digits", limit=3)
     ]
     options = commands.options(direct_vs_indirect, "--text", "reference", "--no-witness")
-    recipe = extraction.Paths(vlm, bare, options)
+    recipe = extraction.Paths(vlm, bare, options, certificate={})
     recipe.finish = lambda *_: {}  # random weights and wrong images are other tests' business
     write_run(tmp_path / "run", bare, recipe, options)
     assert page.write_report(tmp_path / "run", tmp_path / "out")["ok"] == 3
@@ -252,7 +254,7 @@ def test_edge_effects_alone_are_the_quick_form(tmp_path):
 def test_two_models_on_the_same_texts(out, tmp_path):
     """The first model beside itself changes nothing; beside a damaged copy it does."""
     from analyses import comparison
-    from interp.model import CHECKPOINTS
+    from interp.weights import CHECKPOINTS
 
     shutil.copytree(CHECKPOINTS / "tiny", tmp_path / "other")
     weights = load_file(tmp_path / "other/model.safetensors")

@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 
 import interp
 from interp import inputs
-from interp.model import VLM, load
+from interp.model import VLM
 from interp.sample import Sample
 from interp.scores import RULES, scores
+from interp.weights import load
 from train.rewards import Reward
 
 

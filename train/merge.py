@@ -8,7 +8,7 @@ A second training on top of a first one, lmms-eval and vLLM's server want this.
 import argparse
 from pathlib import Path
 
-from interp.model import load
+from interp.weights import load
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from peft import LoraConfig
 
-from interp.model import VLM, load
+from interp.model import VLM
+from interp.weights import load
 
 
 @dataclass

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from interp.sample import Sample
 
-FROM_FILES = ("jsonl", "visual_cot", "saliency_r1")
+FROM_FILES = ("jsonl", "visual_cot", "saliency_r1", "hf")
 NAMES = ("digits", *FROM_FILES)
 
 
@@ -13,8 +13,8 @@ def load_samples(name: str, *, split: str = "test", limit: int = 64, **options) 
     """The first `limit` samples of a data set's split.
 
     Args:
-        name: "digits", the embedded scenes; or "jsonl:PATH", "visual_cot:PATH", "saliency_r1:PATH"
-            for files on disk, as their modules in `interp.data` describe.
+        name: "digits", the embedded scenes; or "jsonl:PATH", "visual_cot:PATH", "saliency_r1:PATH",
+            "hf:PATH" for files on disk, as their modules in `interp.data` describe.
         split: "train" or "test"; of files, which of them.
         limit: how many.
         options: `seed`, of the scenes or of the order in which rows are read (None for the file's

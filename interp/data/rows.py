@@ -1,13 +1,15 @@
 """What readers of files share: an order, boxes clamped to the image, rows left out and counted."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.sample import Sample
+from interp.sample import Sample, is_file_name
 
 log = logging.getLogger("interp.data")
 
@@ -24,13 +26,18 @@ def collect(
     Raises:
         ValueError: not one row could be made.
     """
-    found: list[Sample] = []
+    found: dict[str, Sample] = {}
     left_out: Counter[str] = Counter()
     for number, row in rows:
         if len(found) == limit:
             break
         try:
-            found.append(make(number, row))
+            sample = make(number, row)
+            if sample.id in found:
+                raise Unfit("an id that an earlier row has")
+            if not is_file_name(sample.id):
+                raise Unfit("an id that is not of letters, digits and . _ -")
+            found[sample.id] = sample
         except Unfit as reason:
             left_out[str(reason)] += 1
     for reason, count in left_out.most_common():
@@ -38,7 +45,25 @@ def collect(
     if not found:
         reasons = ", ".join(left_out) or "no rows"
         raise ValueError(f"{source}: expected at least one readable row, got {reasons}")
-    return found
+    return list(found.values())
+
+
+def as_id(*parts) -> str:
+    """An id that can name a file, from what identifies a row elsewhere."""
+    return re.sub(r"[^\w.-]+", "_", "-".join(map(str, parts))).lstrip(".")[:200] or "_"
+
+
+def encoded(image: dict) -> Path | bytes:
+    """An image as `datasets` stores it: its file's content, or where that is.
+
+    Raises:
+        Unfit: neither.
+    """
+    if image and image.get("bytes"):
+        return image["bytes"]
+    if image and image.get("path"):
+        return Path(image["path"])
+    raise Unfit("no image in the row")
 
 
 def in_order(n_rows: int, seed: int | None) -> Iterator[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from interp.data.rows import Unfit, collect, in_order, inside, out_of_square
+from interp.data.rows import Unfit, as_id, collect, encoded, in_order, inside, out_of_square
 from interp.sample import Sample, open_image
 
 FRAMES = ("image", "padded")
@@ -34,19 +34,19 @@ def load(
     """
     if frame not in FRAMES:
         raise ValueError(f"expected a frame of {FRAMES}, got {frame!r}")
-    table = _table(path, split)
+    table = table_in(path, split)
     missing = {"problem", "solution", "bbox", "image"} - set(table.column_names)
     if missing:
         raise ValueError(f"{path}: expected columns {sorted(missing)} besides the others, got none")
 
     def make(number: int, row: dict) -> Sample:
         try:
-            image = open_image(row["image"])
+            image = encoded(row["image"])
             boxes = parsed_box(row["bbox"])
             if frame == "padded":
-                boxes = out_of_square(boxes, *image.size)
+                boxes = out_of_square(boxes, *open_image(image).size)
             return Sample(
-                id=f"{row.get('dataset', 'row')}-{row.get('question_id', number)}",
+                id=as_id(row.get("dataset", "row"), row.get("question_id", number)),
                 image=image, question=row["problem"], answer=row["solution"], boxes=inside(boxes),
                 family=str(row.get("dataset", "")), dataset="saliency_r1", split=split,
             )  # fmt: skip
@@ -92,12 +92,17 @@ def frame_evidence(samples: list[tuple[tuple[int, int], np.ndarray]]) -> dict[st
     return {"landscape": len(landscape), "outside_the_padded_image": n_proofs}
 
 
-def _table(path: Path, split: str):
+def table_in(path: Path, split: str):
+    """A data set on disk, parquet files or as `datasets` saves it; images are not decoded.
+
+    Raises:
+        ValueError: no such folder, no data set in it, not this split, or no package datasets.
+    """
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise ValueError(
-            "expected the package datasets to read saliency-r1-8k, got none; "
+            "expected the package datasets to read a data set of that form, got none; "
             "pip install 'vlm-interp[train]'"
         ) from error
     if not path.is_dir():
@@ -105,9 +110,19 @@ def _table(path: Path, split: str):
     files = sorted(path.rglob(f"{split}*.parquet")) or sorted(path.rglob("*.parquet"))
     if files:
         names = [str(one) for one in files]
-        return datasets.load_dataset("parquet", data_files=names, split="train")
-    try:
-        found = datasets.load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: expected parquet files or a saved data set, got none") from error
-    return found[split] if isinstance(found, datasets.DatasetDict) else found
+        found = datasets.load_dataset("parquet", data_files=names, split="train")
+    else:
+        try:
+            found = datasets.load_from_disk(str(path))
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{path}: expected parquet files or a saved data set, got none"
+            ) from error
+        if isinstance(found, datasets.DatasetDict):
+            if split not in found:
+                raise ValueError(f"{path}: expected a split of {sorted(found)}, got {split!r}")
+            found = found[split]
+    if "image" not in found.column_names:
+        raise ValueError(f"{path}: expected a column image, got {found.column_names}")
+    # One image that cannot be decoded would end the iteration.
+    return found.cast_column("image", datasets.Image(decode=False))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from interp.data.jsonl import contained
-from interp.data.rows import Unfit, collect, in_order, inside
+from interp.data.rows import Unfit, as_id, collect, in_order, inside
 from interp.sample import Sample, open_image
 
 CLUE = "Please provide the bounding box coordinate"
@@ -53,7 +53,7 @@ def load(
             name, question, answer, boxes = (_of_meta if is_meta else _of_llava)(row, folder)
             image = contained(folder, name)
             return Sample(
-                id=f"{row.get('dataset', path.stem)}-{split}-{row.get('question_id', number)}",
+                id=as_id(row.get("dataset", path.stem), split, row.get("question_id", number)),
                 image=image, question=question, answer=answer, boxes=inside(boxes),
                 family=str(row.get("dataset", "")), dataset="visual_cot", split=split,
             )  # fmt: skip

@@ -1,0 +1,49 @@
+"""A Hugging Face data set on disk: parquet files, or a folder as `datasets` saves it.
+
+Columns image, question and answer; thinking, boxes ([[x0, y0, x1, y1], …] in 0..1), family and id
+may be missing. Images are decoded when they are measured, so that a broken one costs itself alone.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from interp.data.rows import Unfit, as_id, collect, encoded, in_order
+from interp.data.saliency_r1 import table_in
+from interp.sample import Sample
+
+
+def load(path: Path, *, split: str, limit: int, seed: int | None = None) -> list[Sample]:
+    """Samples of a folder; see `interp.data.load_samples`.
+
+    Raises:
+        ValueError: no such folder, other columns, or not one readable row.
+    """
+    table = table_in(path, split)
+    missing = {"question", "answer"} - set(table.column_names)
+    if missing:
+        raise ValueError(
+            f"{path}: expected columns image, question and answer, got {table.column_names}"
+        )
+
+    def make(number: int, row: dict) -> Sample:
+        try:
+            boxes = row.get("boxes")
+            return Sample(
+                id=as_id(row.get("id") or f"{split}-{number:06d}"),
+                image=encoded(row["image"]),
+                question=row["question"],
+                answer=row["answer"],
+                thinking=row.get("thinking"),
+                boxes=None if not boxes else np.array(boxes, dtype=np.float64).reshape(-1, 4),
+                family=row.get("family") or "",
+                dataset="hf",
+                split=split,
+            )
+        except Unfit:
+            raise
+        except (ValueError, TypeError) as error:
+            raise Unfit(f"{type(error).__name__}: {error}") from error
+
+    rows = ((k, table[k]) for k in in_order(len(table), seed))
+    return collect(rows, make, limit, path.name)
