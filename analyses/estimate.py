@@ -25,7 +25,7 @@ from interp.sample import Sample
 from interp.weights import outline
 
 N_PROBES = 8  # samples that are tokenized
-N_STORED = 2  # of those, samples that are measured on the narrow model
+N_STORED = 1  # of those, samples that are measured on the narrow model
 GIB = 2**30
 
 
@@ -111,11 +111,12 @@ def _tell_disk(name: str, options: Namespace, probes: list[Sample], n: int, n_sh
     n_arms = 1 + len(options.after) if options.report == "before_after" else 1
     total = n_arms * (n * each + n_shards * fixed)
     files_in_all = len(files) * n_shards * n_arms
+    each, fixed = n_arms * each / 2**10, n_arms * fixed / 2**10
+    print(f"disk    {total / GIB:.2f} GiB in {files_in_all} files, images apart:")
     print(
-        f"disk    {n_arms * each / 2**10:.0f} KiB per sample, {n_arms * fixed / 2**10:.0f} KiB per"
+        f"        {each:.0f} KiB per sample and {fixed:.0f} KiB per shard, as a narrow random model"
     )
-    print(f"        shard: {total / GIB:.2f} GiB in {files_in_all} files, images apart")
-    print("        (stored by a narrow random model; longer texts take more in proportion)")
+    print("        stores them; longer texts take more in proportion")
 
 
 def _recipe(vlm: VLM, probes: list[Sample], options: Namespace):

@@ -157,12 +157,15 @@ def start_run(
         raise ValueError(
             f"{path}: expected an empty folder or a run, got other files; choose another"
         )
-    if path.exists():
-        shutil.rmtree(path)
-    (path / "shards").mkdir(parents=True)
     content = {"schema": SCHEMA, "settings": settings, "facts": facts or {}, "shards": shards,
                "attributes": None}  # fmt: skip
-    write_json(path / "manifest.json", content)
+    aside = path.with_name(f".{path.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "shards").mkdir(parents=True)
+    write_json(aside / "manifest.json", content)
+    if path.exists():
+        shutil.rmtree(path)
+    aside.rename(path)  # with its manifest or not at all
     return Run(path, shards)
 
 
@@ -201,10 +204,9 @@ def read_manifest(path: Path) -> dict:
         raise ValueError(
             f"{manifest}: expected JSON, got {error}; extract the run again"
         ) from error
-    if content.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path}: expected schema {SCHEMA}, got {content.get('schema')}; extract the run again"
-        )
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path}: expected schema {SCHEMA}, got {schema}; extract the run again")
     return content
 
 
@@ -232,17 +234,19 @@ def open_run(path: str | Path, *, check: str = "bytes", partial: bool = False) -
             f"{path}: expected a finished run, got one that was cut off; go on with --resume, or "
             "pass partial=True"
         )
-    opened, confirmations = [], []
+    confirmations = {}
     for number, samples in enumerate(manifest["shards"]):
         said = _confirmation(path, number, samples, check, partial)
-        if said is None:
-            continue
-        confirmations.append(said)
-        if "bytes" in said:
-            with _quiet():
-                store = shard_path(path, number)
-                opened.append(xr.open_zarr(store, consolidated=False, chunks=_chunks()))
-    attributes = manifest["settings"] | manifest["facts"] | _together(path, confirmations)
+        if said is not None:
+            confirmations[number] = said
+    attributes = manifest["settings"] | manifest["facts"]
+    attributes |= _together(path, list(confirmations.values()))
+    with _quiet():
+        opened = [
+            xr.open_zarr(shard_path(path, number), consolidated=False, chunks=_chunks())
+            for number, said in confirmations.items()
+            if "bytes" in said
+        ]
     if not opened:
         raise Empty(path, attributes)
     dataset = join(opened)
@@ -260,7 +264,7 @@ def _confirmation(path: Path, number: int, samples: list, check: str, partial: b
         said = json.loads(confirmation.read_text())
         fault = _fault(path, number, said, check)
         fault = fault or (None if said["samples"] == samples else "other samples")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         fault = "no confirmation that can be read"
     if fault is not None:
         raise ValueError(

@@ -1,6 +1,8 @@
 import beartype  # noqa: F401, I001 - before nnsight, which puts .save on every object
 
+import json
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -15,6 +17,25 @@ hypothesis.settings.register_profile("default", max_examples=50, deadline=None, 
 hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "2")))
+
+
+_TRIED = []
+
+
+@pytest.fixture
+def tried():
+    """Notes what a test tried, after it has seen what happens: (fault, how often, what happens)."""
+    return lambda fault, count, happens: _TRIED.append(
+        {"fault": fault, "tried": count, "happens": happens}
+    )
+
+
+def pytest_sessionfinish(session):
+    """`make soak` keeps what was tried where the documentation finds it."""
+    path = os.environ.get("FAULTS_JSON")
+    if path:
+        content = {"failed_tests": session.testsfailed, "tried": _TRIED}
+        Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 @pytest.fixture(scope="session")

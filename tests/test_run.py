@@ -11,53 +11,16 @@ import xarray as xr
 import interp
 from interp import labels, maps, measures, stats, store
 from interp.stacking import stack
-
-
-def one_sample(name: str, n_targets: int, n_sources: int, seed: int) -> xr.Dataset:
-    """What `interp.extract` gives for one sample, with random numbers that add up."""
-    rng = np.random.default_rng(seed)
-    effect = rng.normal(size=(n_targets, 2, 5)).astype(np.float32)
-    roles = ["system", *["image"] * 6, *["thinking"] * (n_sources - 8), "answer"]
-    return xr.Dataset(
-        {
-            "effect": (("target", "source_set", "path"), effect),
-            "total": (("target", "source_set"), effect.sum(axis=2)),
-            "is_defined": (("target", "source_set"), np.ones((n_targets, 2), dtype=bool)),
-            "direct": (("target", "source"), rng.normal(size=(n_targets, n_sources))),
-            "magnitude": ("target", np.full(n_targets, 4.0)),
-            "remainder": ("target", np.full(n_targets, 4e-6)),
-            "replay_drift": ("target", np.full(n_targets, -2e-6)),
-        },
-        coords={
-            "target": np.arange(n_targets),
-            "target_role": ("target", ["thinking"] * (n_targets - 1) + ["answer"]),
-            "target_token": ("target", [f"t{i}" for i in range(n_targets)]),
-            "source_set": ["image", "question"],
-            "path": list(labels.EDGE_PATHS),
-            "source": np.arange(n_sources),
-            "source_role": ("source", roles[:n_sources]),
-            "source_token": ("source", ["ü\x00"] * n_sources),
-            "image": ("source", [-1, *[0] * 6, *[-1] * (n_sources - 7)]),
-            "row": ("source", [-1, 0, 0, 0, 1, 1, 1, *[-1] * (n_sources - 7)]),
-            "column": ("source", [-1, 0, 1, 2, 0, 1, 2, *[-1] * (n_sources - 7)]),
-        },
-    )
-
-
-def facts(names):
-    return xr.Dataset(
-        {"family": ("sample", ["sum"] * len(names)), "is_correct": ("sample", [True] * len(names))},
-        coords={"sample": names},
-    )
+from tests.writer import facts, one_sample
 
 
 @pytest.fixture
 def written(tmp_path):
     """A run of three samples of different lengths in two shards, and the samples' datasets."""
     made = {
-        "a": one_sample("a", 3, 12, 0),
-        "b": one_sample("b", 5, 10, 1),
-        "c": one_sample("c", 2, 15, 2),
+        "a": one_sample(3, 12, 0),
+        "b": one_sample(5, 10, 1),
+        "c": one_sample(2, 15, 2),
     }
     plan = [["a", "b"], ["c"]]
     run = store.start_run(tmp_path / "run", {"model": "m", "dtype": "float32"}, plan)
@@ -90,22 +53,6 @@ def test_a_run_gives_every_sample_back(written):
         assert mine["target_role"].values.tolist() == dataset["target_role"].values.tolist()
         grid = maps.on_grid(mine["direct"].isel(target=0))
         np.testing.assert_array_equal(grid, dataset["direct"].values[0, 1:7].reshape(2, 3))
-
-
-def test_every_flipped_byte_and_missing_file_is_refused(written):
-    path, _ = written
-    shard = path / "shards" / "00000.zarr"
-    chunk = max((p for p in shard.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    content = chunk.read_bytes()
-    for at in range(0, len(content), max(1, len(content) // 25)):
-        chunk.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        with pytest.raises(ValueError, match=r"00000\.zarr.*other bytes"):
-            interp.open_run(path)
-    chunk.unlink()
-    with pytest.raises(ValueError, match=r"00000\.zarr.*other bytes"):
-        interp.open_run(path)
-    chunk.write_bytes(content)
-    assert interp.open_run(path).sizes["sample"] == 3
 
 
 def test_what_the_manifest_does_not_confirm_is_not_opened(written, tmp_path):
