@@ -27,6 +27,10 @@ ENOUGH = 2**62  # bytes: no limit
 N_THINKING = 2  # thinking tokens of a sample that get exact patch maps, chosen at random
 
 
+_SAME = {"data_vars": ["total", "direct"], "coords": "minimal", "compat": "override",
+         "combine_attrs": "override", "join": "override"}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Measurer:
     """What is the same for all samples of a run."""
@@ -106,15 +110,12 @@ class Measurer:
 
 def _edges(effects: Iterable[xr.Dataset], ledger: xr.Dataset) -> xr.Dataset:
     """Edge effects in the mode "zero", and total and direct part in every mode."""
-    by_mode = {
-        mode: _all_sets(one, EDGE_SETS, ledger)
-        for mode, one in zip(EDGE_MODES, effects, strict=True)
-    }
-    edges = by_mode["zero"]
+    effects = [one.assign(direct=one["effect"].sel(path="direct", drop=True)) for one in effects]
     modes = xr.Variable("mode", list(EDGE_MODES))
-    edges["mode_total"] = xr.concat([one["total"] for one in by_mode.values()], dim=modes)
-    direct = [one["effect"].sel(path="direct", drop=True) for one in by_mode.values()]
-    edges["mode_direct"] = xr.concat(direct, dim=modes)
+    brief = [one[["total", "direct", "is_defined"]] for one in effects]
+    by_mode = _all_sets(xr.concat(brief, dim=modes, **_SAME), EDGE_SETS, ledger)
+    edges = _all_sets(effects[0].drop_vars("direct"), EDGE_SETS, ledger)
+    edges["mode_total"], edges["mode_direct"] = by_mode["total"], by_mode["direct"]
     return edges
 
 

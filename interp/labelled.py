@@ -1,5 +1,6 @@
 """Numbers of a query → a labelled dataset: coordinates, units, titles and provenance."""
 
+from functools import lru_cache
 from importlib.metadata import version
 
 import numpy as np
@@ -64,6 +65,12 @@ def finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:
         **attributes,
         "dtype": str(query.model.dtype).removeprefix("torch."),
         "attn_implementation": query.where.attn_implementation,
-        **{name: version(name) for name in ("torch", "transformers", "nnsight", "xarray")},
+        **_versions(),
     }
     return dataset
+
+
+@lru_cache
+def _versions() -> dict[str, str]:
+    """Read once; it takes longer than a small model's forward."""
+    return {name: version(name) for name in ("torch", "transformers", "nnsight", "xarray")}

@@ -80,10 +80,13 @@ def _padded(dataset: xr.Dataset, dim: str, length: int) -> xr.Dataset:
 
 def _blank(dataset: xr.Dataset, dim: str, start: int, length: int) -> xr.Dataset:
     """The dataset with nothing in what has the dimension."""
-    for name, array in dataset.variables.items():
-        if dim in array.dims:
-            filled = np.full(array.shape, _NOTHING.get(name, 0)).astype(array.dtype)
-            dataset[name] = (array.dims, filled, array.attrs)
+    nothing = {
+        name: (array.dims, np.full(array.shape, _NOTHING.get(name, 0)).astype(array.dtype))
+        for name, array in dataset.variables.items()
+        if dim in array.dims
+    }
+    coords = {name: one for name, one in nothing.items() if name in dataset.coords}
     if dim in dataset.coords:
-        dataset[dim] = np.arange(start, start + length)
-    return dataset
+        coords[dim] = np.arange(start, start + length)
+    data = {name: one for name, one in nothing.items() if name in dataset.data_vars}
+    return dataset.assign(data).assign_coords(coords)
