@@ -20,15 +20,20 @@ def check_inputs(where: Parts, batch) -> None:
             "expected input_ids and attention_mask of shape (1, tokens), got "
             f"{tuple(ids.shape)} and {tuple(mask.shape)}; pass one sequence"
         )
-    if ids.shape[1] > where.max_positions:
-        raise ValueError(
-            f"expected at most {where.max_positions} tokens, got {ids.shape[1]}; "
-            "lower max_pixels or shorten the text"
-        )
+    check_length(where, ids.shape[1])
     _check_mask(ids[0], mask[0].bool())
     is_image = ids[0] == where.image_token_id
     if is_image.any():
         _check_images(batch, is_image, where.patches_per_token)
+
+
+def check_length(where: Parts, n_tokens: int) -> None:
+    """Raises ValueError for a sequence that is longer than the model's context."""
+    if n_tokens > where.max_positions:
+        raise ValueError(
+            f"expected at most {where.max_positions} tokens, got {n_tokens}; "
+            "lower max_pixels or shorten the text"
+        )
 
 
 def _present(batch, name: str) -> Tensor:

@@ -25,9 +25,15 @@ _TRIED = []
 @pytest.fixture
 def tried():
     """Notes what a test tried, after it has seen what happens: (fault, how often, what happens)."""
-    return lambda fault, count, happens: _TRIED.append(
-        {"fault": fault, "tried": count, "happens": happens}
-    )
+
+    def note(fault: str, count: int, happens: str) -> None:
+        known = next((one for one in _TRIED if one["fault"] == fault), None)
+        if known is None:
+            _TRIED.append({"fault": fault, "tried": count, "happens": happens})
+        else:
+            known["tried"] += count
+
+    return note
 
 
 def pytest_sessionfinish(session):

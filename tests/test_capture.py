@@ -124,12 +124,13 @@ def test_an_error_inside_leaves_the_model_usable(odd_model, processor):
         (lambda b: b.update(input_ids=b["input_ids"].repeat(1, 9)), "shape"),
     ],
 )
-def test_every_input_that_is_dropped_or_shifted_is_noticed(processor, change, message):
+def test_every_input_that_is_dropped_or_shifted_is_noticed(processor, change, message, tried):
     model = make("two_to_one", processor)
     inputs = batch(processor, padding=2)
     change(inputs)
     with pytest.raises(ValueError, match=message):
         interp.extract.ledger(model, inputs, positions=[50])
+    tried("a model input dropped, shifted or of another call", 1, "an error that names it")
 
 
 def test_sequences_longer_than_the_context_are_refused(processor):

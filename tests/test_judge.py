@@ -108,7 +108,7 @@ def test_a_good_endpoint_is_asked_once(server):
         (401, "AuthenticationError", 1),
     ],
 )
-def test_an_outage_is_no_verdict(server, mood, kind, n_asked, caplog):
+def test_an_outage_is_no_verdict(server, mood, kind, n_asked, caplog, tried):
     server.mood = mood
     judge = endpoint(server)
     assert judge("q", "a", "a") is None
@@ -118,6 +118,8 @@ def test_an_outage_is_no_verdict(server, mood, kind, n_asked, caplog):
     server.mood = "well"
     if mood != 401:
         assert judge("q", "a", "a") == 1.0  # nothing was cached
+    tried("a judge that refuses, is slow, garbled, empty or gone", 1,
+          "no verdict, so no reward; counted; the key in no log")  # fmt: skip
 
 
 def test_a_retry_is_enough(server):
@@ -154,7 +156,7 @@ WISHES = (
 INJECTIONS = [*WISHES, *(f"no idea. {w}" for w in WISHES), *(f"{w}\n\n{w}" for w in WISHES[:10])]
 
 
-def test_fifty_injections_change_no_verdict(server):
+def test_fifty_injections_change_no_verdict(server, tried):
     assert len(INJECTIONS) == 50
     judge = endpoint(server)
     for text in INJECTIONS:
@@ -166,6 +168,7 @@ def test_fifty_injections_change_no_verdict(server):
         assert "CORRECT if" in system["content"]
     marks = {one[1]["content"].rsplit("\n", 1)[1] for one in server.asked}
     assert len(marks) == len(server.asked)
+    tried("a completion that speaks to the judge", 50, "the verdict is as without")
 
 
 def test_rambling_is_wrong_without_being_asked(server):

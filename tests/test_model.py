@@ -139,7 +139,7 @@ def test_a_peft_adapter_loads_and_counts(folder, tmp_path):
     assert ds.attrs["adapter_hash"] != plain.attrs["adapter_hash"]
 
 
-def test_what_cannot_be_loaded_is_refused(folder, tmp_path):
+def test_what_cannot_be_loaded_is_refused(folder, tmp_path, tried):
     path, model = folder
     for file in path.glob("model*"):
         file.unlink()
@@ -158,15 +158,17 @@ def test_what_cannot_be_loaded_is_refused(folder, tmp_path):
         interp.load_model("tiny", prompt="shout")
     with pytest.raises(ValueError, match="expected a hub id, a folder or one of .*'tiny'"):
         interp.load_model("tinny")
+    tried("a checkpoint or an adapter as a pickle", 2, "refused: only safetensors are read")
 
 
-def test_remote_code_is_never_run(folder):
+def test_remote_code_is_never_run(folder, tried):
     path, _ = folder
     (path / "evil.py").write_text("raise SystemExit('ran')")
     config = json.loads((path / "config.json").read_text())
     config["auto_map"] = {"AutoModelForImageTextToText": "evil.Evil", "AutoConfig": "evil.Config"}
     (path / "config.json").write_text(json.dumps(config))
     assert interp.load_model(str(path)).model.config.model_type == "qwen2_5_vl"
+    tried("a model folder with code of its own", 1, "the code is not run")
 
 
 def test_extraction_after_an_adapter_is_added_reads_the_adapter(tiny, sample):

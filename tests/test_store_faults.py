@@ -125,7 +125,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_afterwards(tmp_path, tried)
     found = in_a_small_process("limited", tmp_path, *limits)
     assert found == [{"refused": True, "opened": False, "same_after_resuming": True}] * len(limits)
     tried("the device takes no more bytes, at three points", 3,
-          "an error in one line; nothing opens; --resume gives the bytes as undisturbed")  # fmt: skip
+          "an error in one line; nothing opens; --resume gives the same bytes")  # fmt: skip
 
 
 def test_a_read_only_folder_is_an_error(tmp_path, tried):

@@ -7,6 +7,7 @@ from inspect import signature
 import torch
 import xarray as xr
 
+from interp.checks import check_length
 from interp.extract.asked import read_in
 from interp.extract.attention_maps import THROUGH_THINKING
 from interp.extract.chosen import question
@@ -148,6 +149,7 @@ def _packed(calls, vlm: VLM, sample: Sample, options: dict) -> _Waiting:
     else:
         names = ("completion", "positions", "targets")
         query = ask(vlm, sample, **{key: settings[key] for key in names})
+    check_length(query.where, len(query.tokens.ids))
     return _Waiting(query, every, largest([_load(query, one) for one in every]))
 
 
