@@ -8,11 +8,7 @@
 Importing this is cheap: what needs torch is loaded when it is first used.
 """
 
-import os
 from importlib import import_module
-
-# TRL tells the hub that a trainer was made; the hub's client reads this when it is imported.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "load_model": ("interp.load", "load_model"),

@@ -1,10 +1,12 @@
-"""Options of the training commands: TRL's parser, and no secrets in a file."""
+"""Options of the training commands: TRL's parser, no secrets in a file, no telemetry."""
 
+import os
 import re
 import sys
 from pathlib import Path
 
 import yaml
+from huggingface_hub import constants
 from trl import TrlParser
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|credentials?)$", re.IGNORECASE)
@@ -26,4 +28,8 @@ def parsed(*classes: type) -> tuple:
             raise ValueError(
                 f"{path}: expected no secrets under env:, got {secret}; export them in the shell"
             )
+    # TRL tells the hub that a trainer was made. Read from the environment when the hub's client is
+    # imported, which may have been long ago.
+    if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
+        constants.HF_HUB_DISABLE_TELEMETRY = True
     return TrlParser(classes).parse_args_and_config()
