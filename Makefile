@@ -1,6 +1,6 @@
 # make report   the main analysis on the embedded model and data, into reports/out
 # make test     style, layers and the whole test-suite
-# make soak     what the suite repeats a little, repeated a lot: 500 traces, 1,000 random models each
+# make soak     what the suite repeats a little, repeated a lot, into reports/faults.json (half an hour)
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
 # make arms     rebuild tiny-cold and its three adapters (twenty minutes)
@@ -13,6 +13,9 @@ DONE := $(VENV)/.setup-done
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+
+FAULTS := $(addprefix tests/test_,store_faults.py faults.py extract.py capture.py model.py judge.py \
+  run.py hygiene.py properties.py)
 
 .PHONY: setup report test soak lint lab tiny arms lock
 
@@ -37,7 +40,8 @@ test: lint
 	$(BIN)/python -m pytest -q
 
 soak: setup
-	SOAK_TRACES=500 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/test_hygiene.py tests/test_properties.py
+	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json $(BIN)/python -m pytest -q $(FAULTS)
+	$(BIN)/python analyses/faults.py
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

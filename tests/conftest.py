@@ -22,17 +22,18 @@ torch.set_num_threads(int(os.environ.get("TEST_THREADS", "2")))
 _TRIED = []
 
 
+def note(fault: str, count: int, happens: str) -> None:
+    """Adds to what was tried."""
+    known = next((one for one in _TRIED if one["fault"] == fault), None)
+    if known is None:
+        _TRIED.append({"fault": fault, "tried": count, "happens": happens})
+    else:
+        known["tried"] += count
+
+
 @pytest.fixture
 def tried():
     """Notes what a test tried, after it has seen what happens: (fault, how often, what happens)."""
-
-    def note(fault: str, count: int, happens: str) -> None:
-        known = next((one for one in _TRIED if one["fault"] == fault), None)
-        if known is None:
-            _TRIED.append({"fault": fault, "tried": count, "happens": happens})
-        else:
-            known["tried"] += count
-
     return note
 
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 import interp
 from tests import odd_models
 
-N_TRACES = int(os.environ.get("SOAK_TRACES", "50"))
+N_TRACES = 500 if os.environ.get("SOAK") else 50
 EXTRACTIONS = ("ledger", "effects", "first_order", "origins", "residual", "node_effects", "shapley")
 
 

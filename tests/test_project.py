@@ -1,5 +1,6 @@
 """The project's own files agree with each other."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -7,6 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 import yaml
+
+from analyses import faults
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,3 +83,9 @@ def test_notebooks_and_their_text_pairs_agree():
         cells = [(c.cell_type, c.source) for c in jupytext.read(path).cells]
         pair = [(c.cell_type, c.source) for c in jupytext.read(path.with_suffix(".py")).cells]
         assert cells == pair, path
+
+
+def test_the_page_of_faults_shows_what_the_soak_tried():
+    content = json.loads((ROOT / "reports/faults.json").read_text())
+    assert content["failed_tests"] == 0
+    assert faults.table(content) in (ROOT / "docs/FAULTS.md").read_text()

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import interp
 from interp import store
+from interp.stacking import stack
 from tests import writer
 
 ROOT = Path(__file__).parent.parent
@@ -156,9 +160,9 @@ def test_a_second_writer_is_refused(tmp_path, run, tried):
 
 def test_other_settings_or_samples_are_not_gone_on_with(run):
     plan = writer.plan()
-    for settings, shards in (({"seed": 1}, plan), ({}, plan[:2])):
+    for other, shards in (({"seed": 1}, plan), ({}, plan[:2])):
         with pytest.raises(ValueError, match="the run that is there to go on with"):
-            store.start_run(run, writer.SETTINGS | settings, shards, resume=True)
+            store.start_run(run, writer.SETTINGS | other, shards, resume=True)
     again = store.start_run(run, writer.SETTINGS, plan, resume=True)
     assert list(again.confirmed()) == [0, 1, 2, 3]
     store.start_run(run, writer.SETTINGS, plan)
@@ -191,9 +195,33 @@ def test_an_unfinished_run_opens_in_part_lazily_with_dask(tmp_path, monkeypatch,
     np.testing.assert_array_equal(found["total"].isel(target=slice(0, 6)), writer.shard(0)["total"])
 
 
-def test_a_sample_as_netcdf(run, tmp_path):
-    import xarray as xr
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(9, 14)), min_size=1, max_size=4),
+       st.integers(1, 3))  # fmt: skip
+def test_what_is_stored_comes_back(tmp_path, sizes, shard_size):
+    """Samples of any lengths in shards of any size: the same numbers, labels and order."""
+    made = {f"s{k}": writer.one_sample(*size, seed=k) for k, size in enumerate(sizes)}
+    names = list(made)
+    plan = [names[k : k + shard_size] for k in range(0, len(names), shard_size)]
+    run = store.start_run(tmp_path / "run", {}, plan)
+    for number, some in enumerate(plan):
+        shard = stack([made[name] for name in some], writer.facts(some))
+        run.commit(number, shard, {"statuses": {}})
+    run.finish({})
+    found = interp.open_run(tmp_path / "run").load()
+    assert found["sample"].values.tolist() == names
+    for name, one in made.items():
+        mine = found.isel(target=(found["target_sample"] == name).values).sel(sample=name)
+        n = one.sizes["source"]
+        np.testing.assert_array_equal(mine["direct"][:, :n], one["direct"])
+        assert (mine["direct"][:, n:] == 0).all()
+        for key in ("effect", "total", "target_token", "target_role"):
+            np.testing.assert_array_equal(mine[key], one[key])
+        np.testing.assert_array_equal(mine["source_role"][:n], one["source_role"])
+        assert (mine["source_role"][n:] == "padding").all()
 
+
+def test_a_sample_as_netcdf(run, tmp_path):
     whole = interp.open_run(run)
     one = whole.sel(sample="s2").isel(target=(whole["target_sample"] == "s2").values)
     store.to_netcdf(one, tmp_path / "s2.nc")
