@@ -35,7 +35,12 @@ def arguments() -> argparse.Namespace:
     add("--all-memory", action="store_true", help="peak memory of every extraction")
     add("--skip-release", action="store_true", help="leave out the release's arithmetic (a minute)")
     add(
-        "--growth", action="store_true", help="only how time and memory grow, into files of its own"
+        "--growth",
+        nargs="*",
+        metavar="AXIS",
+        choices=("tokens", "targets", "sets", "layers"),
+        help="only how time and memory grow with tokens, targets, sets or layers, into files of "
+        "its own (default: the first three)",
     )
     add("--reward", action="store_true", help="only what a reward adds to a GRPO step, likewise")
     add("--out", type=Path, default=Path("reports/benchmarks"), help="folder of the JSON file")
@@ -87,7 +92,8 @@ def grow(setting: Setting, options: argparse.Namespace, path: Path) -> dict:
     """The sweeps, drawn."""
     from analyses.growth import draw_growth, measure_growth
 
-    records = measure_growth(setting, options.repeats)
+    axes = options.growth or ["tokens", "targets", "sets"]
+    records = measure_growth(setting, options.repeats, axes)
     title = (
         f"{setting.shape} width, {setting.layers} layers, {setting.dtype}, {setting.device}; "
         f"where not varied {setting.tokens} tokens, {setting.targets} targets, {setting.sets} sets"
@@ -138,7 +144,9 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     kind = "gpu" if options.device != "cpu" else "cpu"
     stem = f"{options.shape}-{options.layers}-layers-{kind}-{options.dtype}"
-    if options.growth:
+    if options.growth is not None:
+        if "layers" in options.growth:
+            stem = f"{options.shape}-{kind}-{options.dtype}"
         path = options.out / f"{stem}-growth.json"
         found = grow(setting, options, path)
     elif options.reward:

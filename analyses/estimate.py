@@ -88,7 +88,8 @@ def _tell_memory(whole: VLM, options: Namespace, n_tokens: int, n_targets: int) 
         > options.max_memory
     )  # fmt: skip
     print(f"memory  {weights / GIB:.2f} GiB of weights ({whole.model.dtype}) in every process;")
-    print(f"        {one / GIB:.2f} GiB for a sample, {fitting} at once in --max-memory "
+    said = f"{fitting} at once in" if one <= options.max_memory else "more than"
+    print(f"        {one / GIB:.2f} GiB for a sample, {said} --max-memory "
           f"{options.max_memory / GIB:.2f} GiB")  # fmt: skip
 
 

@@ -12,31 +12,38 @@ SWEEPS = {
     "tokens": (500, 1000, 2000, 4000),
     "targets": (1, 4, 16, 64),
     "sets": (1, 2, 4, 8, 16),
+    "layers": (2, 4, 8),
 }
-MEASURED = {"tokens": ("ledger", "effects"), "targets": ("ledger", "effects"), "sets": ("effects",)}
+BOTH = ("ledger", "effects")
+MEASURED = {"tokens": BOTH, "targets": BOTH, "sets": ("effects",), "layers": BOTH}
 TITLES = {
     "tokens": "Tokens of the sequence",
     "targets": "Targets",
     "sets": "Source sets",
+    "layers": "Layers",
 }
 
 
-def measure_growth(setting: Setting, repeats: int) -> list[dict]:
+def measure_growth(setting: Setting, repeats: int, axes: list[str]) -> list[dict]:
     """One record per axis, size and extraction: time and memory, and the forward's beside them."""
-    model = make_model(setting)
+    model = made_with = None
     records, forwards = [], {}
-    for axis, sizes in SWEEPS.items():
-        for size in sizes:
+    for axis in axes:
+        for size in SWEEPS[axis]:
             here = replace(setting, **{axis: size})
             if here.targets > here.tokens // 2 or here.tokens <= TEXT_TOKENS:
                 continue
+            if here.layers != made_with:
+                model, made_with = None, here.layers  # one at a time in memory
+                model = make_model(here)
             todo = tasks(model, here)
-            if here.tokens not in forwards:
-                forwards[here.tokens] = peak_memory(here, "forward")
+            key = here.tokens, here.layers
+            if key not in forwards:
+                forwards[key] = peak_memory(here, "forward")
             times = in_turns(["forward", *MEASURED[axis]], todo, repeats, here.device)
             for name in MEASURED[axis]:
                 found = compared(times[name], times["forward"])
-                peaks = peak_memory(here, name), forwards[here.tokens]
+                peaks = peak_memory(here, name), forwards[key]
                 record = {"axis": axis, "size": size, "extraction": name} | _costs(found, *peaks)
                 records.append(record | {"estimated_bytes": estimated(here, name)})
                 print(_line(records[-1]), flush=True)
@@ -89,9 +96,13 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
     plots.use_style()
     frame = pd.DataFrame(records)
     frame.to_csv(path.with_suffix(".csv"), index=False, float_format="%.6g")
-    figure, axes = plt.subplots(2, len(SWEEPS), figsize=(8.6, 5.0), sharex="col", sharey="row")
+    names = frame["axis"].unique().tolist()
+    size = (2.6 + 2.0 * len(names), 5.0)
+    figure, axes = plt.subplots(
+        2, len(names), figsize=size, sharex="col", sharey="row", squeeze=False
+    )
     styles = {"ledger": ("#D55E00", "o"), "effects": ("#0072B2", "^")}
-    for column, axis in enumerate(SWEEPS):
+    for column, axis in enumerate(names):
         top, bottom = axes[:, column]
         for name, one in frame[frame.axis == axis].groupby("extraction", sort=False):
             color, marker = styles[name]
@@ -103,7 +114,7 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
         for ax in (top, bottom):
             ax.axhline(1, color="#999999", linestyle="--", linewidth=1)
             ax.set_xscale("log", base=2)
-            ax.set_xticks(SWEEPS[axis])
+            ax.set_xticks(sorted(frame[frame.axis == axis]["size"].unique()))
             ax.xaxis.set_major_formatter(ScalarFormatter())
             ax.xaxis.set_minor_locator(NullLocator())
         bottom.set_xlabel(TITLES[axis])

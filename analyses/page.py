@@ -98,6 +98,7 @@ def _page(
         is_exact=findings.is_exact(found),
         counts=counts,
         skipped=skipped,
+        reduced=list(run.attrs.get("reduced", {})),
         gate=verdict.GATE,
         attributes={k: v for k, v in run.attrs.items() if k not in LONG},
         n_targets={c: int((run["target_role"] == c).sum()) for c in ("answer", "thinking")},

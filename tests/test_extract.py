@@ -90,6 +90,9 @@ def test_out_of_memory_halves_the_batch_and_marks_it(tmp_path, monkeypatch, capl
     assert run.attrs["reduced"] == {"00000.zarr": {"batch_size": 1, "max_memory": 2**28}}
     assert "out of memory with Budget(batch_size=4" in caplog.text
     hook.remove()
+    asked_page = ("--from-run", tmp_path / "short/run", "--out", tmp_path / "page")
+    commands.run(direct_vs_indirect, *asked_page)
+    assert "1 shards were made in smaller batches" in (tmp_path / "page/index.html").read_text()
     commands.run(extract, *asked, "--out", tmp_path / "enough")
     whole = interp.open_run(tmp_path / "enough/run")
     assert whole.attrs["reduced"] == {}
