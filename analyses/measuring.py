@@ -43,6 +43,11 @@ class Measurer:
     detail: str = "tokens"
     """Of the ledger; a summary is condensed from "tokens" afterwards."""
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Of the cuts; other modes than "zero" are only compared where all paths are measured."""
+        return EDGE_MODES[:1] if self.pool is None else EDGE_MODES
+
     def measure(self, pairs: list[tuple], budget: Budget) -> list[xr.Dataset | Exception]:
         """All measurements of each sample, or why there are none.
 
@@ -63,7 +68,7 @@ class Measurer:
     def _in_batches(self, pairs: list[tuple], budget: Budget) -> Iterator[tuple | Exception]:
         """Ledger and edge effects in every mode, from one forward per batch; or why not."""
         detail = "full" if self.detail == "full" else "tokens"
-        calls = [("ledger", {"detail": detail}), *(("effects", {"mode": m}) for m in EDGE_MODES)]
+        calls = [("ledger", {"detail": detail}), *(("effects", {"mode": m}) for m in self.modes)]
         given = [(sample, {"completion": text}) for sample, text in pairs]
         # A batch of one is computed in chunks; it need not fit at once.
         memory = budget.max_memory if budget.batch_size > 1 else ENOUGH
@@ -92,7 +97,7 @@ class Measurer:
             ValueError: as the functions of `interp.extract`.
         """
         asked = {"completion": completion, "gauge": self.gauge}
-        parts = [ledger, _edges(effects, ledger)]
+        parts = [ledger, _edges(self.modes, effects, ledger)]
         if self.pool is not None:
             # Without another answer in the pool, "other" is not defined; the sample stays.
             answer = sample.answer if completion is None else completion.answer
@@ -108,10 +113,10 @@ class Measurer:
         return describe(merged)
 
 
-def _edges(effects: Iterable[xr.Dataset], ledger: xr.Dataset) -> xr.Dataset:
-    """Edge effects in the mode "zero", and total and direct part in every mode."""
+def _edges(names: tuple[str, ...], effects: Iterable[xr.Dataset], ledger: xr.Dataset) -> xr.Dataset:
+    """Edge effects in the mode "zero", which comes first; total and direct part in every mode."""
     effects = [one.assign(direct=one["effect"].sel(path="direct", drop=True)) for one in effects]
-    modes = xr.Variable("mode", list(EDGE_MODES))
+    modes = xr.Variable("mode", list(names))
     brief = [one[["total", "direct", "is_defined"]] for one in effects]
     by_mode = _all_sets(xr.concat(brief, dim=modes, **_SAME), EDGE_SETS, ledger)
     edges = _all_sets(effects[0].drop_vars("direct"), EDGE_SETS, ledger)
