@@ -17,7 +17,7 @@ from analyses.arms_measure import Arm
 from analyses.extraction import Paths, readable
 from analyses.map_run import Maps
 from analyses.shards import Budget, in_shards
-from interp import inputs, store
+from interp import inputs, writing
 from interp.attribution import METHODS
 from interp.memory import Load, needed
 from interp.model import PROMPTS, VLM, parts
@@ -104,7 +104,7 @@ def _tell_disk(name: str, options: Namespace, probes: list[Sample], n: int, n_sh
     print("arrays  of one sample, with their dimensions:")
     _tell_arrays(shard.dataset)
     with tempfile.TemporaryDirectory() as folder:
-        run = store.start_run(Path(folder) / "run", {}, [[sample.id for sample in probes]])
+        run = writing.start_run(Path(folder) / "run", {}, [[sample.id for sample in probes]])
         run.commit(0, shard.dataset, {"statuses": shard.statuses})
         files = [f for f in run.path.rglob("*") if f.is_file()]
         fixed = sum(f.stat().st_size for f in files if f.suffix == ".json")

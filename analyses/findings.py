@@ -12,6 +12,8 @@ from analyses.verdict import GATE
 from interp import measures, stats
 from interp.labels import BOUNDS, SINKLESS
 
+# Large, and in no figure or table: of a long run they need not be in memory.
+UNREAD = ("value_bias", "direct_by_layer", "mediated_alone")
 MARK = {"all": 0.90, "family": 0.85}  # accuracy that the embedded model is meant to reach
 
 
@@ -39,6 +41,7 @@ class Findings:
 def find(run: xr.Dataset) -> Findings:
     """All numbers of the report from a run; the bootstrap's seed is the run's."""
     seed = run.attrs["seed"]
+    run = run.drop_vars(UNREAD, errors="ignore")
     run = _with_sinks_named(measures.with_sources(run.load()))
     effect, total = measures.per_image(run, "effect"), measures.per_image(run, "total")
     with_total = xr.concat([total.expand_dims(path=["total"]), effect], dim="path")

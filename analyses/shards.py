@@ -21,7 +21,7 @@ import xarray as xr
 from torch import distributed
 from tqdm import tqdm
 
-from interp import store
+from interp import store, writing
 from interp.memory import is_out_of_memory
 from interp.sample import Sample, open_image
 
@@ -90,10 +90,10 @@ def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Namesp
     rank, count = this_process()
     with ExitStack() as stack:
         if rank == 0:
-            stack.enter_context(store.only_writer(path))
-            store.start_run(path, settings, plan, recipe.facts, resume=options.resume)
+            stack.enter_context(writing.only_writer(path))
+            writing.start_run(path, settings, plan, recipe.facts, resume=options.resume)
         wait_for_all()
-        run = store.Run(path, plan)
+        run = writing.Run(path, plan)
         done = _done(run)
         left = [k for k in range(len(plan)) if k not in done]
         wait_for_all()
@@ -106,7 +106,7 @@ def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Namesp
         wait_for_all()
 
 
-def _done(run: store.Run) -> set[int]:
+def _done(run: writing.Run) -> set[int]:
     """Shards that need not be written (again); what failed may succeed now."""
     states = {
         number: [one["status"] for one in said["statuses"].values()]
@@ -123,10 +123,11 @@ def in_shards(samples: list[Sample], options: Namespace) -> list[list[Sample]]:
 
 def _settings(options: Namespace) -> dict:
     names = ("seed", "batch_size", "max_memory", "no_images")
+    on_cpu = options.device == "cpu" or not torch.cuda.is_available()
     return {name: getattr(options, name) for name in names} | {
         "data": f"{options.data}/{options.split}",
         "packages": {name: version(name) for name in PACKAGES},
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if on_cpu else None,  # sums in another order
     }
 
 
@@ -172,7 +173,7 @@ def _save_images(path: Path, samples: list[Sample], sizes: dict[str, tuple[int, 
             open_image(sample.image).resize(sizes[sample.id]).save(target)
 
 
-def _finish(run: store.Run, samples: list[Sample], recipe: Recipe) -> None:
+def _finish(run: writing.Run, samples: list[Sample], recipe: Recipe) -> None:
     try:
         opened = store.open_run(run.path, partial=True)
     except store.Empty as error:
@@ -235,7 +236,7 @@ def counts(paths: list[Path]) -> dict[str, int]:
     found = Counter(
         one["status"]
         for path in paths
-        for said in store.Run(path, store.read_manifest(path)["shards"]).confirmations().values()
+        for said in writing.Run(path, store.read_manifest(path)["shards"]).confirmations().values()
         for one in said["statuses"].values()
     )
     return {name: found[name] for name in ("ok", "skipped", "failed")}

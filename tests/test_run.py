@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import interp
-from interp import labels, maps, measures, stats, store
+from interp import labels, maps, measures, stats, store, writing
 from interp.stacking import stack
 from tests.writer import facts, one_sample
 
@@ -24,7 +24,7 @@ def written(tmp_path):
         "c": one_sample(2, 15, 2),
     }
     plan = [["a", "b"], ["c"]]
-    run = store.start_run(tmp_path / "run", {"model": "m", "dtype": "float32"}, plan)
+    run = writing.start_run(tmp_path / "run", {"model": "m", "dtype": "float32"}, plan)
     statuses = {name: {"status": "ok", "reason": ""} for name in made}
     shards = [stack([made["a"], made["b"]], facts(["a", "b"])), stack([made["c"]], facts(["c"]))]
     for number, (names, shard) in enumerate(zip(plan, shards, strict=True)):
@@ -64,16 +64,16 @@ def test_what_the_manifest_does_not_confirm_is_not_opened(written, tmp_path):
         interp.open_run(path)
     with pytest.raises(ValueError, match="a run with a manifest"):
         interp.open_run(tmp_path / "nothing")
-    store.start_run(tmp_path / "empty", {}, []).finish({})
+    writing.start_run(tmp_path / "empty", {}, []).finish({})
     with pytest.raises(ValueError, match="a sample that could be measured"):
         interp.open_run(tmp_path / "empty")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     with pytest.raises(ValueError, match="an empty folder or a run"):
-        store.start_run(tmp_path / "thesis", {}, [])
+        writing.start_run(tmp_path / "thesis", {}, [])
     (tmp_path / "thesis" / "manifest.json").write_text('{"name": "an extension"}')
     with pytest.raises(ValueError, match="an empty folder or a run"):
-        store.start_run(tmp_path / "thesis", {}, [])
+        writing.start_run(tmp_path / "thesis", {}, [])
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp import store
+from interp import store, writing
 from interp.stacking import stack
 from tests import writer
 
@@ -138,7 +138,7 @@ def test_a_read_only_folder_is_an_error(tmp_path, tried):
 
 
 def _hold(path: Path, is_held, go) -> None:
-    with store.only_writer(path):
+    with writing.only_writer(path):
         is_held.set()
         go.wait(60)
 
@@ -149,11 +149,11 @@ def test_a_second_writer_is_refused(tmp_path, run, tried):
     first = context.Process(target=_hold, args=(run, is_held, go))
     first.start()
     assert is_held.wait(60)
-    with pytest.raises(ValueError, match="to be its only writer"), store.only_writer(run):
+    with pytest.raises(ValueError, match="to be its only writer"), writing.only_writer(run):
         pass
     first.kill()
     first.join()
-    with store.only_writer(run):  # the lock went with the process
+    with writing.only_writer(run):  # the lock went with the process
         pass
     tried("two commands that write one run", 1, "the second is refused; a killed one holds nothing")
 
@@ -162,10 +162,10 @@ def test_other_settings_or_samples_are_not_gone_on_with(run):
     plan = writer.plan()
     for other, shards in (({"seed": 1}, plan), ({}, plan[:2])):
         with pytest.raises(ValueError, match="the run that is there to go on with"):
-            store.start_run(run, writer.SETTINGS | other, shards, resume=True)
-    again = store.start_run(run, writer.SETTINGS, plan, resume=True)
+            writing.start_run(run, writer.SETTINGS | other, shards, resume=True)
+    again = writing.start_run(run, writer.SETTINGS, plan, resume=True)
     assert list(again.confirmed()) == [0, 1, 2, 3]
-    store.start_run(run, writer.SETTINGS, plan)
+    writing.start_run(run, writer.SETTINGS, plan)
     with pytest.raises(ValueError, match="a finished run, got one that was cut off"):
         interp.open_run(run)
 
@@ -185,7 +185,7 @@ def test_an_unfinished_run_opens_in_part_lazily_with_dask(tmp_path, monkeypatch,
     if not has_dask:
         monkeypatch.setattr(store, "find_spec", lambda name: None)
     path = tmp_path / "run"
-    run = store.start_run(path, writer.SETTINGS, writer.plan())
+    run = writing.start_run(path, writer.SETTINGS, writer.plan())
     for number in (2, 0):
         statuses = {name: {"status": "ok", "reason": ""} for name in run.shards[number]}
         run.commit(number, writer.shard(number), {"statuses": statuses})
@@ -203,7 +203,7 @@ def test_what_is_stored_comes_back(tmp_path, sizes, shard_size):
     made = {f"s{k}": writer.one_sample(*size, seed=k) for k, size in enumerate(sizes)}
     names = list(made)
     plan = [names[k : k + shard_size] for k in range(0, len(names), shard_size)]
-    run = store.start_run(tmp_path / "run", {}, plan)
+    run = writing.start_run(tmp_path / "run", {}, plan)
     for number, some in enumerate(plan):
         shard = stack([made[name] for name in some], writer.facts(some))
         run.commit(number, shard, {"statuses": {}})

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from interp import labels, store
+from interp import labels, store, writing
 from interp.stacking import stack
 
 N_SHARDS = 4
@@ -72,8 +72,8 @@ def shard(number: int) -> xr.Dataset:
 
 def write(path: Path, shards: list[xr.Dataset]) -> None:
     """What `analyses.shards.write_run` does, with shards that are there already."""
-    with store.only_writer(path):
-        run = store.start_run(path, SETTINGS, plan(), resume=True)
+    with writing.only_writer(path):
+        run = writing.start_run(path, SETTINGS, plan(), resume=True)
         done = run.confirmed()
         for number, names in enumerate(plan()):
             if number not in done:
@@ -98,6 +98,11 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
+def n_files(path: Path) -> int:
+    """While others write and rename."""
+    return sum(len(files) for _, _, files in os.walk(path))
+
+
 def opens(path: Path) -> bool:
     try:
         store.open_run(path).load()
@@ -107,18 +112,20 @@ def opens(path: Path) -> bool:
 
 
 def kills(folder: Path, count: int, seed: int) -> dict[str, int]:
-    """Kills a writer at a random moment, looks whether the run opens, and lets another go on."""
+    """Kills a writer after a random number of files, looks if the run opens, lets another go on."""
     shards = [shard(k) for k in range(N_SHARDS)]
-    start = time.monotonic()
     assert os.waitpid(in_a_fork(lambda: write(folder / "whole", shards)), 0)[1] == 0
-    seconds = time.monotonic() - start
     whole, rng = contents(folder / "whole"), random.Random(seed)
     found = {"kills": count, "midway": 0, "opened_incomplete": 0, "differ_after_resuming": 0}
     for k in range(count):
         path = folder / f"run{k}"
         child = in_a_fork(lambda path=path: write(path, shards))
-        time.sleep(rng.random() * seconds)
-        os.kill(child, signal.SIGKILL)
+        enough = rng.randrange(1, len(whole))
+        until = time.monotonic() + 120
+        while n_files(path) < enough:
+            assert time.monotonic() < until, "the writer does not write"
+            time.sleep(rng.random() * 1e-3)
+        os.kill(child, signal.SIGKILL)  # still there: nobody has waited for it
         os.waitpid(child, 0)
         is_whole = path.is_dir() and contents(path) == whole
         found["midway"] += not is_whole
