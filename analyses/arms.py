@@ -17,7 +17,7 @@ def open_arms(path: Path) -> xr.Dataset:
     Raises:
         ValueError: no run, one that cannot be opened, or runs on other samples or data.
     """
-    runs = [interp.open_run(one) for one in runs_in(path)]
+    runs = [interp.open_run(one).load() for one in runs_in(path)]
     if not runs:
         raise ValueError(f"{path}: expected runs 0, 1, … of models before and after, got none")
     for run in runs[1:]:

@@ -20,7 +20,7 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     Raises:
         ValueError: a run that cannot be opened.
     """
-    run = interp.open_run(run_path)
+    run = interp.open_run(run_path).load()
     found = map_findings.find(run)
     out.mkdir(parents=True, exist_ok=True)
     images = save_figures(map_figures.draw(found, run_path), out / "figures")

@@ -98,7 +98,7 @@ def test_intervals_cover_the_mean_of_a_known_law(law, tried):
     draws = xr.DataArray(draw((trials, 100)), dims=("trial", "sample"))
     found = stats.mean_interval(draws)
     assert found["estimate"].dims == ("trial",)
-    covered = float(((found["lower"] < mean) & (found["upper"] > mean)).mean())
+    covered = float(((found["lower"] <= mean) & (found["upper"] >= mean)).mean())
     assert low < covered < high, (law, covered)
     np.testing.assert_allclose(found["estimate"], draws.mean("sample"))
     tried("intervals of 95 % on known laws, 100 images each", trials,
