@@ -65,7 +65,8 @@ def read_manifest(path: Path) -> dict:
 def open_run(path: str | Path, *, check: str = "bytes", partial: bool = False) -> xr.Dataset:
     """All shards of a run as one dataset, joined along sample and target.
 
-    Lazy where dask is installed. Attributes: settings, provenance, and of every sample its status.
+    Where dask is installed, all but labels and facts of samples is read when it is used.
+    Attributes: settings, provenance, and of every sample its status.
 
     Args:
         path: of the run.
@@ -101,8 +102,16 @@ def open_run(path: str | Path, *, check: str = "bytes", partial: bool = False) -
         ]
     if not opened:
         raise Empty(path, attributes)
-    dataset = join(opened)
+    dataset = _with_labels(join(opened))
     dataset.attrs = attributes | (manifest["attributes"] or {})
+    return dataset
+
+
+def _with_labels(dataset: xr.Dataset) -> xr.Dataset:
+    """What one selects and groups by, in memory; it is small, and dask does not group by itself."""
+    for name, array in dataset.variables.items():
+        if array.dims == ("sample",) or (name in dataset.coords and array.ndim <= 1):
+            dataset[name].load()
     return dataset
 
 

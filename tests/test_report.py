@@ -272,7 +272,7 @@ def test_two_models_on_the_same_texts(out, tmp_path):
     means = []
     for run in (first, second):
         totals = run["total"].sel(source_set="image").where(run["target_role"] == "answer")
-        means.append(totals.groupby("target_sample").mean().mean().item())
+        means.append(float(totals.groupby("target_sample").mean().mean()))
     assert total.difference_estimate == pytest.approx(means[1] - means[0], abs=1e-5)
     assert abs(total.difference_estimate) > 1e-3
     assert "Two models on the same texts" in (tmp_path / "out/index.html").read_text()

@@ -192,6 +192,9 @@ def test_an_unfinished_run_opens_in_part_lazily_with_dask(tmp_path, monkeypatch,
     found = interp.open_run(path, partial=True)
     assert found["sample"].values.tolist() == [*run.shards[0], *run.shards[2]]
     assert bool(found["direct"].chunks) == has_dask
+    means = found["total"].sel(source_set="image").groupby("target_role").mean()
+    assert np.isfinite(means).all() and means.sizes["target_role"] == 2
+    assert found["family"].isel(sample=0).item() == "sum"
     np.testing.assert_array_equal(found["total"].isel(target=slice(0, 6)), writer.shard(0)["total"])
 
 

@@ -41,7 +41,7 @@ def made_run(share, total=4.0, n_images=120, spread=1.0, seed=0, sinks=True):
             "norm": ["live", "frozen"],
             "gauge": ["centered", "contrast"],
             "source_role": ("source", ["image"]),
-            "is_sink": (("sample", "source"), np.full((n_images, 1), sinks)),
+            "n_sinks": ("sample", np.full(n_images, int(sinks))),
             "target_role": ("target", roles * n_images),
             "target_sample": ("target", names),
         },
@@ -74,7 +74,7 @@ def test_one_cell_that_disagrees_is_named():
     assert found.decision == "not shown" and found.strict_decision == "supported"
     assert "twin, contrast, frozen" in found.reason
     assert "22 of 24 cells" in found.reason  # with and without sinks
-    run["is_sink"] = xr.zeros_like(run["is_sink"])
+    run["n_sinks"] = xr.zeros_like(run["n_sinks"])
     assert "11 of 12 cells" in headline(run).reason
 
 

@@ -53,7 +53,7 @@ def as_id(*parts) -> str:
     return re.sub(r"[^\w.-]+", "_", "-".join(map(str, parts))).lstrip(".")[:200] or "_"
 
 
-def encoded(image: dict) -> Path | bytes:
+def encoded(image: dict | None) -> Path | bytes:
     """An image as `datasets` stores it: its file's content, or where that is.
 
     Raises:
