@@ -9,6 +9,7 @@ SHAPES = {
     "toy": (4, 2, 64, 96, 500, 2, True),
 }
 TEXT_TOKENS = 12
+CELL = 28  # pixels of a visual token's side
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def make_batch(model, n_tokens: int):
     n_visual = side * side
     config, device = model.config, model.device
     ids = torch.randint(1, config.text_config.vocab_size - 10, (1, n_tokens), device=device)
+    ids[(ids == config.image_token_id) | (ids == config.video_token_id)] = 1
     ids[0, 2 : 2 + n_visual] = config.image_token_id
     return {
         "input_ids": ids,
@@ -75,3 +77,43 @@ def make_batch(model, n_tokens: int):
         "pixel_values": torch.randn(4 * n_visual, 1176, device=device, dtype=model.dtype),
         "image_grid_thw": torch.tensor([[1, 2 * side, 2 * side]], device=device),
     }
+
+
+def as_vlm(model, n_visual: int):
+    """The model with the embedded model's processor, which sees images of up to n_visual cells."""
+    from interp import weights
+    from interp.model import VLM, base_model
+
+    side = CELL * int(n_visual**0.5)
+    small = weights.load("tiny", device="cpu", max_pixels=side**2)
+    for name in ("image", "video", "vision_start", "vision_end"):
+        token_id = getattr(small.model.config, f"{name}_token_id")
+        setattr(base_model(model).config, f"{name}_token_id", token_id)
+    return VLM(model, small.processor, "random", "plain", "random weights")
+
+
+def make_sample(n_visual: int):
+    """A square picture of noise, about n_visual cells large, with a question and a box."""
+    import numpy as np
+    from PIL import Image
+
+    from interp.sample import Sample
+
+    side = CELL * int(n_visual**0.5)
+    pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    boxes = np.array([[0.2, 0.2, 0.6, 0.5]])
+    return Sample("noise", Image.fromarray(pixels), "which digit is red?", "7", boxes=boxes)
+
+
+def make_text(processor, n_tokens: int, n_answer: int = 8):
+    """A completion of n_tokens tokens, all thinking but the tags, the answer and the end."""
+    from interp import inputs
+
+    tokenizer = processor.tokenizer
+    word, opening, closing = (
+        tokenizer(text, add_special_tokens=False).input_ids
+        for text in ("digit", "<think>\n", "\n</think>\n")
+    )
+    n_thinking = n_tokens - len(opening) - len(closing) - n_answer - 1
+    words = [*word[:1] * n_thinking, *closing, *word[:1] * n_answer]
+    return inputs.completion(tokenizer, [*opening, *words, tokenizer.eos_token_id])

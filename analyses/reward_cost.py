@@ -3,23 +3,26 @@
 A step is, per completion: the prompt's prefill, as many decoding steps as the completion has tokens
 (a group of completions at a time, as Hugging Face's generation does it), the reference's forward,
 and the policy's forward and backward with LoRA and gradient checkpointing. What grows with the
-decoder's layers is measured at two depths and extended to the model's own.
+decoder's layers is measured at two depths and extended to the model's own; on a GPU the whole model
+and the whole generation are measured.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
-from analyses.random_models import SHAPES, Setting, make_model
+from analyses.random_models import SHAPES, Setting, as_vlm, make_model, make_sample, make_text
 from analyses.timing import seconds
 
 DEPTHS = (1, 3)
 GROUP = 8  # completions of a prompt that are decoded together
 N_DECODED = 4  # decoding steps that are timed
-N_ANSWER = 8
 RULES = ("direct", "effect")
 
 
-def reward_cost(setting: Setting, n_prompt: int, n_new: int, repeats: int) -> dict:
+def reward_cost(
+    setting: Setting, n_prompt: int, n_new: int, repeats: int, *, is_extended: bool = True
+) -> dict:
     """Seconds of every part of a step per completion, and what each reward adds, as a share.
 
     Args:
@@ -27,20 +30,27 @@ def reward_cost(setting: Setting, n_prompt: int, n_new: int, repeats: int) -> di
         n_prompt: visual tokens of the prompt, about.
         n_new: tokens of a completion.
         repeats: rounds, of which the median counts.
+        is_extended: measure two shallow models and a few decoding steps, and extend; otherwise all
+            layers and a whole generation are measured.
     """
-    by_depth = {}
-    for depth in DEPTHS:
-        by_depth[depth] = _parts(replace(setting, layers=depth), n_prompt, n_new, repeats)
-    shallow, deep = (by_depth[depth] for depth in DEPTHS)
     layers = SHAPES[setting.shape][5]
-    whole = {}
-    for name, first in shallow.items():
-        per_layer = (deep[name] - first) / (DEPTHS[1] - DEPTHS[0])
-        whole[name] = first + per_layer * (layers - DEPTHS[0])
-    step = sum(whole[name] for name in ("prefill", "decoding", "reference", "training"))
+    depths = DEPTHS if is_extended else (layers,)
+    by_depth = {}
+    for depth in depths:
+        here = replace(setting, layers=depth)
+        by_depth[depth] = _parts(here, n_prompt, n_new, repeats, is_extended=is_extended)
+    whole = by_depth[depths[-1]]
+    if is_extended:
+        shallow, deep = (by_depth[depth] for depth in depths)
+        whole = {}
+        for name, first in shallow.items():
+            per_layer = (deep[name] - first) / (depths[1] - depths[0])
+            whole[name] = first + per_layer * (layers - depths[0])
+    step = sum(seconds for name, seconds in whole.items() if name not in RULES)
     return {
         "layers": layers, "prompt": n_prompt, "new_tokens": n_new, "group": GROUP,
-        "measured_seconds": by_depth, "extended_seconds": whole, "step_seconds": step,
+        "is_extended": is_extended, "measured_seconds": by_depth, "step_parts_seconds": whole,
+        "step_seconds": step,
         "added": {rule: whole[rule] / step for rule in RULES},
         "added_without_decoding": {
             rule: whole[rule] / (step - whole["decoding"]) for rule in RULES
@@ -48,52 +58,51 @@ def reward_cost(setting: Setting, n_prompt: int, n_new: int, repeats: int) -> di
     }  # fmt: skip
 
 
-def _parts(setting: Setting, n_prompt: int, n_new: int, repeats: int) -> dict[str, float]:
+def _parts(
+    setting: Setting, n_prompt: int, n_new: int, repeats: int, *, is_extended: bool
+) -> dict[str, float]:
     """Seconds per completion at one depth."""
     vlm, sample, text = _case(setting, n_prompt, n_new)
     todo = _tasks(vlm, sample, text, n_new)
+    name, per_completion = "decoding", n_new / N_DECODED / GROUP
+    if not is_extended:
+        del todo["prefill"]  # generation has one of its own
+        todo["decoding"], per_completion = _generation(vlm, sample, n_new), 1 / GROUP
     for task in todo.values():
         task()
     rounds = [{k: seconds(t, setting.device) for k, t in todo.items()} for _ in range(repeats)]
-    found = {name: median(one[name] for one in rounds) for name in todo}
-    found["decoding"] *= n_new / N_DECODED / GROUP
+    found = {one: median(every[one] for every in rounds) for one in todo}
+    found[name] *= per_completion
     return found
 
 
-def _case(setting: Setting, n_prompt: int, n_new: int):
-    """A random model that reads the embedded processor's tokens, with LoRA, and one completion."""
-    import numpy as np
+def _generation(vlm, sample, n_new: int) -> Callable[[], None]:
+    """A group of completions of full length, sampled as TRL has them sampled."""
     import torch
+
+    from interp import inputs
+
+    prompt = inputs.prompts(vlm.processor, [(sample.image, sample.question)] * GROUP, None)
+    prompt = prompt.to(vlm.device)
+
+    def generate():
+        with torch.no_grad():
+            made = vlm.model.generate(
+                **prompt, do_sample=True, max_new_tokens=n_new, min_new_tokens=n_new
+            )
+        assert made.shape == (GROUP, prompt["input_ids"].shape[1] + n_new)
+
+    return generate
+
+
+def _case(setting: Setting, n_prompt: int, n_new: int):
+    """A random policy with LoRA on the embedded processor's tokens, and one completion."""
     from peft import LoraConfig, get_peft_model
-    from PIL import Image
 
-    from interp import inputs, weights
-    from interp.model import VLM
-    from interp.sample import Sample
-
-    cell = 28
-    side = int(n_prompt**0.5)
-    small = weights.load("tiny", device="cpu", max_pixels=(side * cell) ** 2)
-    processor, made = small.processor, make_model(setting)
-    for name in ("image_token_id", "video_token_id", "vision_start_token_id",
-                 "vision_end_token_id"):  # fmt: skip
-        setattr(made.config, name, getattr(small.model.config, name))
     config = LoraConfig(r=16, target_modules=["q_proj", "v_proj"])
-    policy = get_peft_model(made, config)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 255, (side * cell, side * cell, 3), dtype=np.uint8)
-    boxes = np.array([[0.2, 0.2, 0.6, 0.5]])
-    sample = Sample("one", Image.fromarray(pixels), "which digit is red?", "7", boxes=boxes)
-    tokenizer = processor.tokenizer
-    word = tokenizer("digit", add_special_tokens=False).input_ids[:1]
-    opening, closing = (
-        tokenizer(tag, add_special_tokens=False).input_ids for tag in ("<think>\n", "\n</think>\n")
-    )
-    n_thinking = n_new - len(opening) - len(closing) - N_ANSWER - 1
-    ids = [*opening, *word * n_thinking, *closing, *word * N_ANSWER, tokenizer.eos_token_id]
-    with torch.no_grad():
-        vlm = VLM(policy, processor, "random", "plain", "")
-    return vlm, sample, inputs.completion(tokenizer, ids)
+    policy = get_peft_model(make_model(setting), config)
+    vlm = as_vlm(policy, n_prompt)
+    return vlm, make_sample(n_prompt), make_text(vlm.processor, n_new)
 
 
 def _tasks(vlm, sample, text, n_new: int) -> dict:

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from analyses.random_models import Setting, make_batch, make_model
+from analyses.random_models import Setting, as_vlm, make_batch, make_model, make_sample, make_text
 
 EXTRACTIONS = ("ledger", "effects", "shapley", "first_order", "patch_effects")
+BATCHED = ("ledger of a batch", "effects of a batch", "first_order of a batch")
+MAP_KINDS = ("direct", "bottleneck", "effect")
+MAP_TEXT_TOKENS = 60  # about what stands around the picture
 
 
 def tasks(model, setting: Setting) -> dict[str, Callable]:
@@ -42,8 +45,43 @@ def tasks(model, setting: Setting) -> dict[str, Callable]:
         "shapley": lambda: extract.shapley(model, batch, references={"one": content}, **asked),
         "first_order": lambda: extract.first_order(model, batch, **asked),
         "patch_effects": lambda: extract.patch_effects(model, batch, positions=rows[-1:]),
-        "forward of a batch": lambda: _forward(model, _repeated(batch, setting.sequences)),
-        "ledger of a batch": lambda: _ledgers(model, batch, rows, setting.sequences),
+        **_batch_tasks(model, batch, asked | {"sources": sources}, setting.sequences),
+    }
+
+
+def _batch_tasks(model, batch: dict, asked: dict, n_sequences: int) -> dict[str, Callable]:
+    """A plain forward and extractions of several equal sequences at once."""
+    import torch
+
+    from interp.extract import each
+
+    several = {name: torch.cat([value] * n_sequences) for name, value in batch.items()}
+
+    def extraction(name: str, *own: str, **options) -> Callable:
+        samples = [(batch, {key: asked[key] for key in own})] * n_sequences
+        return lambda: list(each(name, model, samples, max_memory=2**50, **options))
+
+    return {
+        "forward of a batch": lambda: _forward(model, several),
+        "ledger of a batch": extraction("ledger", "positions", detail="tokens"),
+        "effects of a batch": extraction("effects", "positions", "sources"),
+        "first_order of a batch": extraction("first_order", "positions"),
+    }
+
+
+def map_tasks(model, setting: Setting) -> dict[str, Callable]:
+    """Saliency maps of a picture and a text, and a plain forward over the same tokens."""
+    from interp import extract, inputs
+
+    n_visual = setting.tokens - MAP_TEXT_TOKENS
+    vlm, sample = as_vlm(model, n_visual), make_sample(n_visual)
+    text = make_text(vlm.processor, 24)
+    batch = inputs.teacher_forced(vlm.processor, sample, None, text).batch
+    batch = {name: value.to(vlm.device) for name, value in batch.items()}
+    options = {"completion": text, "max_targets": setting.targets}
+    return {
+        "forward of a text": lambda: _forward(model, batch),
+        "maps": lambda: extract.maps(vlm, sample, kinds=MAP_KINDS, **options),
     }
 
 
@@ -52,32 +90,6 @@ def _forward(model, batch) -> None:
 
     with torch.no_grad():
         model(**batch, use_cache=True, logits_to_keep=1)
-
-
-def _repeated(batch: dict, n_sequences: int) -> dict:
-    import torch
-
-    return {name: torch.cat([value] * n_sequences) for name, value in batch.items()}
-
-
-def _ledgers(model, batch, rows: list[int], n_sequences: int) -> None:
-    """What `interp.extract.each` does with one batch, without a processor."""
-    import torch
-
-    from interp.extract.asked import read_in
-    from interp.extract.ledger import ledgers_of
-    from interp.prefill import prefills
-    from interp.query import ask
-
-    queries = [ask(model, batch, positions=rows) for _ in range(n_sequences)]
-    with torch.no_grad():
-        filled = prefills(model, [q.batch for q in queries], [q.rows for q in queries])
-        made = [
-            read_in(query, one, "centered", None)
-            for query, one in zip(queries, filled.sequences, strict=True)
-        ]
-        how = {"detail": "tokens", "include_value_bias": False}
-        ledgers_of(made, filled, [how] * n_sequences)
 
 
 def seconds(function: Callable, device: str) -> float:
@@ -122,7 +134,11 @@ def paired(name: str, todo: dict[str, Callable], repeats: int, device: str) -> d
         names = [name, "decoder", "forward"]
         times, decoder, forward = in_turns(names, todo, repeats, device).values()
         return compared([a - b for a, b in zip(times, forward, strict=True)], decoder)
-    against = "forward of a batch" if name == "ledger of a batch" else "forward"
+    against = "forward"
+    if name.endswith("of a batch"):
+        against = "forward of a batch"
+    if name == "maps":
+        against = "forward of a text"
     return compared(*in_turns([name, against], todo, repeats, device).values())
 
 
@@ -138,15 +154,22 @@ def _peak(setting: Setting, name: str) -> dict[str, int]:
     torch.set_num_threads(setting.threads)
     model = make_model(setting)
     todo = tasks(model, setting)
-    if setting.device != "cpu":
+    return peak_of(todo[name], setting.device)
+
+
+def peak_of(task: Callable, device: str) -> dict[str, int]:
+    """Peak bytes of this process (of the allocator on a GPU) during a task, and before it."""
+    import torch
+
+    if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        todo[name]()
+        task()
         return {"peak": torch.cuda.max_memory_allocated(), "before": before}
     # Making the model needs more than running it: the peak counts from here on.
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    todo[name]()
+    task()
     return {"peak": _status("VmHWM"), "before": before}
 
 

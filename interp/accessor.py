@@ -5,15 +5,13 @@
     ds.vlm.plot("answer", image=sample.image, boxes=sample.boxes)
     ds.vlm.strip()                                    # what the image gives to every token
 
-It reads what is in the dataset and computes no model; `import interp` registers it.
+It reads what is in the dataset and computes no model; `import interp` registers it. What draws is
+imported when something is drawn.
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 
-from interp import plots
 from interp.maps import holistic, one_map, token_map
 
 
@@ -69,9 +67,9 @@ class Pictures:
         *,
         image=None,
         boxes=None,
-        ax: Axes | None = None,
+        ax=None,
         limit: float = 0.0,
-    ) -> Axes:
+    ):
         """A map as a picture: signed without an image, its positive part over the image with one.
 
         Args:
@@ -84,6 +82,10 @@ class Pictures:
         Raises:
             ValueError: as `map`.
         """
+        import matplotlib.pyplot as plt
+
+        from interp import plots
+
         found = self.map(target, kind)
         ax = plt.subplots(figsize=(3.2, 3.2))[1] if ax is None else ax
         boxes = np.zeros((0, 4)) if boxes is None else boxes
@@ -93,7 +95,7 @@ class Pictures:
         aspect = found.sizes["row"] / found.sizes["column"]
         return plots.signed_map(found, boxes, ax, limit=top, aspect=aspect)
 
-    def strip(self, kind: str | None = None, *, ax: Axes | None = None, limit: float = 0.0) -> Axes:
+    def strip(self, kind: str | None = None, *, ax=None, limit: float = 0.0):
         """Thinking and answer tokens, coloured by what the whole image gives to each, in logits.
 
         Args:
@@ -102,6 +104,10 @@ class Pictures:
         Raises:
             ValueError: as `map`.
         """
+        import matplotlib.pyplot as plt
+
+        from interp import plots
+
         self.map(0, kind)  # says what is missing
         kind = kind or self.kinds[0]
         ds = self._dataset

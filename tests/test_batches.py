@@ -70,6 +70,29 @@ def test_batches_of_random_models_equal_one_at_a_time(odd_model, processor, samp
             assert_same(one, other, bound=1e-6)
 
 
+@pytest.mark.parametrize("name", ["ledger", "effects", "first_order"])
+def test_batches_of_a_bare_model_equal_one_at_a_time(odd_model, processor, name):
+    made = [odd_models.batch(processor, index, padding) for index, padding in ((0, 0), (3, 2))]
+    lengths = [batch["input_ids"].shape[1] for batch in made]
+    asked = [{"positions": [n - 5, n - 2]} for n in lengths]
+    alone = [
+        getattr(interp.extract, name)(odd_model, batch, **own)
+        for batch, own in zip(made, asked, strict=True)
+    ]
+    together = interp.extract.each(name, odd_model, zip(made, asked, strict=True))
+    assert lengths[0] != lengths[1]
+    for one, other in zip(together, alone, strict=True):
+        assert_same(one, other, bound=1e-6)
+
+
+def test_a_bare_models_batch_that_is_too_large_is_refused(odd_model, processor):
+    batch = odd_models.batch(processor)
+    with pytest.raises(ValueError, match="a batch: expected a sample that needs at most"):
+        list(interp.extract.each("ledger", odd_model, [(batch, {"positions": [9]})], max_memory=1))
+    with pytest.raises(ValueError, match="a batch: expected options of a sample's own"):
+        list(interp.extract.each("ledger", odd_model, [(batch, {"gauge": "raw"})]))
+
+
 @pytest.mark.parametrize(
     "options",
     [

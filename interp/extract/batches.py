@@ -1,11 +1,12 @@
 """Extraction from many samples, batches packed into a budget of memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 
 import torch
 import xarray as xr
+from torch import nn
 
 from interp.checks import check_length
 from interp.extract.asked import read_in
@@ -47,8 +48,8 @@ MOST_VARIANTS = 1 + len(SOURCE_SETS) + len(("image" + SINKLESS, "evidence" + SIN
 
 def each(
     name: str | list[tuple[str, dict]],
-    vlm: VLM,
-    samples: Iterable[Sample | tuple[Sample, dict]],
+    vlm: VLM | nn.Module,
+    samples: Iterable,
     *,
     max_memory: int = 2 * 2**30,
     **options,
@@ -62,7 +63,8 @@ def each(
     Args:
         name: of an extraction; or several with their options, [("ledger", {}), ("effects",
             {"mode": "mean"}), …], which then share one forward: a tuple per sample.
-        vlm: a loaded model.
+        vlm: a loaded model; or a Hugging Face model, whose samples are the processor's batches of
+            one sequence each, with positions= among their own options.
         samples: samples, or (sample, options) where a sample has options of its own: completion=,
             positions=, targets=, foils=, sources=, reference= or references=.
         max_memory: bytes that a batch may need besides the model, by `interp.memory`'s estimate.
@@ -93,11 +95,12 @@ def each(
     return (found for (found,) in batched)
 
 
-def _pair(given: Sample | tuple[Sample, dict]) -> tuple[Sample, dict]:
+def _pair(given) -> tuple[Sample | Mapping, dict]:
     sample, own = given if isinstance(given, tuple) else (given, {})
     if set(own) - set(OWN):
+        name = sample.id if isinstance(sample, Sample) else "a batch"
         raise ValueError(
-            f"{sample.id}: expected options of a sample's own out of {OWN}, got {sorted(own)}; "
+            f"{name}: expected options of a sample's own out of {OWN}, got {sorted(own)}; "
             "pass the others to all samples alike"
         )
     return sample, own
@@ -113,10 +116,13 @@ class _Waiting:
     load: Load
 
 
-def _batched(calls, vlm: VLM, pairs, max_memory: int) -> Iterator[tuple[xr.Dataset, ...]]:
+def _batched(
+    calls, vlm: VLM | nn.Module, pairs, max_memory: int
+) -> Iterator[tuple[xr.Dataset, ...]]:
     """Packs samples in order; a batch is computed when the next one would not fit."""
     waiting: list[_Waiting] = []
-    size = next(vlm.model.parameters()).element_size()
+    model = vlm.model if isinstance(vlm, VLM) else vlm
+    size = next(model.parameters()).element_size()
     for sample, options in pairs:
         try:
             one = _packed(calls, vlm, sample, options)
@@ -135,7 +141,7 @@ def _batched(calls, vlm: VLM, pairs, max_memory: int) -> Iterator[tuple[xr.Datas
     yield from _computed(calls, waiting)
 
 
-def _packed(calls, vlm: VLM, sample: Sample, options: dict) -> _Waiting:
+def _packed(calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict) -> _Waiting:
     """A sample's question, with settings and load."""
     every = []
     for name, own in calls:
@@ -165,7 +171,7 @@ def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
     )
     if least > max_memory:
         raise ValueError(
-            f"{query.attributes['sample']}: expected a sample that needs at most "
+            f"{query.attributes.get('sample', 'a batch')}: expected a sample that needs at most "
             f"max_memory={max_memory} bytes, got {least} for {load.n_tokens} tokens and "
             f"{load.n_targets} targets; raise max_memory, lower max_pixels or pass positions="
         )

@@ -1,0 +1,154 @@
+r"""Everything that is to be measured on a GPU, most wanted first, within some minutes.
+
+    python -m analyses.benchmarks.gpu --minutes 8
+
+Exactness tests on the device; certificates of a random model of 3B's shape; speed and memory of
+every extraction at 3B's and 7B's full depth; a profile of one ledger; the saliency reward's share
+of a GRPO step. Writes one JSON file a device, renewed while it runs, and stops by itself in time: a
+step that is out of time is stopped, and what it has measured stays.
+
+`python -m analyses.benchmarks.wheels` packs what a machine without a package index lacks.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from analyses.benchmarks import steps
+from analyses.benchmarks.steps import STEPS
+
+PRELOADED = ["analyses.timing", "interp.validate"]
+SHARES = {"exactness": 0.2, "certificate": 0.2, "3b": 0.4, "profile": 0.1, "reward": 0.25}
+"""Most of the minutes that a step may take; the others may take what is left."""
+POLL_SECONDS = 0.2
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=8.0, help="when to stop (default: 8)")
+    add("--device", default="cuda", help="(default: cuda)")
+    add("--steps", nargs="+", choices=list(STEPS)[1:], default=list(STEPS)[1:], metavar="STEP",
+        help=f"some of {', '.join(list(STEPS)[1:])} (default: all)")  # fmt: skip
+    add("--toy", action="store_true", help="toy sizes, to try the command itself")
+    add("--out", type=Path, default=Path("reports/benchmarks"), help="folder of the JSON file")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace, clock: Callable[[], float] = time.monotonic) -> dict:
+    """Runs the steps in order until the minutes are over.
+
+    Args:
+        options: of the command line.
+        clock: seconds of a clock that only goes forward.
+
+    Returns:
+        `machine` and, by step, `status` (done, failed, out of time, not started), `seconds`, and
+        its `records`.
+    """
+    end = clock() + 60 * options.minutes
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = {"minutes": options.minutes, "steps": {}}
+    for name in ("machine", *options.steps):
+        found["steps"][name] = {"status": "not started", "seconds": 0.0, "records": []}
+    for name, step in found["steps"].items():
+        if "machine" not in found and name != "machine":
+            break
+        left = end - clock()
+        if left <= 0:
+            continue
+        limit = min(left, SHARES.get(name, 1.0) * 60 * options.minutes)
+        step.update(_run_step(name, options, limit, clock))
+        if name == "machine" and step["status"] == "done":
+            found["machine"] = step["records"][0]
+        if "machine" in found:
+            found["path"] = str(_write(found, options.out))
+        log = f"; {step['log'][-1]}" if step.get("log") else ""
+        print(f"{name}: {step['status']}, {len(step['records'])} records, "
+              f"{step['seconds']:.0f} s{log}", flush=True)  # fmt: skip
+    return found
+
+
+def _run_step(name: str, options: argparse.Namespace, limit: float, clock) -> dict:
+    """One step in a process of its own, stopped at its limit; its records, and why it ended."""
+    # Imports are done once, in a server that has never touched the device, and forked from there.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(PRELOADED)
+    with tempfile.TemporaryDirectory() as name_of_folder:
+        folder = Path(name_of_folder)
+        child = processes.Process(
+            target=steps.run_step,
+            args=(name, options.device, folder),
+            kwargs={"is_toy": options.toy},
+        )
+        start = clock()
+        child.start()
+        while child.is_alive() and clock() - start < limit:
+            child.join(POLL_SECONDS)
+        is_late = child.is_alive()
+        if is_late:
+            _stop(child)
+        found = {"status": "done", "seconds": clock() - start, "records": _records(folder)}
+        if is_late:
+            found["status"] = "out of time"
+        elif child.exitcode:
+            found["status"] = "failed"
+            found["log"] = (folder / "log").read_text().strip().splitlines()[-20:]
+    return found
+
+
+def _stop(child: BaseProcess) -> None:
+    """Ends a step and what it has started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has not become the head of a group yet
+        child.kill()
+    child.join()
+
+
+def _records(folder: Path) -> list[dict]:
+    """What a step has written; a line without an end was being written when it was stopped."""
+    path = folder / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _write(found: dict, folder: Path) -> Path:
+    """The JSON file, named by device."""
+    device = re.sub("[^a-z0-9]+", "-", found["machine"]["device"].lower()).strip("-")
+    path = folder / f"gpu-{device}.json"
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(found, indent=1) + "\n")
+    aside.replace(path)
+    return path
+
+
+def main() -> int:
+    """Runs, and says where the results are: 0 if every step was done, 3 if some were not."""
+    options = arguments()
+    found = run(options)
+    if "machine" not in found:
+        lines = found["steps"]["machine"].get("log", ["it ran out of time"])
+        print(f"error: expected a device {options.device!r}, got none: {lines[-1]}",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    missing = [name for name, step in found["steps"].items() if step["status"] != "done"]
+    ending = f"; not done: {', '.join(missing)}" if missing else ""
+    print(f"{found['path']}: {len(found['steps']) - len(missing)} steps done{ending}")
+    return 3 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
