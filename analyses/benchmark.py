@@ -111,7 +111,7 @@ def in_training(setting: Setting, options: argparse.Namespace) -> dict:
         print(
             f"{rule}: adds {100 * share:.1f} % to a step of {found['step_seconds']:.0f} s per "
             f"completion of {found['new_tokens']} tokens, of which decoding is "
-            f"{found['extended_seconds']['decoding']:.0f} s"
+            f"{found['step_parts_seconds']['decoding']:.0f} s"
         )
     return {"reward": found}
 
