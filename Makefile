@@ -53,8 +53,8 @@ arms: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml --saliency_weight 0 --output_dir runs/tiny-control
 
 tiny: setup
-	$(BIN)/python -m train.new_model runs/new
-	OMP_NUM_THREADS=2 $(BIN)/python -m train.vision runs/new --out runs/seeing
+	$(BIN)/python -m train.tiny.new_model runs/new
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.tiny.vision runs/new --out runs/seeing
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-sft.yaml
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml
 	$(BIN)/python -m train.evaluate runs/tiny-sft-2/final

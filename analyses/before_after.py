@@ -34,10 +34,10 @@ def main() -> int:
         command.refuse_several_processes()
         run = options.from_run
         if run is None:
-            from analyses.arms_run import run_arms
+            from analyses.reports.before_after.models import run_arms
 
             run = run_arms(options, options.out / "run")
-        from analyses.arms_page import write_report
+        from analyses.reports.before_after.page import write_report
 
         return write_report(run, options.out)
 

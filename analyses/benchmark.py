@@ -14,8 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from analyses.random_models import SHAPES, TEXT_TOKENS, Setting, make_model
-from analyses.timing import EXTRACTIONS, paired, peak_memory, tasks
+from analyses.benchmarks.models import SHAPES, TEXT_TOKENS, Setting, make_model
+from analyses.benchmarks.timing import EXTRACTIONS, paired, peak_memory, tasks
 
 
 def arguments() -> argparse.Namespace:
@@ -90,7 +90,7 @@ def head_of(setting: Setting, repeats: int) -> dict:
 
 def grow(setting: Setting, options: argparse.Namespace, path: Path) -> dict:
     """The sweeps, drawn."""
-    from analyses.growth import draw_growth, measure_growth
+    from analyses.benchmarks.growth import draw_growth, measure_growth
 
     axes = options.growth or ["tokens", "targets", "sets"]
     records = measure_growth(setting, options.repeats, axes)
@@ -104,7 +104,7 @@ def grow(setting: Setting, options: argparse.Namespace, path: Path) -> dict:
 
 def in_training(setting: Setting, options: argparse.Namespace) -> dict:
     """What a reward adds to a GRPO step, printed."""
-    from analyses.reward_cost import reward_cost
+    from analyses.benchmarks.reward import reward_cost
 
     found = reward_cost(setting, setting.tokens, 512, options.repeats)
     for rule, share in found["added"].items():
@@ -120,7 +120,7 @@ def at_all_lengths(setting: Setting, options: argparse.Namespace) -> dict:
     """The extractions at every length, and the release's arithmetic."""
     from dataclasses import replace
 
-    from analyses.release import release_arithmetic
+    from analyses.benchmarks.release import release_arithmetic
 
     model = make_model(setting)
     found = {n: at_length(model, replace(setting, tokens=n), options) for n in options.tokens}

@@ -31,8 +31,8 @@ def arguments() -> argparse.Namespace:
 
 def _training(options: argparse.Namespace) -> None:
     """The embedded models before and after training, on at most 100 of the scenes."""
-    from analyses.arms_page import RUN
-    from analyses.arms_run import run_arms
+    from analyses.reports.before_after.models import run_arms
+    from analyses.reports.before_after.page import RUN
 
     arms = {"before": command.BEFORE, "after": list(command.AFTER), "text": None,
             "data": "digits", "split": "test", "limit": min(options.limit, 100),
@@ -48,12 +48,12 @@ def main() -> int:
         command.refuse_several_processes()
         run = options.from_run
         if run is None:
-            from analyses.extraction import extract_runs
+            from analyses.reports.direct_vs_indirect.measure import extract_runs
 
             run = extract_runs(options, options.out / "run")
             if options.model == "tiny" if options.training is None else options.training:
                 _training(options)
-        from analyses.page import write_report
+        from analyses.reports.direct_vs_indirect.page import write_report
 
         return write_report(run, options.out)
 

@@ -44,11 +44,14 @@ def arguments() -> argparse.Namespace:
 
 def _extract(options: argparse.Namespace) -> dict[str, int] | None:
     """Writes OUT/run and counts statuses; or tells what that would take."""
-    from analyses import arms, arms_run, extraction, map_run
-    from analyses.shards import counts
+    from analyses.reports.before_after import models as arms_run
+    from analyses.reports.before_after import runs as arms
+    from analyses.reports.direct_vs_indirect import measure as extraction
+    from analyses.reports.faithfulness import measure as map_run
+    from analyses.run.shards import counts
 
     if options.dry_run:
-        from analyses.estimate import tell
+        from analyses.run.estimate import tell
 
         return tell(options)  # nothing is made, nothing to count
     path = options.out / "run"

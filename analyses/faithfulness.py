@@ -34,10 +34,10 @@ def main() -> int:
         command.refuse_several_processes()
         run = options.from_run
         if run is None:
-            from analyses.map_run import run_methods
+            from analyses.reports.faithfulness.measure import run_methods
 
             run = run_methods(options, options.out / "run")
-        from analyses.map_page import write_report
+        from analyses.reports.faithfulness.page import write_report
 
         return write_report(run, options.out)
 

@@ -11,13 +11,16 @@ Importing this is cheap: what needs torch is loaded when it is first used.
 from importlib import import_module
 
 _PUBLIC = {
-    "load_model": ("interp.load", "load_model"),
+    "load_model": ("interp.loading", "load_model"),
     "load_samples": ("interp.data", "load_samples"),
     "open_run": ("interp.store", "open_run"),
-    "Sample": ("interp.sample", "Sample"),
+    "Sample": ("interp.data.sample", "Sample"),
 }
-_MODULES = ("alignment", "attribution", "extract", "faithfulness", "maps", "measures", "plots",
-            "scores", "stats", "store", "validate", "viewer")  # fmt: skip
+_MODULES = {
+    name: f"interp.{name}"
+    for name in ("attribution", "extract", "faithfulness", "maps", "measures", "plots", "scoring",
+                 "stats", "store", "validate", "viewer")
+} | {"alignment": "interp.maps.alignment"}  # fmt: skip
 
 
 def __getattr__(name: str):
@@ -27,7 +30,7 @@ def __getattr__(name: str):
         module, attribute = _PUBLIC[name]
         return getattr(import_module(module), attribute)
     if name in _MODULES:
-        return import_module(f"interp.{name}")
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'interp' has no attribute {name!r}")
 
 

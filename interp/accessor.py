@@ -12,7 +12,7 @@ imported when something is drawn.
 import numpy as np
 import xarray as xr
 
-from interp.maps import holistic, one_map, token_map
+from interp.maps.grid import holistic, one_map, token_map
 
 
 @xr.register_dataset_accessor("vlm")

@@ -14,12 +14,14 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from interp.inputs import Completion, text_ids
-from interp.labels import CHANGES, TEXT_PARTS, describe, require
-from interp.model import VLM, undisturbed
-from interp.query import Query, ask
-from interp.references import blank
-from interp.sample import Sample, open_image
+from interp.data.images import blank, open_image
+from interp.data.sample import Sample
+from interp.extract.question import Query, ask
+from interp.inputs.completions import Completion
+from interp.inputs.prompts import text_ids
+from interp.model.state import undisturbed
+from interp.model.vlm import VLM
+from interp.vocabulary import CHANGES, TEXT_PARTS, describe, require
 
 SHARES = (0.05, 0.15, 0.30)
 AT_ONCE = 16  # canvases in one forward
@@ -60,7 +62,7 @@ def faithfulness(
     cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
     size = shape[1] * cell, shape[0] * cell
     original = np.asarray(open_image(sample.image).resize(size, Image.Resampling.BICUBIC))
-    empty = np.asarray(blank(vlm, size))
+    empty = np.asarray(blank(vlm.processor, size))
     canvases = [original, empty]
     for one in maps.values():
         order = pixel_order(one, size)

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from interp.labels import require
+from interp.vocabulary import require
 
 TOKEN_CLASSES = ("answer", "thinking")
 SINK_FACTORS = (10, 20, 40)

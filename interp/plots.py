@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from interp.labels import PATH_CLASSES, PATH_TITLES, require
+from interp.vocabulary import PATH_CLASSES, PATH_TITLES, require
 
 # Okabe and Ito's colours, told apart by the colour-blind; ordered by lightness for print.
 PATH_COLORS = {

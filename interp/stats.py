@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from interp.labels import require
+from interp.vocabulary import require
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95

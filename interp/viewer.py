@@ -9,10 +9,11 @@ import xarray as xr
 
 from interp import extract, plots
 from interp.attribution import METHODS
-from interp.inputs import Completion
-from interp.maps import on_grid
-from interp.model import VLM
-from interp.sample import Sample, open_image
+from interp.data.images import open_image
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.maps.grid import on_grid
+from interp.model.vlm import VLM
 
 DIRECT = "direct (Eq. 1)"
 ALL = -1

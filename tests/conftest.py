@@ -50,7 +50,7 @@ def processor():
     """The embedded model's processor."""
     from transformers import AutoProcessor
 
-    from interp.weights import CHECKPOINTS
+    from interp.loading import CHECKPOINTS
 
     return AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from interp import inputs
-from interp.data import digits
-from interp.model import VLM, fingerprint
+from interp.data.digits import scenes as digits
+from interp.inputs import prompts as inputs
+from interp.model.state import fingerprint
+from interp.model.vlm import VLM
 
 # heads, key/value heads, head width, mrope section, layers, tied embeddings
 SHAPES = {

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import interp
-from interp.alignment import alignment, chance, released_score
+from interp.maps.alignment import alignment, chance, released_score
 
 
 def on_grid(values) -> xr.DataArray:

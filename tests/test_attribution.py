@@ -7,13 +7,14 @@ import pytest
 import torch
 
 import interp
-from analyses.controls import random_weights
-from interp import references as refs
-from interp.attribution import METHODS, asked, attention, gradients, relevance
+from analyses.reports.direct_vs_indirect.controls import random_weights
+from interp.attribution import METHODS, attention, gradients, relevance
+from interp.attribution import target as asked
 from interp.attribution import token_activation as tam
-from interp.boxes import box_overlap
-from interp.data import digits
-from interp.model import undisturbed
+from interp.data.boxes import box_overlap
+from interp.data.digits import scenes as digits
+from interp.extract import references as refs
+from interp.model.state import undisturbed
 from tests import odd_models, reference
 
 
@@ -31,8 +32,8 @@ def samples():
 def case(odd_model, processor):
     """A random model in float64, a non-square scene, its last target, and a slow forward."""
     vlm, sample = odd_models.vlm(odd_model, processor), odd_models.sample()
-    last = len(interp.query.ask(vlm, sample).rows) - 1
-    clean = reference.Clean(odd_model, interp.query.ask(vlm, sample).batch)
+    last = len(interp.extract.question.ask(vlm, sample).rows) - 1
+    clean = reference.Clean(odd_model, interp.extract.question.ask(vlm, sample).batch)
     return vlm, sample, last, asked.ask_one(vlm, sample, last), clean
 
 
@@ -114,7 +115,7 @@ def test_integrated_gradients_are_complete(case):
     assert few.attrs["convergence_delta"] == pytest.approx(rest, abs=1e-5)
     assert abs(rest) > 1e-4
     # From the forward of a blank image to the sample's own.
-    empty = refs.embed(vlm, refs.blank(vlm, sample.image.size))[0]
+    empty = refs.embed(vlm, refs.blank(vlm.processor, sample.image.size))[0]
     embeddings = one.context.embeddings.clone()
     embeddings[one.visual] = empty.to(embeddings)
     with torch.no_grad(), undisturbed(vlm.model):
@@ -234,7 +235,7 @@ def share_of_asked(vlm, scenes, method) -> np.ndarray:
     """Mass on the asked digit over mass on all digits, minus one over their number, by scene."""
     found = []
     for sample in scenes:
-        last = len(interp.query.ask(vlm, sample).rows) - 1
+        last = len(interp.extract.question.ask(vlm, sample).rows) - 1
         mass = np.maximum(METHODS[method](vlm, sample, last).values, 0)
         boxes = digits.object_boxes(sample)
         masses = np.array([(mass * box_overlap(b[None], *mass.shape)).sum() for b in boxes])

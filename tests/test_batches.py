@@ -7,10 +7,10 @@ import pytest
 import xarray as xr
 
 import interp
-from interp.extract import batches
-from interp.memory import Load, needed
-from interp.model import parts
-from interp.prefill import prefills
+from interp.capture.memory import Load, needed
+from interp.capture.prefill import prefills
+from interp.extract import each as batches
+from interp.model.families import parts
 from tests import odd_models
 
 REST = ("remainder", "replay_drift", "log_probability", "total", "completeness_error")

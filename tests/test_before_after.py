@@ -12,17 +12,14 @@ import torch
 import xarray as xr
 
 import interp
-from analyses import (
-    arms_findings,
-    arms_measure,
-    arms_run,
-    arms_wording,
-    before_after,
-    direct_vs_indirect,
-)
-from analyses.arms import open_arms
-from interp import stacking
-from interp.references import Pool
+from analyses import before_after, direct_vs_indirect
+from analyses.reports.before_after import findings as arms_findings
+from analyses.reports.before_after import measure as arms_measure
+from analyses.reports.before_after import models as arms_run
+from analyses.reports.before_after import words as arms_wording
+from analyses.reports.before_after.runs import open_arms
+from interp.extract.references import Pool
+from interp.store import joining as stacking
 from tests import commands
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,9 @@ import torch
 from einops import rearrange
 
 import interp
-from interp import capture, load, prefill
+from interp import loading
+from interp.capture import prefill
+from interp.capture import replay as capture
 from tests import reference
 from tests.odd_models import batch, make
 
@@ -33,19 +35,19 @@ def test_replay_is_the_clean_forward_at_its_rows(odd_model, processor):
     inputs = batch(processor, padding=2)
     context, rows = prefilled(odd_model, inputs, [30, 30, 55])
     played = capture.replay(odd_model, context, rows)
-    where = interp.model.parts(odd_model)
+    where = interp.model.vlm.parts(odd_model)
     logits = where.output_embedding(where.language_model.norm(played.final[0]))
     torch.testing.assert_close(logits, context.logits, atol=1e-5, rtol=0)
 
 
 def test_self_check_passes_and_catches_a_model_that_is_not_what_it_reads(odd_model):
-    load.self_check(odd_model)
+    loading.self_check(odd_model)
     layer = odd_model.model.language_model.layers[0].self_attn
     handle = layer.register_forward_hook(lambda module, args, out: (out[0] * 0, out[1]))
     with pytest.raises(ValueError, match="cached values to move the result"):
-        load.self_check(odd_model)
+        loading.self_check(odd_model)
     handle.remove()
-    load.self_check(odd_model)
+    loading.self_check(odd_model)
 
 
 def test_changing_the_captured_values_changes_the_logits(odd_model, processor):
@@ -211,7 +213,7 @@ def test_an_adapter_that_is_not_linear_is_refused(processor):
     layer = model.model.language_model.layers[2].self_attn
     layer.o_proj = Squashed(layer.o_proj)
     with pytest.raises(ValueError, match="non-linear Squashed at layer 2 o_proj"):
-        load.self_check(model)
+        loading.self_check(model)
 
 
 # ----------------------------------------------------------------------------------------- errors

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import interp
-from interp.labels import BOUNDS
 from interp.validate import certify
+from interp.vocabulary import BOUNDS
 from tests import odd_models, reference
 
 DEVICE = os.environ.get("TEST_DEVICE", "cpu")

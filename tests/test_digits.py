@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import interp
-from interp.boxes import box_overlap
-from interp.data import digits, scene
+from interp.data.boxes import box_overlap
+from interp.data.digits import drawing as scene
+from interp.data.digits import scenes as digits
 
 
 def test_the_same_seed_makes_the_same_scene():
@@ -112,7 +113,7 @@ def test_texts_at_first_glance_are_of_one_piece_and_often_wrong():
 
 
 def test_a_careless_mix_has_its_share_of_hasty_texts():
-    from train.scenes import Mix
+    from train.tiny.mix import Mix
 
     mix = Mix(400, 5, (0.0, 0.0, 0.0), digits.QUESTIONS, 0.0, careless=0.65)
     careful = Mix(400, 5, (0.0, 0.0, 0.0), digits.QUESTIONS, 0.0)

@@ -14,7 +14,7 @@ import torch
 
 import interp
 from analyses import direct_vs_indirect, extract
-from interp import store
+from interp.store import opening as store
 from tests import commands
 from tests.writer import contents
 
@@ -80,7 +80,7 @@ def out_of_memory(vlm, most: int):
 def test_out_of_memory_halves_the_batch_and_marks_it(tmp_path, monkeypatch, caplog, tried):
     vlm = interp.load_model("tiny")
     monkeypatch.setattr("interp.load_model", lambda *_, **__: vlm)
-    monkeypatch.setattr("analyses.extraction.certificate", lambda *_: {})
+    monkeypatch.setattr("analyses.reports.direct_vs_indirect.measure.certificate", lambda *_: {})
     asked = ("direct_vs_indirect", "--effects", "edge", "--limit", 6, "--shard-size", 4,
              "--batch-size", 4, "--max-memory", "1G")  # fmt: skip
     hook = out_of_memory(vlm, 2)
@@ -110,11 +110,11 @@ def test_out_of_memory_halves_the_batch_and_marks_it(tmp_path, monkeypatch, capl
 def test_one_sample_too_large_fails_alone_and_is_tried_again(tmp_path, monkeypatch):
     vlm = interp.load_model("tiny")
     monkeypatch.setattr("interp.load_model", lambda *_, **__: vlm)
-    monkeypatch.setattr("analyses.extraction.certificate", lambda *_: {})
+    monkeypatch.setattr("analyses.reports.direct_vs_indirect.measure.certificate", lambda *_: {})
     asked = ("direct_vs_indirect", "--effects", "edge", "--limit", 3, "--text", "reference",
              "--batch-size", 2, "--out", tmp_path)  # fmt: skip
     lengths = sorted(
-        len(interp.inputs.teacher_forced(vlm.processor, one, None).tokens.ids)
+        len(interp.inputs.prompts.teacher_forced(vlm.processor, one, None).tokens.ids)
         for one in interp.load_samples("digits", limit=3)
     )
     assert lengths[-2] < lengths[-1]

@@ -11,11 +11,11 @@ from PIL import Image
 
 import interp
 from analyses import faithfulness as script
-from analyses import map_page
+from analyses.reports.faithfulness import page as map_page
 from interp import faithfulness as module
+from interp.data.images import blank
 from interp.faithfulness import changed, faithfulness, pixel_order
 from interp.measures import normalised
-from interp.references import blank
 from tests import commands
 
 
@@ -59,14 +59,14 @@ def test_likelihoods_are_the_models_own(tiny, samples):
     )
     size = saliency.sizes["column"] * 28, saliency.sizes["row"] * 28
     original = np.asarray(sample.image.resize(size, Image.Resampling.BICUBIC))
-    empty, order = np.asarray(blank(tiny, size)), pixel_order(saliency, size)
+    empty, order = np.asarray(blank(tiny.processor, size)), pixel_order(saliency, size)
     canvas = Image.fromarray(changed(original, empty, order, "deletion", 0.3))
     for image, mine in (
         (canvas, found.log_likelihood.sel(explainer="direct", change="deletion", share=0.3)),
         (Image.fromarray(original), found.of_original),
         (Image.fromarray(empty), found.of_blank),
     ):
-        made = interp.inputs.prompts(tiny.processor, [(image, sample.question)], None)
+        made = interp.inputs.prompts.prompts(tiny.processor, [(image, sample.question)], None)
         ids = torch.tensor([completion.token_ids])
         n = made["input_ids"].shape[1]
         made["input_ids"] = torch.cat([made["input_ids"], ids], dim=1)

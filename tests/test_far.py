@@ -7,7 +7,7 @@ import torch
 import interp
 from interp import extract
 from interp.attribution import METHODS
-from interp.scores import RULES, scores
+from interp.scoring import RULES, scores
 from interp.validate import certify
 from tests import far, odd_models
 from tests.odd_models import batch

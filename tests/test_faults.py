@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 
 import interp
 from analyses import direct_vs_indirect
-from interp import store
-from interp.sample import Sample
+from interp.data.sample import Sample
+from interp.store import opening as store
 from tests import commands
 
 IS_SOAK = bool(os.environ.get("SOAK"))
@@ -272,8 +272,8 @@ def test_markup_of_a_model_is_text_on_the_page_and_no_secret_is_kept(tmp_path, m
 
 def test_a_bad_sample_in_a_batch_costs_nobody_else(tmp_path):
     """An error that is nobody's fault and hits every sample stops the run instead of filling it."""
-    from analyses import extraction
-    from analyses.shards import write_run
+    from analyses.reports.direct_vs_indirect import measure as extraction
+    from analyses.run.shards import write_run
 
     vlm = interp.load_model("tiny")
     samples = interp.load_samples("digits", limit=4)

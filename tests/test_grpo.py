@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from trl import GRPOConfig
 
 import interp
-from interp import inputs
-from interp.model import PROMPTS
+from interp.inputs import prompts as inputs
+from interp.model.vlm import PROMPTS
 from train import grpo
 from train.rewards import Reward
 
@@ -153,7 +153,7 @@ def test_another_training_in_the_same_folder_is_refused(whole):
 def test_samples_that_cannot_be_trained_on_are_counted(tmp_path, caplog):
     from dataclasses import replace
 
-    from train.scenes import usable
+    from train.tiny.mix import usable
 
     good = interp.load_samples("digits", limit=3)
     (tmp_path / "broken.png").write_bytes(b"not an image")

@@ -106,7 +106,7 @@ def test_the_callers_state_is_as_before(vlm, samples, name, is_training):
 
 
 def test_gradients_of_a_training_step_are_kept(vlm, samples):
-    batch = interp.inputs.teacher_forced(vlm.processor, samples[0], None).batch
+    batch = interp.inputs.prompts.teacher_forced(vlm.processor, samples[0], None).batch
     vlm.model.train()
     vlm.model(**batch, labels=batch["input_ids"]).loss.backward()
     before = [None if p.grad is None else p.grad.clone() for p in vlm.model.parameters()]

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from interp import inputs
-from interp.data import digits
-from interp.model import PROMPTS
-from interp.sample import Sample, check_boxes, format_text, open_image
+from interp.data import boxes
+from interp.data.boxes import check_boxes
+from interp.data.digits import scenes as digits
+from interp.data.images import open_image
+from interp.data.sample import Sample, format_text
+from interp.inputs import completions
+from interp.inputs import prompts as inputs
+from interp.model.vlm import PROMPTS
 
 
 def ids_of(processor, text):
@@ -45,7 +49,7 @@ def test_a_completions_ids_are_used_as_sampled(processor):
     whole = ids_of(processor, sample.text)
     letters = [i for char in sample.text for i in ids_of(processor, char)]
     assert len(letters) > len(whole)
-    made = inputs.completion(
+    made = completions.completion(
         processor.tokenizer, [*letters, processor.tokenizer.eos_token_id, 0, 0]
     )
     assert made.thinking == sample.thinking
@@ -73,13 +77,13 @@ def test_a_completions_ids_are_used_as_sampled(processor):
     ],
 )
 def test_completions_of_every_shape_have_a_defined_outcome(processor, text, thinking, answer):
-    made = inputs.completion(processor.tokenizer, ids_of(processor, text))
+    made = completions.completion(processor.tokenizer, ids_of(processor, text))
     assert (made.thinking, made.answer, made.is_complete) == (thinking, answer, False)
     assert made.text == text
 
 
 def test_a_completion_without_an_answer_is_refused(processor):
-    made = inputs.completion(processor.tokenizer, ids_of(processor, "<think>\nnever"))
+    made = completions.completion(processor.tokenizer, ids_of(processor, "<think>\nnever"))
     with pytest.raises(ValueError, match="a completion with an answer"):
         inputs.teacher_forced(processor, digits.make_sample("test", 0), None, made)
 
@@ -123,22 +127,22 @@ def test_box_overlap_equals_a_fine_raster(shape):
         inside |= np.outer((at > y0) & (at < y1), (at > x0) & (at < x1))
     rows, columns = shape
     raster = inside.reshape(rows, fine // rows, columns, fine // columns).mean(axis=(1, 3))
-    np.testing.assert_allclose(inputs.box_overlap(boxes, rows, columns), raster, atol=0.02)
+    np.testing.assert_allclose(boxes.box_overlap(boxes, rows, columns), raster, atol=0.02)
 
 
 def test_every_box_has_a_cell_of_evidence():
     """A small box, a box across four cells and a large one."""
     boxes = np.array([[0.01, 0.01, 0.03, 0.02], [0.4, 0.4, 0.6, 0.6], [0.5, 0.0, 1.0, 0.5]])
-    cells = inputs.evidence_cells(boxes, 2, 2)
+    cells = boxes.evidence_cells(boxes, 2, 2)
     assert cells.tolist() == [[True, True], [False, False]]
-    alone = [inputs.evidence_cells(box[np.newaxis], 4, 4).sum() for box in boxes]
+    alone = [boxes.evidence_cells(box[np.newaxis], 4, 4).sum() for box in boxes]
     assert alone == [1, 1, 4]
 
 
 def test_overlap_of_a_union_counts_area_once():
     box = np.array([[0.0, 0.0, 0.5, 1.0]])
     twice = np.concatenate([box, box])
-    np.testing.assert_allclose(inputs.box_overlap(twice, 2, 2), [[1, 0], [1, 0]])
+    np.testing.assert_allclose(boxes.box_overlap(twice, 2, 2), [[1, 0], [1, 0]])
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,7 @@ def test_empty_boxes_and_answers_are_refused():
 def test_a_sample_needs_one_image():
     """In a process of its own, without the shape checking that would speak first."""
     for nothing in ("None", "[]", "'image.png'"):
-        code = f"from interp.sample import Sample; Sample('s', {nothing}, 'q', 'a')"
+        code = f"from interp.data.sample import Sample; Sample('s', {nothing}, 'q', 'a')"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
         )

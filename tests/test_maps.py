@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import interp
-from interp import maps
-from interp.capture import replay
+from interp.algebra.readout import read_out
+from interp.capture.replay import replay
 from interp.extract import attention_maps
-from interp.extract.asked import asked
-from interp.readout import read_out
+from interp.extract.prefilled import asked
+from interp.maps import grid as maps
 from tests import odd_models, reference
 
 KINDS = ("direct", "bottleneck", "two_hop", "effect", "edge", "slot")
@@ -35,7 +35,7 @@ def case(odd_model, processor):
     """A random model, a scene with thinking, the answer's maps, and the slow forward."""
     vlm, sample = odd_models.vlm(odd_model, processor), odd_models.sample()
     ds = interp.extract.maps(vlm, sample, kinds=("direct", "bottleneck", "two_hop"), only="answer")
-    clean = reference.Clean(odd_model, interp.query.ask(vlm, sample).batch)
+    clean = reference.Clean(odd_model, interp.extract.question.ask(vlm, sample).batch)
     return vlm, sample, ds, clean
 
 
@@ -73,7 +73,7 @@ def test_the_released_variant_equals_its_slow_reference(case):
 def test_two_hops_sum_to_the_attention_and_bias_origins_of_the_thinking(odd_model, processor):
     """METHODS.md 6, oracle 9, over all tokens; the labelled map keeps the visual ones alone."""
     vlm, sample = odd_models.vlm(odd_model, processor), odd_models.sample()
-    query = interp.query.ask(vlm, sample)
+    query = interp.extract.question.ask(vlm, sample)
     where = {"positions": query.rows[-1:].tolist(), "targets": query.targets[-1:].tolist()}
     made = asked(vlm, sample, gauge="centered", foils=None, completion=None, **where)
     played = replay(made.query.model, made.context, made.query.rows)
@@ -136,13 +136,13 @@ def test_texts_without_thinking_or_an_end_are_refused(tiny, samples):
     written = tiny.answer(sample.image, sample.question)
     assert written.is_complete
     ids = written.token_ids
-    cut = interp.inputs.completion(tiny.processor.tokenizer, list(ids[:-1]))
+    cut = interp.inputs.prompts.completion(tiny.processor.tokenizer, list(ids[:-1]))
     assert cut.answer and not cut.is_complete
     with pytest.raises(ValueError, match="ends with its end token, got one cut off after"):
         interp.extract.maps(tiny, sample, completion=cut)
     direct = interp.extract.maps(tiny, sample, completion=cut, kinds=("direct",))
     assert direct.is_defined.all()
-    in_thinking = interp.inputs.completion(tiny.processor.tokenizer, list(ids[:6]))
+    in_thinking = interp.inputs.prompts.completion(tiny.processor.tokenizer, list(ids[:6]))
     with pytest.raises(ValueError, match="expected a completion with an answer"):
         interp.extract.maps(tiny, sample, completion=in_thinking, kinds=("direct",))
 

@@ -11,9 +11,9 @@ import torch
 import transformers
 
 import interp
-from interp import load
-from interp.model import fingerprint
-from interp.weights import CHECKPOINTS
+from interp import loading
+from interp.loading import CHECKPOINTS
+from interp.model.state import fingerprint
 from tests import odd_models
 
 
@@ -72,7 +72,7 @@ def test_ledger_and_effects_of_a_sample_are_labelled(tiny, sample):
     assert set(ds.target_role.values) == {"thinking", "answer"}
     text = "".join(ds.target_token.values[ds.target_role.values == "answer"])
     assert text == completion.answer
-    assert fx.source_set.values.tolist() == list(interp.labels.SOURCE_SETS)
+    assert fx.source_set.values.tolist() == list(interp.vocabulary.SOURCE_SETS)
     assert ds.direct.attrs == {"units": "logit", "long_name": "Direct contribution"}
     assert ds.attrs["model"] == "tiny"
     assert ds.attrs["gauge"] == "centered"
@@ -95,7 +95,7 @@ def maps_index(ds):
 
 
 def test_both_call_forms_agree(tiny, sample):
-    from interp import inputs
+    from interp.inputs import prompts as inputs
 
     first = interp.extract.ledger(tiny, sample)
     made = inputs.teacher_forced(tiny.processor, sample, None)
@@ -180,9 +180,9 @@ def test_extraction_after_an_adapter_is_added_reads_the_adapter(tiny, sample):
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.fill_(0.02)
-    load.self_check(wrapped)
+    loading.self_check(wrapped)
     rows = before.target_position.values.tolist()
-    from interp import inputs
+    from interp.inputs import prompts as inputs
 
     batch = inputs.teacher_forced(vlm.processor, sample, None).batch
     after = interp.extract.ledger(wrapped, batch, positions=rows)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import interp
-from interp.labels import PATH_CLASSES
+from interp.vocabulary import PATH_CLASSES
 from tests import odd_models, reference
 from tests.odd_models import batch, make
 
@@ -140,8 +140,10 @@ def test_every_split_sums_to_its_total(processor, shape, dtype, bound):
 def test_a_reference_that_is_the_content_itself_changes_nothing(odd_model, processor):
     inputs = batch(processor)
     image = inputs["input_ids"][0] == odd_model.config.image_token_id
-    where = interp.model.parts(odd_model)
-    own = interp.model.image_embeddings(odd_model, inputs["pixel_values"], inputs["image_grid_thw"])
+    where = interp.model.vlm.parts(odd_model)
+    own = interp.model.vlm.image_embeddings(
+        odd_model, inputs["pixel_values"], inputs["image_grid_thw"]
+    )
     assert len(own) == int(image.sum()) and where.n_layers > 1
     fx = interp.extract.node_effects(odd_model, inputs, positions=[55], references={"own": own})
     assert float(np.abs(fx.effect).max()) < 1e-9
@@ -169,8 +171,8 @@ def test_roles_are_switched_in_text_order(processor):
 
     model = make("two_to_one", processor)
     made = vlm(model, processor)
-    from interp import inputs as reading
-    from interp.query import ask
+    from interp.extract.question import ask
+    from interp.inputs import prompts as reading
 
     query = ask(made, sample())
     visual = query.tokens.image >= 0

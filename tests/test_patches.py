@@ -110,7 +110,7 @@ def test_patch_effects_equal_one_replay_per_patch(case, form, monkeypatch):
             single.effect[:, :3], ds.effect.sel(source=image[:3]), atol=limit
         )
         np.testing.assert_allclose(single.total.sel(source_set="all"), ds.joint, atol=limit)
-    monkeypatch.setattr("interp.extract.patches.REPLAY_BYTES", 1)  # chunks of two sets
+    monkeypatch.setattr("interp.extract.patch_effects.REPLAY_BYTES", 1)  # chunks of two sets
     again = interp.extract.patch_effects(model, inputs, form=form, reference=refs["one"], **asked)
     np.testing.assert_allclose(again.effect, ds.effect, atol=limit)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import interp
-from interp.model import image_embeddings
+from interp.model.vlm import image_embeddings
 from tests import planted
 from tests.odd_models import batch
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 import interp
-from interp.extract.asked import read_in
-from interp.extract.edges import effects_of
+from interp.capture.prefill import prefills
+from interp.extract.effects import effects_of
 from interp.extract.ledger import ledgers_of
-from interp.labels import EDGE_MODES
-from interp.prefill import prefills
-from interp.query import ask
+from interp.extract.prefilled import read_in
+from interp.extract.question import ask
+from interp.vocabulary import EDGE_MODES
 from tests.conftest import note
 from tests.odd_models import Sizes, random_model
 

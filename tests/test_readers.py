@@ -9,8 +9,9 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pictures
 
 import interp
-from interp.data import rows, saliency_r1
-from interp.sample import open_image
+from interp.data import readers as rows
+from interp.data import saliency_r1
+from interp.data.images import open_image
 
 
 @pytest.fixture

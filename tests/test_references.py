@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import interp
-from interp import references as refs
-from interp.prefill import prefill
-from interp.query import ask
+from interp.capture.prefill import prefill
+from interp.extract import references as refs
+from interp.extract.question import ask
 from tests import odd_models
 from tests.odd_models import batch
 
@@ -68,7 +68,7 @@ def test_other_has_another_answer_and_this_grid(vlm, samples):
 
 
 def test_foils_of_the_contrast_gauge_are_the_twins_answers(vlm, samples):
-    from analyses.measuring import contrast_foils
+    from analyses.reports.direct_vs_indirect.sample import contrast_foils
 
     for family in ("count", "left_of"):
         sample = of_family(samples, family)
@@ -169,7 +169,7 @@ def test_a_set_without_its_sinks_is_a_set_of_its_own(vlm, samples, monkeypatch):
     ledger = interp.extract.ledger(vlm, samples[0], detail="tokens")
     image = ledger.peak.values[ledger.source_role.values == "image"]
     threshold = float(np.sort(image)[-3:-1].mean())
-    monkeypatch.setattr("interp.prefill.SINK_PEAK", threshold)
+    monkeypatch.setattr("interp.capture.prefill.SINK_PEAK", threshold)
     fx = interp.extract.effects(vlm, samples[0])
     assert "image-nosink" in fx.source_set.values
     sinks = np.flatnonzero((ledger.peak.values > threshold) & (ledger.source_role == "image"))

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import interp
 from analyses import direct_vs_indirect
-from analyses.shards import write_run
-from interp import store
-from interp.sample import Sample
+from analyses.run.shards import write_run
+from interp.data.sample import Sample
+from interp.store import opening as store
 from tests import commands
 
 ROOT = Path(__file__).parent.parent
@@ -86,8 +86,8 @@ def test_the_page_stands_alone_and_says_what_it_found(out):
 
 
 def test_no_report_where_the_extractor_is_wrong(tmp_path, monkeypatch):
-    from analyses import extraction
-    from interp import readout
+    from analyses.reports.direct_vs_indirect import measure as extraction
+    from interp.algebra import readout
 
     right = readout.value_biases
     monkeypatch.setattr(readout, "value_biases", lambda *a: [2 * bias for bias in right(*a)])
@@ -174,7 +174,8 @@ def many_boxes(sample):
 
 
 def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, caplog):
-    from analyses import extraction, page
+    from analyses.reports.direct_vs_indirect import measure as extraction
+    from analyses.reports.direct_vs_indirect import page
 
     vlm = interp.load_model("tiny")
     good = interp.load_samples("digits", limit=3)
@@ -223,7 +224,8 @@ def test_unfinished_texts_count_as_wrong(tmp_path):
 
 
 def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_path):
-    from analyses import extraction, page
+    from analyses.reports.direct_vs_indirect import measure as extraction
+    from analyses.reports.direct_vs_indirect import page
 
     vlm = interp.load_model("tiny")
     bare = [
@@ -253,8 +255,8 @@ def test_edge_effects_alone_are_the_quick_form(tmp_path):
 
 def test_two_models_on_the_same_texts(out, tmp_path):
     """The first model beside itself changes nothing; beside a damaged copy it does."""
-    from analyses import comparison
-    from interp.weights import CHECKPOINTS
+    from analyses.reports.direct_vs_indirect import comparison
+    from interp.loading import CHECKPOINTS
 
     shutil.copytree(CHECKPOINTS / "tiny", tmp_path / "other")
     weights = load_file(tmp_path / "other/model.safetensors")

@@ -9,11 +9,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import interp
-from interp import inputs
-from interp.model import VLM
-from interp.sample import Sample
-from interp.scores import RULES, scores
-from interp.weights import load
+from interp.data.sample import Sample
+from interp.inputs import completions
+from interp.inputs import prompts as inputs
+from interp.loading import load_model
+from interp.model.vlm import VLM
+from interp.scoring import RULES, scores
 from train.rewards import Reward
 
 
@@ -25,7 +26,7 @@ def samples():
 @pytest.fixture(scope="module")
 def vlm():
     """A policy in training: an adapter that is not its identity, training mode, on tiny."""
-    base = load("tiny", device="cpu")
+    base = load_model("tiny", device="cpu")
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_dropout=0.3, target_modules=["q_proj", "v_proj"])
     model = get_peft_model(base.model, config)
@@ -50,8 +51,8 @@ def ids(vlm, text: str, end: bool = True) -> list[int]:
     return tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] * end
 
 
-def written(vlm, text: str, end: bool = True) -> inputs.Completion:
-    return inputs.completion(vlm.processor.tokenizer, ids(vlm, text, end))
+def written(vlm, text: str, end: bool = True) -> completions.Completion:
+    return completions.completion(vlm.processor.tokenizer, ids(vlm, text, end))
 
 
 THINK = "<think>\nthe blue digit is top left.\n</think>\n"
@@ -79,7 +80,7 @@ THINK = "<think>\nthe blue digit is top left.\n</think>\n"
     ],
 )
 def test_the_format_is_one_thinking_an_answer_and_the_end(vlm, text, end, valid):
-    assert inputs.is_well_formed(vlm.processor.tokenizer, written(vlm, text, end)) is valid
+    assert completions.is_well_formed(vlm.processor.tokenizer, written(vlm, text, end)) is valid
 
 
 def test_it_pays_accuracy_format_and_the_alignment_that_analyses_measure(vlm, samples):
@@ -217,7 +218,7 @@ def test_batched_scores_are_those_of_single_texts_and_targets_are_bounded(vlm, s
 
 def test_visual_attention_is_what_the_eager_model_pays(samples):
     """Against transformers' own attention weights."""
-    vlm = load("tiny", device="cpu", attn_implementation="eager")
+    vlm = load_model("tiny", device="cpu", attn_implementation="eager")
     found = interp.extract.maps(vlm, samples[0], kinds=("direct",))
     batch = inputs.teacher_forced(vlm.processor, samples[0], None).batch
     with torch.no_grad():
@@ -234,7 +235,7 @@ def test_a_right_padding_processor_and_sharded_weights_are_refused(vlm, samples,
     reward = Reward(exact, prompt="plain")
     begin = {"args": SimpleNamespace(output_dir=str(tmp_path)), "control": None,
              "state": SimpleNamespace(is_world_process_zero=True)}  # fmt: skip
-    right = load("tiny", device="cpu")
+    right = load_model("tiny", device="cpu")
     right.processor.tokenizer.padding_side = "right"
     with pytest.raises(ValueError, match="pads on the left, got 'right'"):
         reward.on_train_begin(**begin, model=right.model, processing_class=right.processor)

@@ -10,8 +10,12 @@ import pytest
 import xarray as xr
 
 import interp
-from interp import labels, maps, measures, stats, store, writing
-from interp.stacking import stack
+from interp import measures, stats
+from interp import vocabulary as labels
+from interp.maps import grid as maps
+from interp.store import opening as store
+from interp.store import writing
+from interp.store.joining import stack
 from tests.writer import facts, one_sample
 
 
@@ -186,7 +190,7 @@ def test_figures_redraw_where_torch_is_absent():
         "        if name.partition('.')[0] in ('torch', 'nnsight', 'transformers', 'peft'):\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "import interp, analyses.page\n"
+        "import interp, analyses.reports.direct_vs_indirect.page\n"
         "from interp import labels, sample, data, store, stats, measures, maps, plots\n"
         "assert interp.load_samples('digits', limit=2)[1].boxes.shape == (1, 4)\n"
     )

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import interp
-from interp import store, writing
-from interp.stacking import stack
+from interp.store import opening as store
+from interp.store import writing
+from interp.store.joining import stack
 from tests import writer
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from trl import SFTConfig
 
 import interp
-from interp.data import digits
+from interp.data.digits import scenes as digits
 from train.policy import Policy
 from train.sft import Data, main
 
@@ -31,8 +31,8 @@ def command(*arguments, cwd=ROOT):
 def new(tmp_path_factory):
     """A model from nothing, its tower trained for three steps."""
     folder = tmp_path_factory.mktemp("train")
-    assert "parameters" in command("train.new_model", folder / "new")
-    said = command("train.vision", folder / "new", "--out", folder / "seeing", "--steps", 3,
+    assert "parameters" in command("train.tiny.new_model", folder / "new")
+    said = command("train.tiny.vision", folder / "new", "--out", folder / "seeing", "--steps", 3,
                    "--batch-size", 4)  # fmt: skip
     assert "cells named" in said
     return folder
@@ -93,7 +93,7 @@ def test_unknown_keys_are_refused(monkeypatch):
 
 
 def test_the_curriculum_is_the_order_of_the_rows():
-    from train.scenes import Mix, texts
+    from train.tiny.mix import Mix, texts
 
     mix = Mix(1000, 3, (0.1, 0.2, 0.3), digits.QUESTIONS, reading=0.5)
     scenes = [mix.scene(i) for i in range(0, 1000, 7)]

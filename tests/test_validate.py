@@ -13,9 +13,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import interp
-from interp import ledger, prefill, readout, rows
-from interp.extract import edges
-from interp.model import fingerprint
+from interp.algebra import ledger, readout
+from interp.capture import prefill
+from interp.capture import slots as rows
+from interp.extract import effects as edges
+from interp.model.state import fingerprint
 from interp.validate import Certificate, NotCertified, certify, witness
 from interp.validate.case import by_layer
 from tests import odd_models
@@ -217,7 +219,7 @@ def test_certifying_disturbs_nobody(samples):
 def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
     from trl import SFTConfig, SFTTrainer
 
-    from train.scenes import Mix, texts
+    from train.tiny.mix import Mix, texts
 
     vlm = interp.load_model("tiny")
     config = SFTConfig(

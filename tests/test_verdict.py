@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analyses import verdict
-from interp.labels import PATH_CLASSES
+from analyses.reports.direct_vs_indirect import verdict
+from interp.vocabulary import PATH_CLASSES
 
 SETS = ["image", "evidence", "image-nosink", "evidence-nosink"]
 SHAPE = {"visual_set": 4, "reference": 3, "norm": 2, "gauge": 2}
@@ -138,7 +138,7 @@ def test_undefined_targets_are_left_out_and_means_are_over_images():
 
 
 def test_sentences_say_what_was_decided():
-    from analyses.wording import verdict_sentence
+    from analyses.reports.direct_vs_indirect.words import verdict_sentence
 
     refuted = headline(made_run(0.2))
     assert "carries less than everything else" in verdict_sentence(refuted)
@@ -159,7 +159,7 @@ def records(control, totals, gauge="contrast", reference="mean"):
 
 
 def test_controls_hold_where_nothing_is_found():
-    from analyses.indirect import _controls
+    from analyses.reports.direct_vs_indirect.all_paths import _controls
 
     rng = np.random.default_rng(1)
     noise = rng.standard_normal(100)

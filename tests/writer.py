@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from interp import labels, store, writing
-from interp.stacking import stack
+from interp import vocabulary as labels
+from interp.store import opening as store
+from interp.store import writing
+from interp.store.joining import stack
 
 N_SHARDS = 4
 SETTINGS = {"model": "m", "dtype": "float32", "seed": 0}
@@ -71,7 +73,7 @@ def shard(number: int) -> xr.Dataset:
 
 
 def write(path: Path, shards: list[xr.Dataset]) -> None:
-    """What `analyses.shards.write_run` does, with shards that are there already."""
+    """What `analyses.run.shards.write_run` does, with shards that are there already."""
     with writing.only_writer(path):
         run = writing.start_run(path, SETTINGS, plan(), resume=True)
         done = run.confirmed()

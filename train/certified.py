@@ -5,7 +5,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from interp.model import VLM, fingerprint
+from interp.model.state import fingerprint
+from interp.model.vlm import VLM
 from interp.validate import Certificate, certify
 
 log = logging.getLogger("certified")

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 import interp
-from interp import inputs
-from interp.model import PROMPTS, VLM, undisturbed
-from interp.sample import THINK_CLOSE, THINK_OPEN, Sample
+from interp.data.sample import THINK_CLOSE, THINK_OPEN, Sample
+from interp.inputs import completions
+from interp.inputs import prompts as inputs
+from interp.model.state import undisturbed
+from interp.model.vlm import PROMPTS, VLM
 from interp.stats import proportion_interval
 
 PLACES = [f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right")]
@@ -61,7 +63,7 @@ def answers_after(vlm: VLM, samples: list[Sample], thinking: list[str]) -> list[
     with undisturbed(vlm.model), torch.no_grad():
         out = vlm.model.generate(**batch, max_new_tokens=8, do_sample=False, repetition_penalty=1.0)
     new = out[:, batch["input_ids"].shape[1] :].tolist()
-    return [inputs.completion(vlm.processor.tokenizer, row).answer for row in new]
+    return [completions.completion(vlm.processor.tokenizer, row).answer for row in new]
 
 
 def evaluate(vlm: VLM, samples: list[Sample], batch_size: int = 32) -> dict:

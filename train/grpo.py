@@ -19,14 +19,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 import interp
-from interp.adapters import name_base
-from interp.load import self_check
-from interp.model import PROMPTS
+from interp.loading import self_check
+from interp.model.adapters import name_base
+from interp.model.vlm import PROMPTS
 from train.judge import judge_from_environment
 from train.options import parsed
 from train.policy import Policy, load_policy, lora
 from train.rewards import Reward
-from train.scenes import questions, usable
+from train.tiny.mix import questions, usable
 
 # Of what TRL logs, and of what the reward does.
 KEPT = ("step", "reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "step_time",

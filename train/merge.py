@@ -8,7 +8,7 @@ A second training on top of a first one, lmms-eval and vLLM's server want this.
 import argparse
 from pathlib import Path
 
-from interp.weights import load
+from interp.loading import load_model
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("adapter", help="folder that train.grpo or train.sft made, or its name")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     options = parser.parse_args()
-    vlm = load(options.adapter, device="cpu")
+    vlm = load_model(options.adapter, device="cpu")
     if not vlm.adapter:
         parser.error(f"expected an adapter, got the model {options.adapter}")
     vlm.model.merge_and_unload().save_pretrained(options.out)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from peft import LoraConfig
 
-from interp.model import VLM
-from interp.weights import load
+from interp.loading import load_model
+from interp.model.vlm import VLM
 
 
 @dataclass
@@ -37,7 +37,7 @@ def load_policy(policy: Policy, checkpoint: str | None = None) -> VLM:
     Raises:
         ValueError: as `interp.load_model`; an adapter in place of a model.
     """
-    vlm = load(
+    vlm = load_model(
         checkpoint or policy.model_name_or_path,
         dtype=policy.dtype,
         device="cpu",

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from interp.inputs import Completion, completion, is_well_formed
-from interp.sample import Sample
-from interp.scores import scores
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion, completion, is_well_formed
+from interp.scoring import scores
 from train.certified import Certified
 from train.judge import Judge
 
@@ -57,11 +57,11 @@ class Reward(Certified):
 
     Args:
         judge: (question, reference, candidate) → 1, 0 or None.
-        rule: of `interp.scores.RULES`, the map that is scored; None for accuracy + format alone.
+        rule: of `interp.scoring.RULES`, the map that is scored; None for accuracy + format alone.
         weight: of saliency; 0 measures without paying.
         is_gated: pay saliency only where the answer is right.
         prompt: key of `interp.model.PROMPTS`; the data set's prompts must have the same.
-        options: max_targets, n_nodes and max_memory of `interp.scores.scores`.
+        options: max_targets, n_nodes and max_memory of `interp.scoring.scores`.
     """
 
     __name__ = "reward"  # TRL's name of the column

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on samples, over TRL's SFTTrainer.
 
-    python -m train.new_model runs/new                   # only for a model from nothing
-    python -m train.vision runs/new --out runs/seeing    # likewise
+    python -m train.tiny.new_model runs/new                   # only for a model from nothing
+    python -m train.tiny.vision runs/new --out runs/seeing    # likewise
     python -m train.sft --config train/configs/tiny-sft.yaml
     python -m train.sft --config train/configs/tiny-sft-2.yaml   # goes on from the first
 
@@ -17,13 +17,13 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 import interp
-from interp.adapters import name_base
-from interp.data import digits
-from interp.model import PROMPTS
+from interp.data.digits import scenes as digits
+from interp.model.adapters import name_base
+from interp.model.vlm import PROMPTS
 from train.certified import Certified
 from train.options import parsed
 from train.policy import Policy, load_policy, lora
-from train.scenes import Mix, texts, usable
+from train.tiny.mix import Mix, texts, usable
 
 
 @dataclass

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from analyses.benchmarks.models import Setting, make_batch
+from analyses.benchmarks.timing import seconds
 from analyses.benchmarks.wheels import ROOT
-from analyses.random_models import Setting, make_batch
-from analyses.timing import seconds
 
 ROUNDS = 5
 
@@ -20,12 +20,12 @@ def stages(model, setting: Setting) -> dict[str, float]:
     """Median seconds of a ledger's stages, the device idle before and after each."""
     import torch
 
-    from interp.capture import replay
-    from interp.extract.asked import read_in
+    from interp.capture.prefill import prefill
+    from interp.capture.replay import replay
     from interp.extract.ledger import account, labelled
-    from interp.model import undisturbed
-    from interp.prefill import prefill
-    from interp.query import ask
+    from interp.extract.prefilled import read_in
+    from interp.extract.question import ask
+    from interp.model.state import undisturbed
 
     batch = make_batch(model, setting.tokens)
     rows = list(range(setting.tokens - setting.targets - 1, setting.tokens - 1))

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from analyses.benchmarks.models import SHAPES, Setting, as_vlm, make_model
 from analyses.benchmarks.wheels import ROOT, locked
-from analyses.random_models import SHAPES, Setting, as_vlm, make_model
 
 PACKAGES = ("torch", "transformers", "nnsight", "peft", "accelerate", "xarray", "numpy")
 EXACTNESS = "tests/test_device.py"
@@ -136,7 +136,7 @@ def certificate(sizes: Sizes, device: str, write: Write) -> None:
 
 def speed(number: int, sizes: Sizes, device: str, write: Write) -> None:
     """Every extraction against a plain forward, at full depth: single sequences, then a batch."""
-    from analyses.timing import BATCHED, EXTRACTIONS, map_tasks, paired, peak_of, tasks
+    from analyses.benchmarks.timing import BATCHED, EXTRACTIONS, map_tasks, paired, peak_of, tasks
 
     first = full_depth(sizes.shapes[number], sizes, device, sizes.tokens[0])
     model = make_model(first)
@@ -167,7 +167,7 @@ def _sized(setting: Setting, n_tokens: int, task: str) -> dict:
 def profile(sizes: Sizes, device: str, write: Write) -> None:
     """Where the time of one ledger goes beyond the forward's."""
     from analyses.benchmarks.profiling import by_package, kernels, stages
-    from analyses.timing import tasks
+    from analyses.benchmarks.timing import tasks
 
     setting = full_depth(sizes.shapes[0], sizes, device, sizes.tokens[0])
     model = make_model(setting)
@@ -181,7 +181,7 @@ def profile(sizes: Sizes, device: str, write: Write) -> None:
 
 def reward(sizes: Sizes, device: str, write: Write) -> None:
     """What a saliency reward adds to a GRPO step, all layers and the whole generation measured."""
-    from analyses.reward_cost import reward_cost
+    from analyses.benchmarks.reward import reward_cost
 
     setting = full_depth(sizes.shapes[0], sizes, device, sizes.tokens[0])
     n_prompt, repeats = sizes.tokens[0], min(3, sizes.repeats)

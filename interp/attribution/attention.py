@@ -8,11 +8,13 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.asked import Asked, ask_one
-from interp.capture import attending, replay
-from interp.inputs import Completion
-from interp.model import VLM, undisturbed
-from interp.sample import Sample
+from interp.attribution.target import Asked, ask_one
+from interp.capture.replay import replay
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.model.parts import Parts
+from interp.model.state import attending, undisturbed
+from interp.model.vlm import VLM
 
 
 @torch.no_grad()
@@ -51,23 +53,23 @@ def rollout(
 def _head_means(asked: Asked) -> list[Float[Tensor, "token token"]]:
     """By layer, eager attention of all rows, mean over heads."""
     means: list[Tensor] = []
-    language_model = asked.where.language_model
+    where = asked.where
     with (
         undisturbed(asked.query.model),
-        attending(language_model, "eager"),
-        _keeping(language_model, means),
+        attending(where.language_model, "eager"),
+        _keeping(where, means),
     ):
-        language_model(**asked.context.given | {"use_cache": False})
+        where.language_model(**asked.context.given | {"use_cache": False})
     return means
 
 
 @contextmanager
-def _keeping(language_model, means: list) -> Iterator[None]:
+def _keeping(where: Parts, means: list) -> Iterator[None]:
     def look(_module, _args, output):
         means.append(output[1][0].float().mean(dim=0))
         return output[0], None  # no layer's matrices by head are kept
 
-    hooks = [layer.self_attn.register_forward_hook(look) for layer in language_model.layers]
+    hooks = [layer.attention.register_forward_hook(look) for layer in where.layers]
     try:
         yield
     finally:

@@ -9,11 +9,12 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.asked import Asked, ask_one
-from interp.inputs import Completion
-from interp.model import VLM, undisturbed
-from interp.references import blank, embed
-from interp.sample import Sample, open_image
+from interp.attribution.target import Asked, ask_one
+from interp.data.images import blank, open_image
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.model.state import undisturbed
+from interp.model.vlm import VLM, embed
 
 N_STEPS = 32
 AT_ONCE = 8  # steps in one forward
@@ -53,7 +54,7 @@ def integrated_gradients(
     """
     asked = ask_one(vlm, sample, target, completion)
     mine = asked.context.embeddings[asked.visual].detach()[None]
-    empty = embed(vlm, blank(vlm, open_image(sample.image).size))[0].to(mine)[None]
+    empty = embed(vlm, blank(vlm.processor, open_image(sample.image).size))[0].to(mine)[None]
     logits = partial(_logits_of_embeddings, asked)
     with undisturbed(asked.query.model), torch.enable_grad():
         found, delta = IntegratedGradients(logits).attribute(

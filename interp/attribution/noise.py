@@ -5,10 +5,10 @@ import zlib
 import torch
 import xarray as xr
 
-from interp.attribution.asked import ask_one
-from interp.inputs import Completion
-from interp.model import VLM
-from interp.sample import Sample
+from interp.attribution.target import ask_one
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.model.vlm import VLM
 
 
 def random(

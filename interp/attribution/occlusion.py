@@ -5,11 +5,12 @@ import torch
 import xarray as xr
 from PIL import Image
 
-from interp.attribution.asked import ask_one
-from interp.inputs import Completion
-from interp.model import VLM, undisturbed
-from interp.references import blank
-from interp.sample import Sample, open_image
+from interp.attribution.target import ask_one
+from interp.data.images import blank, open_image
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.model.state import undisturbed
+from interp.model.vlm import VLM
 
 AT_ONCE = 16
 
@@ -28,7 +29,7 @@ def occlusion(
     cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
     size = (int(tokens.column.max()) + 1) * cell, (int(tokens.row.max()) + 1) * cell
     image = np.asarray(open_image(sample.image).resize(size, Image.Resampling.BICUBIC))
-    empty = np.asarray(blank(vlm, size))
+    empty = np.asarray(blank(vlm.processor, size))
     canvases = [image]
     for row, column in zip(tokens.row[visual], tokens.column[visual], strict=True):
         at = np.s_[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]

@@ -3,11 +3,11 @@
 import xarray as xr
 
 from interp import extract
-from interp.inputs import Completion
-from interp.maps import one_map
-from interp.model import VLM
-from interp.references import blank, embed
-from interp.sample import Sample, open_image
+from interp.data.images import blank, open_image
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.maps.grid import one_map
+from interp.model.vlm import VLM, embed
 
 
 def _map(vlm, sample, target: int, completion, kind: str, **options) -> xr.DataArray:
@@ -56,5 +56,5 @@ def slot(
     vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
 ) -> xr.DataArray:
     """Exact effects of each patch's slot out of a blank image; raises ValueError as `ask_one`."""
-    reference = embed(vlm, blank(vlm, open_image(sample.image).size))[0]
+    reference = embed(vlm, blank(vlm.processor, open_image(sample.image).size))[0]
     return _map(vlm, sample, target, completion, "slot", reference=reference)

@@ -26,11 +26,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from interp.attribution.asked import Asked, ask_one
-from interp.capture import attending
-from interp.inputs import Completion
-from interp.model import VLM, Parts, undisturbed
-from interp.sample import Sample
+from interp.attribution.target import Asked, ask_one
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.model.parts import Parts
+from interp.model.state import attending, undisturbed
+from interp.model.vlm import VLM
 
 
 def attn_lrp(
@@ -75,12 +76,11 @@ def _rules(where: Parts) -> Iterator[None]:
         kept.append((module, vars(module).get("forward")))
         module.forward = forward
 
-    model = where.language_model
-    for layer in model.layers:
-        put(layer.input_layernorm, partial(_norm, layer.input_layernorm))
-        put(layer.post_attention_layernorm, partial(_norm, layer.post_attention_layernorm))
-        put(layer.mlp, partial(_ffn, layer.mlp))
-    put(model.norm, partial(_norm, model.norm))
+    for layer in where.layers:
+        for norm in (layer.attention_norm, layer.ffn_norm):
+            put(norm, partial(_norm, norm))
+        put(layer.ffn, partial(_ffn, layer.ffn))
+    put(where.final_norm, partial(_norm, where.final_norm))
     try:
         yield
     finally:

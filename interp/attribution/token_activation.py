@@ -16,11 +16,12 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 
-from interp.attribution.asked import Asked, ask_one
-from interp.inputs import Completion
-from interp.model import VLM, undisturbed
-from interp.readout import gauge_rows
-from interp.sample import Sample
+from interp.algebra.readout import gauge_rows
+from interp.attribution.target import Asked, ask_one
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.model.state import undisturbed
+from interp.model.vlm import VLM
 
 WINDOW = 3
 TEXT = ("question", "thinking", "answer")

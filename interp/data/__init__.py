@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from interp.sample import Sample
+from interp.data.sample import Sample
 
 FROM_FILES = ("jsonl", "visual_cot", "saliency_r1", "hf")
 NAMES = ("digits", *FROM_FILES)
@@ -25,7 +25,7 @@ def load_samples(name: str, *, split: str = "test", limit: int = 64, **options) 
     """
     kind, _, path = name.partition(":")
     if kind == "digits" and not path:
-        from interp.data import digits
+        from interp.data.digits import scenes as digits
 
         return digits.load(split, limit, **options)
     if kind not in FROM_FILES or not path:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.data.rows import Unfit, as_id, collect, encoded, in_order
+from interp.data.readers import Unfit, as_id, collect, encoded, in_order
 from interp.data.saliency_r1 import table_in
-from interp.sample import Sample
+from interp.data.sample import Sample
 
 
 def load(path: Path, *, split: str, limit: int, seed: int | None = None) -> list[Sample]:

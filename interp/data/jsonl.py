@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.data.rows import Unfit, collect, in_order
-from interp.sample import Sample
+from interp.data.readers import Unfit, collect, in_order
+from interp.data.sample import Sample
 
 
 def load(folder: Path, *, split: str, limit: int, seed: int | None = None) -> list[Sample]:

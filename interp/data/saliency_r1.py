@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from interp.data.rows import Unfit, as_id, collect, encoded, in_order, inside, out_of_square
-from interp.sample import Sample, open_image
+from interp.data.images import open_image
+from interp.data.readers import Unfit, as_id, collect, encoded, in_order, inside, out_of_square
+from interp.data.sample import Sample
 
 FRAMES = ("image", "padded")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from interp.data.images import open_image
 from interp.data.jsonl import contained
-from interp.data.rows import Unfit, as_id, collect, in_order, inside
-from interp.sample import Sample, open_image
+from interp.data.readers import Unfit, as_id, collect, in_order, inside
+from interp.data.sample import Sample
 
 CLUE = "Please provide the bounding box coordinate"
 

@@ -6,17 +6,17 @@ second `positions` (rows of `input_ids`, padding counted) and `targets` (token i
 the tokens that follow) say what to explain. `each` takes many samples, in batches.
 """
 
-from interp.extract.batches import each
-from interp.extract.depth import origins
-from interp.extract.edges import effects
-from interp.extract.gradients import first_order
+from interp.extract.each import each
+from interp.extract.effects import effects
+from interp.extract.first_order import first_order
 from interp.extract.ledger import ledger
-from interp.extract.nodes import node_effects
-from interp.extract.patches import patch_effects
-from interp.extract.paths import shapley
-from interp.extract.saliency import maps
-from interp.extract.stream import residual
-from interp.references import references
+from interp.extract.maps import maps
+from interp.extract.node_effects import node_effects
+from interp.extract.origins import origins
+from interp.extract.patch_effects import patch_effects
+from interp.extract.references import references
+from interp.extract.residual import residual
+from interp.extract.shapley import shapley
 
 __all__ = [
     "each",

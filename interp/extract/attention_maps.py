@@ -5,13 +5,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import thinking
-from interp.capture import Replay, replay
-from interp.extract.asked import Asked
+from interp.algebra import thinking
+from interp.algebra.readout import Readout, read_out
+from interp.capture.replay import Replay, replay
 from interp.extract.ledger import account
-from interp.model import undisturbed
-from interp.query import REPLAY_BYTES
-from interp.readout import Readout, read_out
+from interp.extract.prefilled import Asked
+from interp.extract.question import REPLAY_BYTES
+from interp.model.state import undisturbed
 
 THROUGH_THINKING = ("bottleneck", "two_hop")
 

@@ -6,15 +6,15 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.capture import Replay, replay, replays
-from interp.extract.asked import Asked, asked
-from interp.labelled import as_array, coordinates, finished, joined
-from interp.labels import ROLES
-from interp.ledger import bias_scores, direct_terms, project
-from interp.model import undisturbed
-from interp.prefill import Prefills
-from interp.query import Query, target_chunks
-from interp.readout import Readout, gauge_logits, read_out
+from interp.algebra.ledger import bias_scores, direct_terms, project
+from interp.algebra.readout import Readout, gauge_logits, read_out
+from interp.capture.prefill import Prefills
+from interp.capture.replay import Replay, replay, replays
+from interp.extract.dataset import as_array, coordinates, finished, joined
+from interp.extract.prefilled import Asked, asked
+from interp.extract.question import Query, target_chunks
+from interp.model.state import undisturbed
+from interp.vocabulary import ROLES
 
 DETAILS = ("full", "tokens", "summary")
 

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import extract
-from interp.capture import residual
-from interp.model import VLM
-from interp.query import Query, ask
-from interp.sample import Sample
+from interp.capture.replay import residual
+from interp.data.sample import Sample
+from interp.extract.question import Query, ask
+from interp.model.vlm import VLM
 
 N_TARGETS = 6
 

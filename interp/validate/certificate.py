@@ -11,12 +11,14 @@ import xarray as xr
 from peft import PeftModel
 
 import interp
-from interp.labels import BOUNDS
-from interp.model import VLM, fingerprint, parts, undisturbed
-from interp.sample import Sample
+from interp.data.sample import Sample
+from interp.model.families import parts
+from interp.model.state import fingerprint, undisturbed
+from interp.model.vlm import VLM
 from interp.validate import forwards, interventions, naive, paths, state, sums
 from interp.validate import witness as other
 from interp.validate.case import Case, Finding, make_case
+from interp.vocabulary import BOUNDS
 
 PER_SAMPLE = (
     sums.ledger_sums, sums.stream_sums, sums.effect_sums, sums.origin_sums, sums.batch_sums,

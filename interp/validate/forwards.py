@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.capture import attending, replay
-from interp.model import undisturbed
-from interp.prefill import prefill
+from interp.capture.prefill import prefill
+from interp.capture.replay import replay
+from interp.model.state import attending, undisturbed
 from interp.validate.case import Case, Finding, by_layer, relative
 
 
@@ -54,7 +54,7 @@ def attention_of(
             kept.append(output[1][0, :, rows].transpose(0, 1))
         return output[0], None  # no layer's whole matrix is kept
 
-    hooks = [layer.self_attn.register_forward_hook(look) for layer in where.language_model.layers]
+    hooks = [layer.attention.register_forward_hook(look) for layer in where.layers]
     try:
         with undisturbed(case.query.model), attending(where.language_model, implementation):
             out = case.query.model(**case.query.batch, use_cache=False, logits_to_keep=rows)

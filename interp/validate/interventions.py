@@ -15,15 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import extract
-from interp.capture import attending
-from interp.effects import cut_masks
-from interp.labels import EDGE_MODES
-from interp.model import Parts, undisturbed
-from interp.prefill import Prefill, prefill
-from interp.query import source_sets
-from interp.readout import gauge_logits
-from interp.references import references
+from interp.algebra.effects import cut_masks
+from interp.algebra.readout import gauge_logits
+from interp.capture.prefill import Prefill, prefill
+from interp.extract.references import references
+from interp.extract.source_sets import source_sets
+from interp.model.parts import Layer, Parts
+from interp.model.state import attending, undisturbed
 from interp.validate.case import Case, Finding
+from interp.vocabulary import EDGE_MODES
 
 
 @torch.no_grad()
@@ -66,26 +66,27 @@ def _cut(
             return _forward(where, context, **given)[row]
         stack.enter_context(attending(where.language_model, "eager"))
         is_visual = torch.from_numpy(case.query.tokens.image >= 0).to(hidden.device)
-        hook = partial(_take_out, where, row, hidden, is_visual if mode == "mean" else None)
-        for layer in where.language_model.layers:
-            handle = layer.self_attn.register_forward_hook(hook, with_kwargs=True)
+        is_averaged = is_visual if mode == "mean" else None
+        for layer in where.layers:
+            hook = partial(_take_out, where, layer, row, hidden, is_averaged)
+            handle = layer.attention.register_forward_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         return _forward(where, context)[row]
 
 
 def _take_out(  # noqa: PLR0913, PLR0917 - a hook's arguments
-    where: Parts, row, hidden, is_averaged, module, _args, kwargs, output
+    where: Parts, layer: Layer, row, hidden, is_averaged, _module, _args, kwargs, output
 ) -> tuple[Tensor, None]:
     """A layer's attention output whose row reads 0, or a mean value, over the cut edges."""
     out, weights = output
-    values = module.v_proj(kwargs["hidden_states"])[0]
+    values = layer.v_proj(kwargs["hidden_states"])[0]
     values = rearrange(values, "p (kv d) -> p kv d", kv=where.n_kv_heads)
     values = values.repeat_interleave(where.n_heads // where.n_kv_heads, dim=1)
     instead = torch.zeros_like(values[0]) if is_averaged is None else values[is_averaged].mean(0)
     kept = weights[0, :, row] * hidden
     taken = torch.einsum("hp,phd->hd", kept, values - instead)
     both = torch.stack([rearrange(taken, "h d -> (h d)"), taken.new_zeros(taken.numel())])
-    written, bias = module.o_proj(both)
+    written, bias = layer.o_proj(both)
     out = out.clone()
     out[0, row] -= written - bias
     return out, None

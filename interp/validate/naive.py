@@ -10,8 +10,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model import undisturbed
-from interp.readout import gauge_rows
+from interp.algebra.readout import gauge_rows
+from interp.model.state import undisturbed
 from interp.validate.case import Case, Finding, by_layer, of_sum
 from interp.validate.forwards import attention_of
 
@@ -49,7 +49,7 @@ def _readout(case: Case) -> Float[Tensor, "target d_model"]:
     query, where = case.query, case.query.where
     final = case.stream["resid_post"][-1][query.rows].double()
     with undisturbed(query.model):
-        normed = where.language_model.norm(final).double()
+        normed = where.final_norm(final).double()
     gamma = where.norm_weight.double()
     largest = (final * gamma).abs().argmax(dim=-1, keepdim=True)
     scale = normed.gather(1, largest) / (final * gamma).gather(1, largest)
@@ -62,9 +62,9 @@ def _writes(
 ) -> tuple[Float[Tensor, "source head d_model"], Float[Tensor, "head d_model"]]:
     """W_o W_v n(h_p) without the bias for every head, and W_o b_v."""
     where = case.query.where
-    block = where.language_model.layers[layer]
-    normed = block.input_layernorm(case.stream["resid_pre"][layer][sources])
-    values = block.self_attn.v_proj(torch.cat([normed, torch.zeros_like(normed[:1])]))
+    block = where.layers[layer]
+    normed = block.attention_norm(case.stream["resid_pre"][layer][sources])
+    values = block.v_proj(torch.cat([normed, torch.zeros_like(normed[:1])]))
     values = rearrange(values, "p (kv d) -> p kv d", kv=where.n_kv_heads)
     group = where.n_heads // where.n_kv_heads
     written = []
@@ -73,6 +73,6 @@ def _writes(
             len(values), where.n_heads, where.d_head, dtype=values.dtype, device=values.device
         )
         alone[:, head] = values[:, head // group]
-        written.append(block.self_attn.o_proj(rearrange(alone, "p h d -> p (h d)")).double())
+        written.append(block.o_proj(rearrange(alone, "p h d -> p (h d)")).double())
     written = torch.stack(written, dim=1)
     return written[:-1] - written[-1], written[-1]

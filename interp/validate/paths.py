@@ -3,15 +3,16 @@
 import numpy as np
 import torch
 
-from interp import extract, shapley
-from interp.capture import replay
-from interp.effects import cut_masks
-from interp.ledger import project
-from interp.prefill import prefill, prefill_with
-from interp.query import source_sets
-from interp.readout import gauge_rows, read_out
-from interp.references import references
-from interp.rows import reading
+from interp import extract
+from interp.algebra import shapley
+from interp.algebra.effects import cut_masks
+from interp.algebra.ledger import project
+from interp.algebra.readout import gauge_rows, read_out
+from interp.capture.prefill import prefill, prefill_with
+from interp.capture.replay import replay
+from interp.capture.slots import reading
+from interp.extract.references import references
+from interp.extract.source_sets import source_sets
 from interp.validate.case import Case, Finding, of_sum
 
 N_NODES = 16

@@ -3,9 +3,9 @@
 import torch
 
 from interp import extract
-from interp.capture import replay
-from interp.model import base_model
-from interp.prefill import prefill
+from interp.capture.prefill import prefill
+from interp.capture.replay import replay
+from interp.model.families import base_model, parts
 from interp.validate.case import Case, Finding, by_layer
 
 
@@ -53,8 +53,7 @@ def unchanged(case: Case) -> list[Finding]:
 
 def _state(model) -> list:
     """What a caller would notice."""
-    base = base_model(model)
-    language_model = base.model.language_model
+    base, where = base_model(model), parts(model)
     tensors = [t for t in model.parameters() if not t.is_inference()]
     gradients = [t.grad for t in tensors if t.grad is not None]
     return [
@@ -63,8 +62,8 @@ def _state(model) -> list:
         [p.requires_grad for p in model.parameters()],
         [(t.data_ptr(), t._version) for t in [*tensors, *gradients]],
         base.config._attn_implementation,
-        language_model.config._attn_implementation,
-        base.model.visual.config._attn_implementation,
-        id(base.model.rope_deltas),
+        where.language_model.config._attn_implementation,
+        where.vision_tower.config._attn_implementation,
+        [id(getattr(module, name)) for module, name in where.volatile],
         [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
     ]

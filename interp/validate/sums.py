@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from interp import extract
-from interp.labels import EDGE_MODES
-from interp.query import ask
-from interp.readout import gauge_rows
-from interp.references import references
+from interp.algebra.readout import gauge_rows
+from interp.extract.question import ask
+from interp.extract.references import references
 from interp.validate.case import Case, Finding, by_layer, of_sum, relative
+from interp.vocabulary import EDGE_MODES
 
 
 def ledger_sums(case: Case) -> list[Finding]:

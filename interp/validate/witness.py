@@ -19,7 +19,9 @@ from einops import rearrange
 from peft import PeftModel
 
 from interp import extract
-from interp.model import VLM, base_model, undisturbed
+from interp.model.families import base_model
+from interp.model.state import undisturbed
+from interp.model.vlm import VLM
 from interp.validate.case import Case, Finding, by_layer, of_sum, relative
 
 LARGEST = 2_000_000_000  # parameters, up to which a copy is made unasked

@@ -1,0 +1,130 @@
+"""How cost and memory of extraction grow with tokens, targets and source sets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.benchmarks.models import TEXT_TOKENS, Setting, make_model
+from analyses.benchmarks.timing import compared, in_turns, peak_memory, tasks
+
+SWEEPS = {
+    "tokens": (500, 1000, 2000, 4000),
+    "targets": (1, 4, 16, 64),
+    "sets": (1, 2, 4, 8, 16),
+    "layers": (2, 4, 8),
+}
+BOTH = ("ledger", "effects")
+MEASURED = {"tokens": BOTH, "targets": BOTH, "sets": ("effects",), "layers": BOTH}
+TITLES = {
+    "tokens": "Tokens of the sequence",
+    "targets": "Targets",
+    "sets": "Source sets",
+    "layers": "Layers",
+}
+
+
+def measure_growth(setting: Setting, repeats: int, axes: list[str]) -> list[dict]:
+    """One record per axis, size and extraction: time and memory, and the forward's beside them."""
+    model = made_with = None
+    records, forwards = [], {}
+    for axis in axes:
+        for size in SWEEPS[axis]:
+            here = replace(setting, **{axis: size})
+            if here.targets > here.tokens // 2 or here.tokens <= TEXT_TOKENS:
+                continue
+            if here.layers != made_with:
+                model, made_with = None, here.layers  # one at a time in memory
+                model = make_model(here)
+            todo = tasks(model, here)
+            key = here.tokens, here.layers
+            if key not in forwards:
+                forwards[key] = peak_memory(here, "forward")
+            times = in_turns(["forward", *MEASURED[axis]], todo, repeats, here.device)
+            for name in MEASURED[axis]:
+                found = compared(times[name], times["forward"])
+                peaks = peak_memory(here, name), forwards[key]
+                record = {"axis": axis, "size": size, "extraction": name} | _costs(found, *peaks)
+                records.append(record | {"estimated_bytes": estimated(here, name)})
+                print(_line(records[-1]), flush=True)
+    return records
+
+
+def _costs(found: dict, peak: dict[str, int], forward: dict[str, int]) -> dict:
+    return {
+        "ratio": found["ratio_median"],
+        "ratio_lower": found["ratio_range"][0],
+        "ratio_upper": found["ratio_range"][1],
+        "seconds": found["seconds_median"],
+        "forward_seconds": found["forward_seconds_median"],
+        "memory_ratio": peak["peak"] / forward["peak"],
+        "needed_bytes": peak["peak"] - peak["before"],
+        "forward_needed_bytes": forward["peak"] - forward["before"],
+    }
+
+
+def estimated(setting: Setting, name: str) -> int:
+    """What the budget of `interp.extract.each` reckons with."""
+    import torch
+
+    from interp.capture.memory import Load, needed
+    from interp.model.families import parts
+
+    with torch.device("meta"):
+        where = parts(make_model(replace(setting, device="meta")))
+    n_variants = 1 + setting.sets if name == "effects" else 1
+    size = torch.empty(0, dtype=getattr(torch, setting.dtype)).element_size()
+    return needed(where, [Load(setting.tokens, setting.targets, n_variants)], size)
+
+
+def _line(row: dict) -> str:
+    return (
+        f"{row['axis']} {row['size']}, {row['extraction']}: {row['ratio']:.3f} of the forward "
+        f"[{row['ratio_lower']:.3f}, {row['ratio_upper']:.3f}], memory {row['memory_ratio']:.3f}, "
+        f"needs {row['needed_bytes'] / 2**20:.0f} MiB (forward "
+        f"{row['forward_needed_bytes'] / 2**20:.0f}, estimate {row['estimated_bytes'] / 2**20:.0f})"
+    )
+
+
+def draw_growth(records: list[dict], path: Path, title: str) -> None:
+    """A figure of time ratios above and memory below, a table as CSV, each beside `path`."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator, ScalarFormatter
+
+    from interp import plots
+
+    plots.use_style()
+    frame = pd.DataFrame(records)
+    frame.to_csv(path.with_suffix(".csv"), index=False, float_format="%.6g")
+    names = frame["axis"].unique().tolist()
+    size = (2.6 + 2.0 * len(names), 5.0)
+    figure, axes = plt.subplots(
+        2, len(names), figsize=size, sharex="col", sharey="row", squeeze=False
+    )
+    styles = {"ledger": ("#D55E00", "o"), "effects": ("#0072B2", "^")}
+    for column, axis in enumerate(names):
+        top, bottom = axes[:, column]
+        for name, one in frame[frame.axis == axis].groupby("extraction", sort=False):
+            color, marker = styles[name]
+            label = {"ledger": "ledger", "effects": "edge effects"}[name]
+            reach = [one.ratio - one.ratio_lower, one.ratio_upper - one.ratio]
+            top.errorbar(one["size"], one.ratio, reach, color=color, marker=marker, label=label,
+                         capsize=3, linewidth=1.2)  # fmt: skip
+            bottom.plot(one["size"], one.memory_ratio, color=color, marker=marker, linewidth=1.2)
+        for ax in (top, bottom):
+            ax.axhline(1, color="#999999", linestyle="--", linewidth=1)
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(sorted(frame[frame.axis == axis]["size"].unique()))
+            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_minor_locator(NullLocator())
+        bottom.set_xlabel(TITLES[axis])
+    axes[0, 0].set_ylabel("Time, ratio to\na plain forward")
+    axes[1, 0].set_ylabel("Peak memory, ratio to\na plain forward")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="median; whiskers: least and largest", ncols=2,
+                  loc="outside lower center")  # fmt: skip
+    figure.suptitle(title, fontsize=9)
+    for ending in ("png", "svg", "pdf"):
+        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)
+        figure.savefig(path.with_suffix(f".{ending}"), metadata=metadata)
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""The reports: a folder each, with the same rooms."""

@@ -1,0 +1,1 @@
+"""Models before and after training on a saliency reward."""

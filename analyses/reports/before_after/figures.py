@@ -1,0 +1,163 @@
+"""Findings on training → figures."""
+
+from collections import Counter
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analyses.reports.before_after.findings import REFERENCE_TITLES, RULE_TITLES, ArmFindings
+from interp import plots
+from interp.data.images import open_image
+from interp.store import opening as store
+
+COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "os^vDPX"
+SMOOTH = 10  # steps that a training curve averages
+CURVES = {
+    "accuracy": "Right answers", "saliency/alignment": "Alignment of the rewarded map",
+    "text/tokens": "Length of a text [tokens]",
+    "saliency/visual_attention": "Attention on the image",
+}  # fmt: skip
+N_EXAMPLES = 4
+
+
+def draw(found: ArmFindings, run_path: Path) -> dict[str, Figure]:
+    """Every figure by name."""
+    plots.use_style()
+    figures = {
+        "alignment": alignment(found),
+        "effects": effects(found),
+        "paths": paths(found),
+        "curves": curves(found),
+        "examples": examples(found, run_path),
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _dots(ax, tables: list[tuple[str, pd.DataFrame]], arms: list[str]) -> None:
+    """Estimates with intervals, a line per arm, a mark per named table."""
+    for k, (name, table) in enumerate(tables):
+        one = table.set_index("arm").loc[arms]
+        errors = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
+        at = np.arange(len(arms)) + (k - (len(tables) - 1) / 2) * 0.6 / max(3, len(tables))
+        ax.errorbar(one["estimate"], at, xerr=errors, fmt=MARKERS[k % len(MARKERS)],
+                    color=COLORS[k % len(COLORS)],
+                    markersize=4, capsize=2, label=name)  # fmt: skip
+    ax.set_yticks(np.arange(len(arms)), arms)
+    ax.set_ylim(len(arms) - 0.5, -0.5)
+
+
+def alignment(found: ArmFindings) -> Figure:
+    """Alignment of every map in every model, on the same text and on each model's own."""
+    arms = [found.before, *found.after]
+    figure, axes = plt.subplots(1, len(RULE_TITLES), figsize=(8.6, 0.9 + 0.5 * len(arms)),
+                                sharey=True)  # fmt: skip
+    chance = found.levels[found.levels["quantity"].str.contains("chance")]["estimate"].mean()
+    for ax, title in zip(axes, RULE_TITLES.values(), strict=True):
+        mine = found.levels[found.levels["quantity"] == f"{title} [share]"]
+        tables = [
+            (f"{text} text", mine[mine["group"] == f"alignment, {text} text"])
+            for text in ("same", "own")
+        ]
+        _dots(ax, tables, arms)
+        ax.axvline(chance, color="0.3", linewidth=0.8, linestyle="--")
+        ax.set(title=title[0].upper() + title[1:], xlabel="Alignment [share]", xlim=(0, None))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def effects(found: ArmFindings) -> Figure:
+    """What changed in the exact effect of the evidence on the answer, by reference."""
+    parts = ("evidence: total [logit]", "evidence: direct write [logit]",
+             "evidence: all other paths [logit]")  # fmt: skip
+    table = found.changes[found.changes["against"] == "before"]
+    figure, axes = plt.subplots(1, len(REFERENCE_TITLES), sharey=True,
+                                figsize=(8.6, 0.9 + 0.6 * len(found.after)))  # fmt: skip
+    for ax, title in zip(axes, REFERENCE_TITLES.values(), strict=True):
+        group = table[table["group"] == f"exact effect on answer tokens, against the {title}"]
+        tables = [(name.split(": ")[1].split(" [")[0], group[group["quantity"] == name])
+                  for name in parts]  # fmt: skip
+        _dots(ax, tables, found.after)
+        ax.axvline(0, color="0.3", linewidth=0.8)
+        ax.set(title=f"Evidence replaced by the {title}", xlabel="After minus before [logit]")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def paths(found: ArmFindings) -> Figure:
+    """What changed in the edge effect of the evidence, by path."""
+    table = found.changes[found.changes["against"] == "before"]
+    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(8.6, 3.6))
+    for ax, token_class in zip(axes, ("answer", "thinking"), strict=True):
+        group = table[table["group"] == f"edge effect of the evidence on {token_class} tokens"]
+        names = list(dict.fromkeys(group["quantity"]))
+        turned = group.assign(name=group["arm"], arm=group["quantity"])
+        _dots(ax, [(arm, turned[turned["name"] == arm]) for arm in found.after], names)
+        ax.set_yticklabels([name.removesuffix(" [logit]") for name in names])
+        ax.axvline(0, color="0.3", linewidth=0.8)
+        ax.set(title=f"Targets: {token_class} tokens", xlabel="After minus before [logit]")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def curves(found: ArmFindings) -> Figure | None:
+    """The training logs, smoothed, a line per model; None where no model has one."""
+    if found.curves is None:
+        return None
+    paid = {arm: facts["map"] for arm, facts in found.run.attrs["arms"].items()}
+    rewards = list(dict.fromkeys(paid[arm] for arm in found.after))
+    shown = {name: title for name, title in CURVES.items() if name in found.curves}
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 2.9), squeeze=False)
+    axes = axes[0]
+    for ax, (name, title) in zip(axes, shown.items(), strict=True):
+        counts: Counter[str] = Counter()
+        for arm, table in found.curves.groupby("arm", sort=False):
+            smooth = table[name].rolling(SMOOTH, min_periods=1).mean()
+            line = ("-", "--", ":", "-.")[counts[paid[arm]] % 4]
+            counts[paid[arm]] += 1
+            ax.plot(table["step"], smooth, color=COLORS[1 + rewards.index(paid[arm])],
+                    linestyle=line, linewidth=1.2, label=arm)  # fmt: skip
+        ax.set_title(title, fontsize=8)
+        ax.set_xlabel("Step")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def examples(found: ArmFindings, run_path: Path) -> Figure | None:
+    """The maps of the same text before and for each reward, each on a scale of its own from 0."""
+    run_path = run_path / "0"
+    names = [str(n) for n in found.run["sample"].values if store.image_path(run_path, n).is_file()]
+    if not names:
+        return None
+    rules = ("direct", "effect")
+    paid = {arm: found.run.attrs["arms"][arm]["map"] for arm in reversed(found.after)}
+    first = {reward: arm for arm, reward in paid.items()}  # of runs of one reward, the first
+    arms = [found.before, *(arm for arm in found.after if arm in first.values())]
+    chosen = names[:N_EXAMPLES]
+    rows = [(rule, arm) for rule in rules for arm in arms]
+    size = 1.7 * len(chosen) + 2.2, 1.3 * (len(rows) + 1)
+    figure, axes = plt.subplots(len(rows) + 1, len(chosen), figsize=size, squeeze=False)
+    for column, name in enumerate(chosen):
+        one = found.run.sel(sample=name)
+        image = open_image(store.image_path(run_path, name))
+        boxes = one["box"].dropna("box_number").values
+        plots.scene(image, boxes, axes[0, column])
+        axes[0, column].set_title(f"{one['question'].item()}\n{one['answer'].item()}", fontsize=7)
+        for row, (rule, arm) in enumerate(rows, start=1):
+            saliency = one["answer_map"].sel(rule=rule, arm=arm)
+            saliency = saliency.dropna("row", how="all").dropna("column", how="all")
+            if saliency.size:
+                plots.overlay(image, saliency, boxes, axes[row, column])
+            else:
+                axes[row, column].axis("off")
+    labels = ["image and boxes", *(f"{RULE_TITLES[rule]}\n{arm}" for rule, arm in rows)]
+    for row, label in enumerate(labels):
+        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
+    return figure

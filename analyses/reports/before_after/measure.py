@@ -1,0 +1,238 @@
+"""One model before or after training → everything that is measured on every sample.
+
+On the text that the model writes itself (own), and on one text that is the same for all models.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import interp
+from analyses.reports.direct_vs_indirect.measure import is_right
+from analyses.run.models import code_version
+from analyses.run.recipe import Budget, Shard, attempt, status
+from analyses.run.texts import filled, readable, stored_texts, written
+from interp.data.images import open_image
+from interp.data.sample import Sample
+from interp.extract.question import ask
+from interp.extract.references import Pool
+from interp.faithfulness import faithfulness
+from interp.inputs.completions import Completion, is_well_formed
+from interp.measures import TOKEN_CLASSES
+from interp.model.state import fingerprint
+from interp.model.vlm import VLM
+from interp.scoring import RULES, saliencies, score
+from interp.store.joining import join
+from interp.vocabulary import describe
+
+SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share",
+          "border_area", "visual_attention")  # fmt: skip
+SETS = ("image", "evidence", "background")
+REFERENCES = ("mean", "twin")
+FAITHFUL = ("direct", "effect")  # rules whose maps are tried on changed images
+MOST_TARGETS = {"edge": 4}  # an exact map costs by target
+MOST_MEMORY = 4 * 2**30  # besides the model, of a batch of maps
+TEXTS = ("own", "same")
+
+
+class Arm:
+    """The recipe: one model before or after training."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        samples: list[Sample],
+        options: Namespace,
+        text: str,
+        *,
+        certificate: dict,
+        texts_of: Path | None = None,
+    ):
+        """A model's measurements.
+
+        Args:
+            vlm: the model.
+            samples: all of them.
+            options: of the command.
+            text: "reference", or "before", what the first model wrote.
+            certificate: of the model.
+            texts_of: the first model's run, for "before" and another model.
+        """
+        self.vlm, self.options, self.texts_of, self.text = vlm, options, texts_of, text
+        self.pool = Pool(vlm, [one for one in readable(samples) if one.boxes is not None])
+        self.settings = {
+            "report": "before_after", "text_of_all": text, "text": "completion",
+            "base": vlm.name, "adapter": vlm.adapter, "model_hash": vlm.fingerprint,
+            "adapter_hash": fingerprint(vlm.model, adapter=True), "limit": options.limit,
+            "max_new_tokens": options.max_new_tokens,
+        }  # fmt: skip
+        self.facts = {"certificate": certificate}
+
+    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+        """One shard; samples without boxes or a readable image are skipped."""
+        found = {one.id: attempt(_checked, one) for one in samples}
+        usable = [one for one in samples if found[one.id] is None]
+        own = written(self.vlm, usable, budget, self.options.max_new_tokens)
+        found |= {s.id: text for s, text in zip(usable, own, strict=True) if _is_error(text)}
+        statuses = {one.id: status(one, found[one.id]) for one in samples}
+        kept = [(s, text) for s, text in zip(usable, own, strict=True) if not _is_error(text)]
+        reasons: list[str] = []
+        made = []
+        for k in range(0, len(kept), budget.batch_size):
+            batch, texts = (list(x) for x in zip(*kept[k : k + budget.batch_size], strict=True))
+            made += _batch(self.vlm, self.pool, batch, texts, self._same(batch, texts), reasons)
+        facts = {"codes": {code_version(): len(made)}}
+        if not made:
+            return Shard(None, statuses, facts)
+        facts["reasons"] = {f"{samples[0].id} …": reasons}
+        shard = join([one.expand_dims("sample") for one in made])
+        batch, texts = (list(x) for x in zip(*kept, strict=True))
+        sizes = {one.id: open_image(one.image).size for one in batch}
+        return Shard(describe(shard.merge(_facts(batch, texts))), statuses, facts, sizes)
+
+    def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
+        """Nothing beyond the samples."""
+        return {}
+
+    def _same(self, samples: list[Sample], own: list[Completion]) -> list:
+        """The texts that are the same for all models."""
+        if self.text == "reference":
+            return [None] * len(samples)
+        if self.texts_of is None:
+            return own
+        run = interp.open_run(self.texts_of, check="structure")
+        return stored_texts(run, self.vlm, samples)
+
+
+def _is_error(found) -> bool:
+    return isinstance(found, Exception)
+
+
+def _checked(sample: Sample) -> None:
+    """Raises ValueError for a sample that has no boxes or an image that cannot be read."""
+    open_image(sample.image)
+    if sample.boxes is None:
+        raise ValueError(f"{sample.id}: expected evidence boxes, got none")
+
+
+def _facts(samples: list[Sample], own: list[Completion]) -> xr.Dataset:
+    """What a page tells of the samples."""
+    by_sample = {
+        "question": [one.question for one in samples],
+        "answer": [one.answer for one in samples],
+        "family": [one.family for one in samples],
+    }
+    arrays = {
+        "box": (("sample", "box_number", "edge"), filled([one.boxes for one in samples], np.nan)),
+        "text_token_id": (("sample", "text_token"), filled([t.token_ids for t in own], -1)),
+    }
+    return xr.Dataset(
+        {name: ("sample", values) for name, values in by_sample.items()} | arrays,
+        coords={"sample": [one.id for one in samples]},
+    )
+
+
+def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list[xr.Dataset]:
+    maps = {
+        name: {rule: _maps(vlm, samples, texts, rule, reasons) for rule in RULES}
+        for name, texts in (("own", own), ("same", same))
+    }
+    made = []
+    for k, (sample, mine, first) in enumerate(zip(samples, own, same, strict=True)):
+        by_text = {name: {rule: maps[name][rule][k] for rule in RULES} for name in TEXTS}
+        parts = [_written(vlm, sample, mine), _scores(sample, by_text), _drawn(by_text["same"])]
+        for measure, text in ((_faithful, mine), (_effects, first)):
+            found = attempt(measure, vlm, pool, sample, text, by_text["own"])
+            if isinstance(found, Exception):
+                reasons.append(f"{sample.id}: {found}")
+            else:
+                parts.append(found)
+        merged = xr.merge(parts, join="outer", compat="override")
+        made.append(merged.assign_coords(sample=sample.id))
+    return made
+
+
+def _maps(vlm: VLM, samples, texts, rule: str, reasons: list[str]) -> list:
+    """By sample a map, or None where there is none."""
+    limit = MOST_TARGETS.get(rule, 64)
+    pairs = list(zip(samples, texts, strict=True))
+    found = saliencies(vlm, pairs, rule=rule, max_targets=limit, max_memory=MOST_MEMORY)
+    reasons += [one for one in found if isinstance(one, str)]
+    return [None if isinstance(one, str) else one for one in found]
+
+
+def _written(vlm: VLM, sample: Sample, text: Completion) -> xr.Dataset:
+    """What the model wrote, and whether it is right."""
+    facts = {
+        "is_correct": float(is_right(text.answer, sample.answer)),
+        "is_well_formed": float(is_well_formed(vlm.processor.tokenizer, text)),
+        "n_tokens": float(len(text.token_ids)),
+        "written": text.text,
+    }
+    return xr.Dataset({name: ((), value) for name, value in facts.items()})
+
+
+def _scores(sample: Sample, maps: dict) -> xr.Dataset:
+    """Alignment with its controls, by text and rule."""
+    found = np.full((len(SCORES), len(TEXTS), len(RULES)), np.nan)
+    for i, by_rule in enumerate(maps.values()):
+        for j, one in enumerate(by_rule.values()):
+            if one is not None:
+                scored = score(one, sample)
+                found[:, i, j] = [float(scored[name]) for name in SCORES]
+    dims = ("text_of", "rule")
+    made = {name: (dims, values) for name, values in zip(SCORES, found, strict=True)}
+    return xr.Dataset(made, coords={"text_of": list(TEXTS), "rule": list(RULES)})
+
+
+def _drawn(maps: dict) -> xr.Dataset:
+    """The maps on the same text, to be drawn."""
+    drawn = {rule: one.map for rule, one in maps.items() if one is not None}
+    if not drawn:
+        return xr.Dataset()
+    joined = xr.concat(list(drawn.values()), pd.Index(list(drawn), name="rule"))
+    return joined.reset_coords(drop=True).rename("answer_map").to_dataset()
+
+
+def _faithful(vlm: VLM, _pool, sample: Sample, text: Completion, maps: dict) -> xr.Dataset:
+    """Deletion and insertion on the model's own text."""
+    chosen = {rule: maps[rule].map for rule in FAITHFUL if maps[rule] is not None}
+    if len(chosen) < len(FAITHFUL):
+        raise ValueError("expected maps of the own text for deletion and insertion, got none")
+    return faithfulness(vlm, sample, chosen, completion=text)
+
+
+def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _maps) -> xr.Dataset:
+    """Of the same text edge effects by path, and total effects with their path classes."""
+    tokens = ask(vlm, sample, completion=text).tokens
+    has_background = ((tokens.image >= 0) & ~tokens.is_evidence).any()
+    asked = {"completion": text, "sources": SETS if has_background else SETS[:-1]}
+    edges = interp.extract.effects(vlm, sample, **asked)
+    references = interp.extract.references(
+        vlm, sample, pool=pool, kinds=REFERENCES, completion=text
+    )
+    nodes = interp.extract.shapley(vlm, sample, references=references, **asked)
+    nodes = nodes.rename(is_defined="node_defined", total="shapley_total", source_set="visual_set")
+    live = nodes.sel(norm="live", drop=True)
+    found = xr.Dataset(
+        {
+            "effect": _by_class(edges, edges["effect"].where(edges["is_defined"])),
+            "total": _by_class(edges, edges["total"].where(edges["is_defined"])),
+            "shapley": _by_class(live, live["shapley"].where(live["node_defined"])),
+            "shapley_total": _by_class(live, live["shapley_total"].where(live["node_defined"])),
+        }
+    )
+    # What a sample cannot have, a twin or a background, is NaN.
+    every = {"reference": list(REFERENCES), "visual_set": list(SETS), "source_set": list(SETS)}
+    return found.reindex(every)
+
+
+def _by_class(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    """Means over the targets of each token class that are defined; NaN without one."""
+    role = dataset["target_role"].values
+    means = [values.isel(target=role == c).mean("target", skipna=True) for c in TOKEN_CLASSES]
+    joined = xr.concat(means, pd.Index(TOKEN_CLASSES, name="token_class"))
+    return joined.reset_coords(drop=True)

@@ -1,0 +1,128 @@
+"""Did the map move because the effect moved? In plain words, from tables alone."""
+
+import numpy as np
+
+from analyses.reports.before_after.findings import (
+    REFERENCE_TITLES,
+    RULE_TITLES,
+    ArmFindings,
+    controls,
+)
+
+SAME = "alignment, same text"
+LEAST_IMAGES = 100  # as for a verdict (METHODS.md 3.6)
+
+
+def sentences(found: ArmFindings) -> list[tuple[str, str]]:
+    """(model, what its training did) for every model after training."""
+    return [(arm, _sentence(found, arm)) for arm in found.after]
+
+
+def _sentence(found: ArmFindings, arm: str) -> str:
+    paid = found.run.attrs["arms"][arm]["map"]
+    rule = paid if paid in RULE_TITLES else "direct"
+    directions = _directions(found, arm, rule, "before")
+    said = f"{reading(*directions, is_paid=paid in RULE_TITLES)} "
+    n_images = int(_rows(found, arm, rule, "before")[0]["n"])
+    if n_images < LEAST_IMAGES:
+        said = f"On {n_images} images, where {LEAST_IMAGES} are needed to say so: {said}"
+    said += f"{_title(rule, paid)} {_clauses(found, arm, rule, 'before')}"
+    if arm in controls(found.run):
+        control = controls(found.run)[arm]
+        said += f" Against {control}, which was not paid for a map, the map "
+        said += _clauses(found, arm, rule, "control")
+    return said
+
+
+def _clauses(found: ArmFindings, arm: str, rule: str, against: str) -> str:
+    """Where the map went, and what the evidence does to the answer."""
+    moved, totals, directs, rests = _rows(found, arm, rule, against)
+    words = {1: "moved onto the evidence", -1: "moved off the evidence", 0: "is not seen to move"}
+    return (
+        f"{words.get(direction([moved]), 'was not measured')} on the same text ({text(moved)}); "
+        f"the exact effect of the evidence on the answer {_agreed(totals)} ({_list(totals)} "
+        f"logits), its direct write {_agreed(directs)} ({_list(directs)}), all other paths "
+        f"{_agreed(rests)} ({_list(rests)})."
+    )
+
+
+def reading(
+    moved: int | None, total: int | None, direct: int | None, rest: int | None, *, is_paid: bool
+) -> str:
+    """What four directions mean together.
+
+    Those of the map, of the evidence's total effect, of its direct write and of all other paths:
+    each is 1, -1, or 0 where its interval, or one of them, includes 0; None where not measured.
+    """
+    if moved is None or total is None:
+        return "Not enough was measured to say more."
+    if moved <= 0:
+        where = "did not move measurably" if moved == 0 else "moved off the evidence"
+        return {
+            1: "The effect of the evidence grew, and the map does not show it.",
+            0: f"The map {where}, with no clear change of the effect.",
+            -1: "The effect of the evidence fell.",
+        }[total]
+    if total > 0:
+        return "The map moved, and the effect of the evidence grew with it."
+    if direct == 1 and (total < 0 or rest == -1):
+        said = "The map looks better though the evidence does not matter more: only the direct part"
+        return f"{said} grew. That is reward hacking." if is_paid else f"{said} grew."
+    return "The map moved; whether the effect of the evidence grew with it is not decided."
+
+
+def _directions(found: ArmFindings, arm: str, rule: str, against: str) -> tuple:
+    moved, *effects = _rows(found, arm, rule, against)
+    return direction([moved]), *(direction(rows) for rows in effects)
+
+
+def _rows(found: ArmFindings, arm: str, rule: str, against: str) -> tuple:
+    """Changes of the map's alignment; by reference, of total, direct write and other paths."""
+    names = ("total", "direct write", "all other paths")
+    groups = [f"exact effect on answer tokens, against the {t}" for t in REFERENCE_TITLES.values()]
+    return _row(found, arm, against, SAME, f"{RULE_TITLES[rule]} [share]"), *(
+        [_row(found, arm, against, group, f"evidence: {name} [logit]") for group in groups]
+        for name in names
+    )
+
+
+def direction(rows: list[dict]) -> int | None:
+    """1 or -1 where all intervals lie on that side of 0, else 0; None without intervals."""
+    bounds = [(row["lower"], row["upper"]) for row in rows if np.isfinite(row["lower"])]
+    if not bounds:
+        return None
+    if all(low > 0 for low, _ in bounds):
+        return 1
+    return -1 if all(high < 0 for _, high in bounds) else 0
+
+
+def text(row: dict) -> str:
+    """An estimate with its interval."""
+    if not np.isfinite(row["lower"]):
+        return "–"
+    digits = 3 if max(abs(row["lower"]), abs(row["upper"])) < 0.1 else 2
+    return f"{row['estimate']:.{digits}f} [{row['lower']:.{digits}f}, {row['upper']:.{digits}f}]"
+
+
+def _title(rule: str, paid: str) -> str:
+    named = RULE_TITLES[rule][0].upper() + RULE_TITLES[rule][1:]
+    return f"{named}, which it was paid for," if paid in RULE_TITLES else f"{named} (not paid for)"
+
+
+def _agreed(rows: list[dict]) -> str:
+    words = {1: "grew", -1: "fell", 0: "without a clear change"}
+    return words.get(direction(rows), "was not measured")
+
+
+def _list(rows: list[dict]) -> str:
+    named = zip(REFERENCE_TITLES.values(), rows, strict=True)
+    return "; ".join(f"{title} {text(row)}" for title, row in named)
+
+
+def _row(found: ArmFindings, arm: str, against: str, group: str, quantity: str) -> dict:
+    table = found.changes
+    is_it = (
+        (table["arm"] == arm) & (table["against"] == against)
+        & (table["group"] == group) & (table["quantity"] == quantity)
+    )  # fmt: skip
+    return table[is_it].iloc[0].to_dict()

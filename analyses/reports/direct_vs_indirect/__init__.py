@@ -1,0 +1,1 @@
+"""Direct against indirect contributions of the image."""

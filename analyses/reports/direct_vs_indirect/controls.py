@@ -1,0 +1,122 @@
+"""Controls of the verdict (METHODS.md 3.6): where there is nothing to find, nothing is found.
+
+    random weights     the same architecture, weights drawn anew: no reference passes the gate
+    shuffled targets   another sample's answer in place of the model's own
+    wrong image        the sample's text behind another sample's image
+
+For the last two the mean total effect in the contrast gauge, against the likeliest other token, has
+to be not above 0.
+"""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForImageTextToText
+
+import interp
+from analyses.reports.direct_vs_indirect.sample import GAUGES, REFERENCES, Measurer
+from interp.data.images import open_image
+from interp.data.sample import Sample
+from interp.extract.references import Pool
+from interp.inputs.completions import Completion
+from interp.model.families import base_model
+from interp.model.state import fingerprint
+from interp.model.vlm import VLM, embed
+
+log = logging.getLogger("controls")
+N_CONTROL = 100  # samples of each control
+
+
+def measure_controls(
+    measurer: Measurer, samples: list[Sample], texts: list[Completion | None]
+) -> list[dict]:
+    """One record per control, sample, reference and gauge: the answer's mean total effect.
+
+    Samples without another to swap with are left out, with a warning.
+    """
+    vlm, records = measurer.vlm, []
+    random = random_weights(vlm, measurer.seed)
+    untrained = replace(measurer, vlm=random, pool=Pool(random, samples[:N_CONTROL]))
+    pairs = list(zip(samples, texts, strict=True))[:N_CONTROL]
+    for sample, text in tqdm(pairs, desc="controls", disable=None):
+        try:
+            records += _of_sample(measurer, untrained, sample, text)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            log.warning("no controls of %s: %s", sample.id, error)
+    return records
+
+
+def _of_sample(measurer: Measurer, untrained: Measurer, sample: Sample, text) -> list[dict]:
+    """The records of one sample.
+
+    Raises:
+        ValueError: no other sample to swap with.
+    """
+    answer = sample.answer if text is None else text.answer
+    grid = embed(measurer.vlm, open_image(sample.image))[1]
+    other = measurer.pool.other(sample, answer, grid, measurer.seed)
+    wrong = replace(sample, image=_image_like(other, sample), twin=None)
+    return [
+        *_record("random weights", untrained, sample, None),
+        *_record("shuffled targets", measurer, sample, text, targets_of=other),
+        *_record("wrong image", measurer, wrong, text),
+    ]
+
+
+def random_weights(vlm: VLM, seed: int) -> VLM:
+    """The same architecture with weights drawn anew."""
+    torch.manual_seed(seed)
+    config = base_model(vlm.model).config
+    model = AutoModelForImageTextToText.from_config(config).to(vlm.model.dtype).to(vlm.device)
+    return replace(vlm, model=model.eval(), name="random weights", fingerprint=fingerprint(model))
+
+
+def _image_like(other: Sample, sample: Sample):
+    """The other's image at the sample's size, so that boxes and grid stay."""
+    size = open_image(sample.image).size
+    return open_image(other.image).resize(size)
+
+
+def _record(control, measurer: Measurer, sample, text, targets_of=None) -> list[dict]:
+    """Mean total effect of the image on the answer's tokens, by reference and gauge."""
+    vlm, pool, seed = measurer.vlm, measurer.pool, measurer.seed
+    kinds = REFERENCES if control == "random weights" else ("mean",)
+    # The random model explains the reference text; it has none of its own.
+    asked = {"completion": text}
+    found = interp.extract.references(vlm, sample, pool=pool, kinds=kinds, seed=seed, **asked)
+    tokens = interp.extract.ledger(vlm, sample, detail="summary", **asked)
+    is_answer = tokens["target_role"].values == "answer"
+    asked["positions"] = tokens["target_position"].values[is_answer].tolist()
+    if targets_of is not None:
+        ids = vlm.processor.tokenizer(targets_of.answer, add_special_tokens=False).input_ids
+        own = tokens["target_token_id"].values[is_answer].tolist()
+        # Where both answers share a token, that target would not be shuffled.
+        kept = [k for k, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b]
+        asked["positions"] = [asked["positions"][k] for k in kept]
+        asked["targets"] = [ids[k] for k in kept]
+        if not kept:
+            return []
+    ds = interp.extract.shapley(
+        vlm, sample, references=found, sources=["image"], gauge=GAUGES, foils="runner-up", **asked
+    )
+    total = (
+        ds["total"]
+        .sel(norm="live", source_set="image")
+        .where(ds["is_defined"].sel(source_set="image"))
+    )
+    mean = total.mean("target", skipna=True)
+    return [
+        {
+            "control": control,
+            "sample": sample.id,
+            "reference": str(reference),
+            "gauge": str(gauge),
+            "total": float(mean.sel(reference=reference, gauge=gauge)),
+        }
+        for reference in ds["reference"].values
+        for gauge in GAUGES
+        if np.isfinite(mean.sel(reference=reference, gauge=gauge))
+    ]

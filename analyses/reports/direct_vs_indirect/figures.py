@@ -1,0 +1,214 @@
+"""Findings → figures as PDF, SVG and PNG, one function each."""
+
+import io
+import textwrap
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from PIL import Image
+
+from analyses.reports.direct_vs_indirect.findings import Findings, points
+from analyses.reports.direct_vs_indirect.verdict import cell_name
+from interp import plots
+from interp.maps import grid as maps
+from interp.store import opening as store
+
+N_EXAMPLES = 5
+
+
+def draw_all(found: Findings, run_path: Path, folder: Path) -> dict[str, bytes]:
+    """Draws and saves every figure; returns the PNG of each by name."""
+    plots.use_style()
+    figures = {
+        "paths": paths(found),
+        "shares": shares(found),
+        "by_layer": by_layer(found),
+        "scatter": scatter(found),
+        "verdict": verdict(found),
+        "path_classes": path_classes(found),
+        "nodes": nodes(found),
+        "examples": examples(found, run_path),
+        "exactness": exactness(found),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {}
+    for name, figure in figures.items():
+        if figure is None:
+            continue
+        for suffix in ("pdf", "svg"):
+            # No creation date: the same run redraws to the same file.
+            metadata = {"CreationDate": None} if suffix == "pdf" else {"Date": None}
+            figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        drawn[name] = buffer.getvalue()
+        (folder / f"{name}.png").write_bytes(drawn[name])
+        plt.close(figure)
+    return drawn
+
+
+def _classes(found: Findings) -> list[str]:
+    """Token classes that the run has."""
+    return [
+        str(c) for c in found.paths["token_class"].values if (found.run["target_role"] == c).any()
+    ]
+
+
+def paths(found: Findings) -> Figure:
+    """Mean effect by path and source set, a panel per token class."""
+    classes = _classes(found)
+    figure, axes = plt.subplots(len(classes), 1, figsize=(7.2, 2.7 * len(classes)), squeeze=False)
+    for token_class, ax in zip(classes, axes[:, 0], strict=True):
+        interval = found.paths.sel(token_class=token_class)
+        interval = interval.isel(source_set=(interval["n"].sel(path="total") > 0).values)
+        plots.path_means(interval.transpose("source_set", "path"), ax)
+        ax.set_title(f"Targets: {token_class} tokens")
+    axes[-1, 0].legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    return figure
+
+
+def verdict(found: Findings) -> Figure | None:
+    """Δ in every cell, a panel per token class and source set; None without Shapley values."""
+    if found.indirect is None:
+        return None
+    cells = found.indirect.verdicts.cells
+    cells = cells.assign(label=[cell_name(row) for _, row in cells.iterrows()])
+    labels = list(dict.fromkeys(cells["label"]))
+    panels = list(cells.groupby(["token_class", "source_set"], sort=False))
+    rows = -(-len(panels) // 2)
+    size = (8.4, rows * (0.9 + 0.2 * len(labels)))
+    figure, axes = plt.subplots(rows, 2, figsize=size, sharey=True, squeeze=False)
+    for ax, (names, panel) in zip(axes.flat, panels, strict=False):
+        # Every panel has a line for every cell, also for one that it has no images for.
+        plots.margins(panel.set_index("label").reindex(labels).reset_index(), ax)
+        ax.set_title(f"{names[0]} tokens, {names[1]}")
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    handles, names = plots.margin_legend()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def path_classes(found: Findings) -> Figure | None:
+    """Mean Shapley values of the image's path classes, a panel per token class."""
+    return _by_reference(found, "classes", plots.class_means)
+
+
+def nodes(found: Findings) -> Figure | None:
+    """Mean node effects of the image by path, a panel per token class."""
+    return _by_reference(found, "nodes", plots.node_means)
+
+
+def _by_reference(found: Findings, name: str, draw) -> Figure | None:
+    if found.indirect is None:
+        return None
+    chosen = {"visual_set": "image", "gauge": "centered", "norm": "live"}
+    interval = getattr(found.indirect, name)
+    interval = interval.sel({k: v for k, v in chosen.items() if k in interval.dims})
+    classes = _classes(found)
+    figure, axes = plt.subplots(1, len(classes), figsize=(3.9 * len(classes), 3.0), squeeze=False)
+    for token_class, ax in zip(classes, axes[0], strict=True):
+        draw(interval.sel(token_class=token_class), ax)
+        ax.set_title(f"Targets: {token_class} tokens")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    return figure
+
+
+def shares(found: Findings) -> Figure:
+    """Direct share where the total effect passes the gate."""
+    figure, ax = plt.subplots(figsize=(6.2, 2.8))
+    plots.shares(found.shares.where(found.shares["is_shown"]), ax)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    return figure
+
+
+def by_layer(found: Findings) -> Figure:
+    """Mean effect of the image by layer."""
+    classes = _classes(found)
+    figure, axes = plt.subplots(1, len(classes), figsize=(3.6 * len(classes), 2.7), squeeze=False)
+    for token_class, ax in zip(classes, axes[0], strict=True):
+        plots.by_layer(found.layers.sel(token_class=token_class), ax)
+        ax.set_title(f"Targets: {token_class} tokens")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    return figure
+
+
+def scatter(found: Findings) -> Figure:
+    """Direct part against total effect, one point per target."""
+    figure, ax = plt.subplots(figsize=(5.4, 4.6))
+    plots.direct_against_total(points(found), ax)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    return figure
+
+
+def exactness(found: Findings) -> Figure:
+    """Distribution of relative errors."""
+    figure, ax = plt.subplots(figsize=(4.6, 2.6))
+    plots.errors(found.errors, ax, found.bound)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def examples(found: Findings, run_path: Path) -> Figure | None:
+    """The first scene of each family with direct maps; None for a run without images or maps."""
+    run = found.run
+    first = {str(f): i for i, f in reversed(list(enumerate(run["family"].values)))}
+    chosen = sorted(first.values())[:N_EXAMPLES]
+    ids = [str(run["sample"].values[i]) for i in chosen]
+    has_images = all(store.image_path(run_path, name).is_file() for name in ids)
+    if "direct" not in run or not has_images:
+        return None
+    drawn = [_example(run, i) for i in chosen]
+    limits = [max(float(np.abs(one[k]).max()) for one in drawn) for k in range(2)]
+    heights = [1.0] * len(ids) + [0.07]
+    figure, axes = plt.subplots(
+        len(heights), 3, figsize=(7.2, 1.75 * len(ids)), height_ratios=heights, squeeze=False
+    )
+    for row, name, i, both in zip(axes, ids, chosen, drawn, strict=False):
+        image = Image.open(store.image_path(run_path, name))
+        one = run.isel(sample=i)
+        boxes = one["box"].values[: int(one["n_boxes"])]
+        plots.scene(image, boxes, row[0])
+        aspect = image.height / image.width
+        for ax, array, limit in zip(row[1:], both, limits, strict=True):
+            plots.signed_map(array, boxes, ax, limit=limit, aspect=aspect)
+        row[0].set_ylabel(_caption(one), rotation=0, ha="right", va="center", fontsize=7)
+    for ax, title in zip(
+        axes[0], ("image and evidence", "answer", "thinking, summed"), strict=True
+    ):
+        ax.set_title(title)
+    axes[-1, 0].axis("off")
+    for ax, limit in zip(axes[-1, 1:], limits, strict=True):
+        scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), cmap="RdBu_r")
+        label = "Direct contribution [logit]"
+        figure.colorbar(scale, cax=ax, orientation="horizontal", label=label)
+    return figure
+
+
+def _example(run: xr.Dataset, index: int) -> tuple[xr.DataArray, xr.DataArray]:
+    """Direct maps of one sample: of its answer tokens and of its thinking tokens, each summed."""
+    one = run.isel(sample=index)
+    direct = one["direct"].isel(target=(run["target_sample"] == one["sample"]).values)
+    return tuple(
+        maps.on_grid(direct.isel(target=(direct["target_role"] == role).values).sum("target"))
+        for role in ("answer", "thinking")
+    )
+
+
+def _caption(one: xr.Dataset) -> str:
+    right = (
+        "right" if bool(one["is_correct"]) else f"wrong, should be {one['reference_answer'].item()}"
+    )
+    if one.attrs["text"] == "reference":
+        right = "reference text"
+    question = textwrap.fill(str(one["question"].item()), 24)
+    return f"{question}\n→ {one['answer'].item()} ({right})"

@@ -1,0 +1,175 @@
+"""Samples → the run of `direct_vs_indirect.py`: the model's texts, and what is measured on them."""
+
+from argparse import Namespace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from transformers.utils import find_adapter_config_file
+
+import interp
+from analyses.reports.direct_vs_indirect.comparison import compared_path
+from analyses.reports.direct_vs_indirect.controls import N_CONTROL, measure_controls
+from analyses.reports.direct_vs_indirect.sample import Measurer
+from analyses.run.models import certificate, code_version, load
+from analyses.run.recipe import Budget, Shard, status
+from analyses.run.shards import write_run
+from analyses.run.texts import Text, filled, readable, stored_texts, written
+from interp import measures
+from interp.data.sample import Sample
+from interp.extract.references import Pool
+from interp.inputs.completions import Completion
+from interp.loading import resolve
+from interp.model.vlm import VLM
+from interp.store.joining import stack
+
+POOL = 200  # samples from which references are drawn
+COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt", "gauge",
+          "mode", "norm", "dtype", "attn_implementation", "torch", "transformers", "nnsight",
+          "xarray")  # fmt: skip
+
+
+def extract_runs(options: Namespace, path: Path) -> Path:
+    """Extracts all samples, and for `--compare` the same texts through a second model.
+
+    Every sample gets a status. The second run lies beside the first, at `compared_path`.
+
+    Raises:
+        ValueError: a model or data set that cannot be loaded, not one sample that could be read,
+            and as `shards.write_run`.
+        NotCertified: the extractor fails an oracle on one of the models.
+    """
+    vlm = load(options, options.model, options.adapter)
+    samples = interp.load_samples(
+        options.data, split=options.split, limit=options.limit, seed=options.seed
+    )
+    recipe = Paths(vlm, samples, options, certificate=certificate(vlm, options))
+    write_run(path, samples, recipe, options)
+    if options.compare is not None:
+        second = _load_compared(options, vlm.prompt)
+        if second.processor.tokenizer.get_vocab() != vlm.processor.tokenizer.get_vocab():
+            raise ValueError(
+                f"expected a model with the first one's tokens, got {options.compare}; compare an "
+                "adapter or a fine-tuned copy"
+            )
+        del vlm
+        said = certificate(second, options)
+        recipe = Paths(second, samples, options, certificate=said, texts_of=path)
+        write_run(compared_path(path), samples, recipe, options)
+    return path
+
+
+def _load_compared(options: Namespace, prompt: str) -> VLM:
+    """The second model, under the first one's prompt: an adapter on the first, or of its own."""
+    if find_adapter_config_file(resolve(options.compare)[0]) is not None:
+        return load(options, options.model, options.compare, prompt)
+    return load(options, options.compare, None, prompt)
+
+
+class Paths:
+    """The recipe: ledger, effects, order-free shares and patch maps of every token of a text."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        samples: list[Sample],
+        options: Namespace,
+        *,
+        certificate: dict,
+        texts_of: Path | None = None,
+    ):
+        """`texts_of` is a run whose texts to take instead of the model's own."""
+        self.options, self.texts_of = options, texts_of
+        pool = None
+        if options.effects != "edge":
+            pool = Pool(vlm, list(islice(readable(samples), POOL)))
+        self.measurer = Measurer(vlm, pool, options.gauge, options.seed, options.detail)
+        names = ("text", "limit", "effects", "detail", "max_new_tokens")
+        self.settings = {"report": "direct_vs_indirect", "model_hash": vlm.fingerprint}
+        self.settings |= {name: getattr(options, name) for name in names}
+        self.settings |= {"model": vlm.name, "adapter": vlm.adapter, "gauge": options.gauge}
+        self.facts = {"certificate": certificate}
+
+    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+        """One shard: those of the samples that work, the others with their reason."""
+        texts = self._texts(samples, budget)
+        found = self.measurer.measure(list(zip(samples, texts, strict=True)), budget)
+        statuses, made = {}, []
+        for sample, text, one in zip(samples, texts, found, strict=True):
+            error = one if isinstance(one, Exception) else None
+            statuses[sample.id] = status(sample, error) | _written(sample, text)
+            if error is None:
+                made.append((sample, text, one))
+        facts = {"codes": {code_version(): len(made)}}
+        if not made:
+            return Shard(None, statuses, facts)
+        facts["data_hashes"] = {sample.id: sample.fingerprint for sample, *_ in made}
+        facts["attributes"] = {k: v for k, v in made[0][2].attrs.items() if k in COMMON}
+        shard = _stacked(made)
+        sizes = {sample.id: _size(self.measurer.vlm, one) for sample, _, one in made}
+        if self.options.detail == "summary":
+            shard = measures.condensed(shard)
+        return Shard(shard, statuses, facts, sizes)
+
+    def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
+        """The controls of the verdict, where there is one."""
+        if self.measurer.pool is None or self.texts_of is not None:
+            return {}
+        well = [one for one in samples if run.attrs["statuses"][one.id]["status"] == "ok"]
+        texts = stored_texts(run, self.measurer.vlm, well[:N_CONTROL])
+        return {"controls": measure_controls(self.measurer, well[:N_CONTROL], texts)}
+
+    def _texts(self, samples: list[Sample], budget: Budget) -> list[Text]:
+        if self.texts_of is not None:
+            run = interp.open_run(self.texts_of, check="structure")
+            return stored_texts(run, self.measurer.vlm, samples)
+        if self.options.text == "reference":
+            return [None] * len(samples)
+        return written(self.measurer.vlm, samples, budget, self.options.max_new_tokens)
+
+
+def is_right(answer: str, reference: str) -> bool:
+    """Exact match after lower-casing and stripping."""
+    return answer.strip().lower() == reference.strip().lower()
+
+
+def _written(sample: Sample, text: Text) -> dict:
+    """Whether the model, if it was asked, was right; explained or not."""
+    said = {"family": sample.family}
+    if isinstance(text, Completion):
+        said |= {"is_correct": is_right(text.answer, sample.answer),
+                 "is_complete": text.is_complete}  # fmt: skip
+    return said
+
+
+def _size(vlm, measured: xr.Dataset) -> tuple[int, int]:
+    """Width and height at which the model saw the image, in pixels."""
+    cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
+    return (int(measured["column"].max()) + 1) * cell, (int(measured["row"].max()) + 1) * cell
+
+
+def _stacked(made: list[tuple]) -> xr.Dataset:
+    """One dataset from the samples' own and what a report needs to know about them."""
+    samples = [sample for sample, *_ in made]
+    texts = [text for _, text, _ in made]
+    boxes = filled([np.zeros((0, 4)) if s.boxes is None else s.boxes for s in samples], np.nan)
+    answers = [s.answer if c is None else c.answer for s, c in zip(samples, texts, strict=True)]
+    ids = filled([np.array([] if c is None else c.token_ids, dtype=int) for c in texts], -1)
+    right = [is_right(a, s.answer) for a, s in zip(answers, samples, strict=True)]
+    by_sample = {
+        "question": [s.question for s in samples],
+        "reference_answer": [s.answer for s in samples],
+        "text": [s.text if c is None else c.text for s, c in zip(samples, texts, strict=True)],
+        "answer": answers,
+        "is_correct": right,
+        "family": [s.family for s in samples],
+        "n_boxes": [0 if s.boxes is None else len(s.boxes) for s in samples],
+    }
+    facts = xr.Dataset(
+        {name: ("sample", values) for name, values in by_sample.items()}
+        | {"box": (("sample", "box_number", "edge"), boxes)}
+        | {"text_token_id": (("sample", "text_token"), ids)},
+        coords={"sample": [s.id for s in samples]},
+    )
+    return stack([one for *_, one in made], facts)

@@ -1,0 +1,220 @@
+"""Everything that a run holds of one sample: ledger, effects, order-free shares, patch maps.
+
+One dataset per sample, over its targets. Names that several measurements share get the prefix of
+their kind: `effect` and `total` are edge effects, `node_effect` and `shapley_total` the others.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+import interp
+from analyses.run.recipe import Budget, attempt
+from interp.capture.memory import is_out_of_memory
+from interp.data.sample import Sample
+from interp.extract.references import Pool
+from interp.inputs.completions import Completion
+from interp.model.vlm import VLM
+from interp.vocabulary import EDGE_MODES, SINKLESS, SOURCE_SETS, describe
+
+REFERENCES = ("mean", "other", "twin")
+VISUAL_SETS = ("image", "evidence", "image" + SINKLESS, "evidence" + SINKLESS)
+EDGE_SETS = (*SOURCE_SETS, *VISUAL_SETS[2:])
+GAUGES = ("centered", "contrast")
+ENOUGH = 2**62  # bytes: no limit
+N_THINKING = 2  # thinking tokens of a sample that get exact patch maps, chosen at random
+
+
+_SAME = {"data_vars": ["total", "direct"], "coords": "minimal", "compat": "override",
+         "combine_attrs": "override", "join": "override"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """What is the same for all samples of a run."""
+
+    vlm: VLM
+    pool: Pool | None
+    """Where references come from; None measures edge effects alone."""
+    gauge: str
+    seed: int
+    detail: str = "tokens"
+    """Of the ledger; a summary is condensed from "tokens" afterwards."""
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Of the cuts; other modes than "zero" are only compared where all paths are measured."""
+        return EDGE_MODES[:1] if self.pool is None else EDGE_MODES
+
+    def measure(self, pairs: list[tuple], budget: Budget) -> list[xr.Dataset | Exception]:
+        """All measurements of each sample, or why there are none.
+
+        Args:
+            pairs: sample, and its text: a `Completion`, None for the reference text, or why there
+                is no text.
+            budget: ledgers and edge effects go in batches within it.
+        """
+        found = list(pairs)
+        asked = [(k, p) for k, p in enumerate(pairs) if not isinstance(p[1], Exception)]
+        shared = self._in_batches([p for _, p in asked], budget)
+        for (k, (sample, text)), one in zip(asked, shared, strict=True):
+            found[k] = one
+            if not isinstance(one, Exception):
+                found[k] = attempt(self._merged, sample, text, *one)
+        return [p[1] if isinstance(p, tuple) else p for p in found]
+
+    def _in_batches(self, pairs: list[tuple], budget: Budget) -> Iterator[tuple | Exception]:
+        """Ledger and edge effects in every mode, from one forward per batch; or why not."""
+        detail = "full" if self.detail == "full" else "tokens"
+        calls = [("ledger", {"detail": detail}), *(("effects", {"mode": m}) for m in self.modes)]
+        given = [(sample, {"completion": text}) for sample, text in pairs]
+        # A batch of one is computed in chunks; it need not fit at once.
+        memory = budget.max_memory if budget.batch_size > 1 else ENOUGH
+        at = 0
+        while at < len(given):
+            some = given[at:] if budget.batch_size > 1 else given[at : at + 1]
+            try:
+                found = interp.extract.each(
+                    calls, self.vlm, some, max_memory=memory, gauge=self.gauge
+                )
+                for one in found:
+                    at += 1
+                    yield one
+            except (ValueError, RuntimeError, TypeError, OSError) as error:
+                if is_out_of_memory(error) and budget.batch_size > 1:
+                    raise
+                at += 1
+                yield error
+
+    def _merged(
+        self, sample: Sample, completion: Completion | None, ledger: xr.Dataset, *effects
+    ) -> xr.Dataset:
+        """All measurements of one sample.
+
+        Raises:
+            ValueError: as the functions of `interp.extract`.
+        """
+        asked = {"completion": completion, "gauge": self.gauge}
+        parts = [ledger, _edges(self.modes, effects, ledger)]
+        if self.pool is not None:
+            # Without another answer in the pool, "other" is not defined; the sample stays.
+            answer = sample.answer if completion is None else completion.answer
+            has_other = bool(self.pool.candidates(sample, answer))
+            kinds = [kind for kind in REFERENCES if kind != "other" or has_other]
+            found = interp.extract.references(
+                self.vlm, sample, pool=self.pool, kinds=kinds, completion=completion, seed=self.seed
+            )
+            parts += _nodes(self.vlm, sample, found, asked, ledger)
+            parts.append(_patches(self, sample, found["mean"], asked, ledger))
+            parts.append(_origins(self.vlm, sample, asked))
+        merged = xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
+        return describe(merged)
+
+
+def _edges(names: tuple[str, ...], effects: Iterable[xr.Dataset], ledger: xr.Dataset) -> xr.Dataset:
+    """Edge effects in the mode "zero", which comes first; total and direct part in every mode."""
+    effects = [one.assign(direct=one["effect"].sel(path="direct", drop=True)) for one in effects]
+    modes = xr.Variable("mode", list(names))
+    brief = [one[["total", "direct", "is_defined"]] for one in effects]
+    by_mode = _all_sets(xr.concat(brief, dim=modes, **_SAME), EDGE_SETS, ledger)
+    edges = _all_sets(effects[0].drop_vars("direct"), EDGE_SETS, ledger)
+    edges["mode_total"], edges["mode_direct"] = by_mode["total"], by_mode["direct"]
+    return edges
+
+
+def _nodes(vlm, sample, found, asked, ledger) -> list[xr.Dataset]:
+    """Node effects and Shapley values of the visual sets, with every reference."""
+    foils = contrast_foils(found, ledger)
+    nodes = interp.extract.node_effects(vlm, sample, references=found, **asked)
+    shares = interp.extract.shapley(
+        vlm, sample, references=found, completion=asked["completion"], gauge=GAUGES, foils=foils
+    )
+    every = {"reference": list(REFERENCES), "fill_value": 0}
+    nodes, shares = (
+        _all_sets(one.drop_attrs(deep=False).reindex(**every), VISUAL_SETS, ledger)
+        for one in (nodes, shares)
+    )
+    nodes = nodes.rename(
+        effect="node_effect", total="node_total", is_defined="node_defined", path="node_path"
+    )
+    shares = shares.drop_vars("is_defined").rename(total="shapley_total")
+    return [one.rename(source_set="visual_set") for one in (nodes, shares)]
+
+
+def contrast_foils(found: dict, ledger: xr.Dataset) -> list[int | None]:
+    """The foil of each target (METHODS.md 3.6).
+
+    For an answer token the twin's where it differs; otherwise None, the clean run's runner-up.
+    """
+    roles, targets = ledger["target_role"].values, ledger["target_token_id"].values.tolist()
+    if "twin" not in found:
+        return [None] * len(targets)
+    places = [(str(role), int((roles[:k] == role).sum())) for k, role in enumerate(roles)]
+    others = found["twin"].counterparts(places)
+    return [
+        other if role == "answer" and other != mine else None
+        for other, role, mine in zip(others, roles, targets, strict=True)
+    ]
+
+
+def _all_sets(one: xr.Dataset, names: tuple[str, ...], ledger: xr.Dataset) -> xr.Dataset:
+    """The dataset over source sets of these names; what the sample lacks is 0 and not defined.
+
+    A set that holds no sinks is the same without them.
+    """
+    is_sink = ledger["is_sink"].values
+    members = {"image": ledger["image"].values >= 0, "evidence": ledger["is_evidence"].values}
+    has = one["source_set"].values.tolist()
+    pieces = [one.sel(source_set=[name for name in has if name in names])]
+    for name, rows in members.items():
+        if name in has and not (is_sink & rows).any():
+            pieces.append(one.sel(source_set=[name]).assign_coords(source_set=[name + SINKLESS]))
+    joined = xr.concat(pieces, dim="source_set", data_vars="minimal", coords="minimal",
+                       compat="override", join="exact")  # fmt: skip
+    full = joined.reindex(source_set=list(names), fill_value=0)
+    full["is_defined"] = full["is_defined"].astype(bool)
+    return full
+
+
+def _patches(measurer: Measurer, sample: Sample, reference, asked, ledger) -> xr.Dataset:
+    """Exact and first-order patch maps of the answer's tokens and of some thinking tokens."""
+    chosen = _chosen_targets(ledger, sample, measurer.seed)
+    at = {"positions": ledger["target_position"].values[chosen].tolist(), **asked}
+    vlm = measurer.vlm
+    edge = interp.extract.patch_effects(vlm, sample, **at)
+    slot = interp.extract.patch_effects(vlm, sample, form="slot", reference=reference, **at)
+    first = interp.extract.first_order(vlm, sample, **at)
+    maps = {
+        "patch_edge": edge["total"],
+        "patch_slot": slot["total"],
+        "first_order_map": first["first_order"].sel(objective="total").sum("layer"),
+    }
+    found = xr.Dataset(coords=ledger.coords)
+    for name, values in maps.items():
+        full = np.zeros((ledger.sizes["target"], ledger.sizes["source"]), dtype=values.dtype)
+        full[chosen] = values.values
+        found[name] = (("target", "source"), full)
+    has_patch = np.isin(np.arange(ledger.sizes["target"]), chosen)
+    found["has_patch"] = ("target", has_patch)
+    error = np.zeros(len(has_patch), dtype=first["completeness_error"].dtype)
+    error[chosen] = first["completeness_error"].values
+    found["completeness_error"] = ("target", error)
+    return found.drop_vars("role", errors="ignore")
+
+
+def _origins(vlm: VLM, sample: Sample, asked: dict) -> xr.Dataset:
+    """What the image's direct contributions are made of, sources summed."""
+    found = interp.extract.origins(vlm, sample, **asked)
+    is_visual = (found["image"] >= 0).values
+    image = found["direct_by_origin"].isel(source=is_visual).sum("source")
+    return xr.Dataset({"image_by_origin": image})
+
+
+def _chosen_targets(ledger: xr.Dataset, sample: Sample, seed: int) -> np.ndarray:
+    roles = ledger["target_role"].values
+    thinking = np.flatnonzero(roles == "thinking")
+    rng = np.random.default_rng([seed, int(sample.fingerprint, 16)])
+    some = rng.permutation(thinking)[:N_THINKING]
+    return np.sort(np.concatenate([np.flatnonzero(roles == "answer"), some]))

@@ -1,0 +1,86 @@
+"""Findings → plain sentences. Needs no model."""
+
+import numpy as np
+import xarray as xr
+
+from analyses.reports.direct_vs_indirect import findings
+from analyses.reports.direct_vs_indirect.findings import Findings
+from analyses.reports.direct_vs_indirect.verdict import GATE, Judgement
+from interp.vocabulary import PATH_TITLES
+
+
+def interval_text(one: xr.Dataset, digits: int = 2) -> str:
+    """An estimate with its interval, as text."""
+    estimate, low, high = (float(one[name]) for name in ("estimate", "lower", "upper"))
+    if np.isnan(low):  # one image has no interval
+        return "–" if np.isnan(estimate) else f"{estimate:.{digits}f} [–]"
+    return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+READINGS = {
+    "negative": "The effect is negative: without the image these tokens' logits would be higher.",
+    "no effect": f"That is no effect worth sharing out: its interval lies within ±{GATE} logits.",
+    "undecided": f"Its interval is not above {GATE} logits, so no share is given.",
+}
+
+
+def headlines(found: Findings) -> list[str]:
+    """What was found for the image, in plain sentences, one per token class."""
+    sentences = []
+    for token_class in ("answer", "thinking"):
+        one = found.paths.sel(token_class=token_class, source_set="image")
+        total = one.sel(path="total")
+        if int(total["n"]) == 0:
+            continue
+        sentence = (
+            f"When the row that predicts a token of the {token_class} cannot read the image's "
+            f"values, that token loses {interval_text(total)} logits on average. "
+        )
+        read = findings.reading(total)
+        share = found.shares.sel(token_class=token_class, source_set="image")
+        sentences.append(sentence + (_shared(one, share) if read == "share" else READINGS[read]))
+    return sentences
+
+
+def _shared(one: xr.Dataset, share: xr.Dataset) -> str:
+    """The direct share against one half, and the largest other part, in a sentence."""
+    estimate, low, high = (float(share[name]) for name in ("estimate", "lower", "upper"))
+    against = "the interval does not exclude one half"
+    if low > 0.5 or high < 0.5:
+        against = "more than half" if low > 0.5 else "less than half"
+    others = one.drop_sel(path=["total", "direct"])["estimate"].to_series()
+    largest = others.abs().idxmax()
+    is_cancelling = others.abs().sum() > 2 * abs(others.sum())
+    more = (
+        " The other parts are not small: they largely cancel each other." if is_cancelling else ""
+    )
+    return (
+        f"The direct path of Eq. 1 carries {100 * estimate:.0f} % of it "
+        f"[{100 * low:.0f}, {100 * high:.0f}], {against}; the largest other part is "
+        f"{PATH_TITLES[largest]} with {interval_text(one.sel(path=largest))} logits.{more}"
+    )
+
+
+DECISIONS = {
+    "supported": "the direct path carries more than everything else together",
+    "refuted": "the direct path carries less than everything else together",
+    "not shown": "neither can be said",
+    "no effect": (
+        "no reference passes the gate, which the rule calls no effect, however large the mean"
+    ),
+}
+
+
+def verdict_sentence(judgement: Judgement) -> str:
+    """The decision on one token class and source set, why, and what the strict reading says."""
+    sentence = f"{DECISIONS[judgement.decision].capitalize()}: {judgement.reason}."
+    if judgement.passing:
+        sentence += f" References that pass the gate: {', '.join(judgement.passing)}."
+    if judgement.strict_decision != judgement.decision:
+        sentence += (
+            " The strict reading, in which only values and not their attention pattern count as "
+            f"direct, gives another verdict: {judgement.strict_decision}."
+        )
+    elif judgement.decision in ("supported", "refuted"):
+        sentence += " The strict reading, in which only values count as direct, agrees."
+    return sentence

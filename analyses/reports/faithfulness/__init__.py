@@ -1,0 +1,1 @@
+"""How faithful saliency maps are."""

@@ -1,0 +1,155 @@
+"""Findings on maps → figures."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from analyses.reports.faithfulness.findings import MapFindings
+from interp import plots
+from interp.data.images import open_image
+from interp.store import opening as store
+
+N_EXAMPLES = 4
+OURS = ("direct (Eq. 1)", "bottleneck (Saliency-R1)", "two hops", "first order, integrated",
+        "exact edge", "exact slot")  # fmt: skip
+
+
+def draw(found: MapFindings, run_path: Path) -> dict[str, Figure]:
+    """Every figure by name."""
+    plots.use_style()
+    figures = {
+        "curves": curves(found, "all"),
+        "curves_answer": curves(found, "answer"),
+        "agreement": agreement(found),
+        "costs": costs(found),
+        "examples": examples(found, run_path),
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _styles(methods: list[str]) -> dict[str, dict]:
+    """Colours that the colour-blind tell apart, ours solid and thick, others dashed and thin."""
+    colors = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000")
+    markers = "os^vDPX*<>hdp8H1"
+    mine = [m for m in methods if m in OURS]
+    others = [m for m in methods if m not in OURS]
+    found = {}
+    for group, line, width in ((mine, "-", 1.8), (others, "--", 1.0)):
+        for k, name in enumerate(group):
+            found[name] = {
+                "color": colors[k % len(colors)], "marker": markers[k % len(markers)],
+                "linestyle": line if k < len(colors) else ":", "linewidth": width,
+            }  # fmt: skip
+    return found
+
+
+def curves(found: MapFindings, text: str) -> Figure:
+    """Normalised log-likelihood against the share of pixels, deletion and insertion."""
+    table = found.scores.query("text == @text")
+    methods = found.run["explainer"].values.tolist()
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.6), sharey=True)
+    for ax, change, start in zip(axes, ("deletion", "insertion"), (100, 0), strict=True):
+        for name, style in _styles(methods).items():
+            one = table.query("method == @name and change == @change").sort_values("share")
+            x = [0, *(100 * one["share"])]
+            ax.plot(x, [start, *one["estimate"]], label=name, markersize=4, **style)
+            ax.fill_between(x[1:], one["lower"], one["upper"], color=style["color"], alpha=0.07,
+                            linewidth=0)  # fmt: skip
+        ax.set(xlabel=f"Pixels, % ({change})", title=change.capitalize())
+        ax.axhline(0, color="0.4", linewidth=0.8)
+        ax.axhline(100, color="0.4", linewidth=0.8)
+    axes[0].set_ylabel("Log-likelihood of the text\nblank image = 0, original = 100")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+    return figure
+
+
+def _dots(ax, table, group: str, label: str) -> None:
+    """Estimates with intervals by method, one mark per value of `group`."""
+    methods = table["method"].drop_duplicates().tolist()
+    groups = table[group].drop_duplicates().tolist()
+    marks = (("#D55E00", "o"), ("#0072B2", "^"), ("#000000", "s"))
+    for k, name in enumerate(groups):
+        one = table[table[group] == name].set_index("method").loc[methods]
+        errors = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
+        at = np.arange(len(methods)) + (k - (len(groups) - 1) / 2) * 0.22
+        color, marker = marks[k]
+        ax.errorbar(one["estimate"], at, xerr=errors, fmt=marker, color=color, markersize=3.5,
+                    capsize=1.5, label=name)  # fmt: skip
+    ax.set_yticks(np.arange(len(methods)), methods)
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.axvline(0, color="0.3", linewidth=0.8)
+    ax.set_xlabel(label)
+
+
+def agreement(found: MapFindings) -> Figure:
+    """Rank agreement with exact maps, and mass on the asked object."""
+    n_panels = 1 + (found.excess is not None)
+    figure, axes = plt.subplots(1, n_panels, figsize=(4.4 * n_panels, 5.2), sharey=True,
+                                squeeze=False)  # fmt: skip
+    _dots(axes[0, 0], found.agreement, "exact", "Rank agreement (Spearman) with the exact map")
+    axes[0, 0].legend(title="Exact map", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3)
+    if found.excess is not None:
+        _dots(axes[0, 1], found.excess, "weights", "Mass on the asked digit beyond chance")
+        axes[0, 1].legend(title="Weights", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
+    return figure
+
+
+def costs(found: MapFindings) -> Figure:
+    """Insertion of the answer against time: what a map costs, and what it is worth."""
+    scores = found.scores.query("text == 'answer' and change == 'insertion' and share == 0.15")
+    figure, ax = plt.subplots(figsize=(7.2, 4.4))
+    merged = scores.merge(found.costs, on="method", suffixes=("", "_cost"))
+    for name, style in _styles(merged["method"].tolist()).items():
+        row = merged[merged["method"] == name].iloc[0]
+        error = [[row["estimate"] - row["lower"]], [row["upper"] - row["estimate"]]]
+        ax.errorbar(row["ratio"], row["estimate"], yerr=error, fmt=style["marker"],
+                    color=style["color"], capsize=2, label=name,
+                    fillstyle="full" if name in OURS else "none")  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlabel(f"Time of a map, ratio to {found.costs['cheapest'].iloc[0]} (log)")
+    ax.set_ylabel("Insertion of 15 % of the pixels:\nlog-likelihood of the answer, 0 to 100")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=7)
+    return figure
+
+
+def examples(found: MapFindings, run_path: Path) -> Figure | None:
+    """All methods on the same scenes, each map on a scale of its own from 0 to its maximum."""
+    scenes = _with_images(found.run, run_path)
+    if not scenes:
+        return None
+    methods = found.run["explainer"].values.tolist()
+    n_rows, n_columns = len(methods) + 1, len(scenes)
+    size = 1.55 * n_columns + 1.6, 1.25 * n_rows
+    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=size)
+    for column, (name, image) in enumerate(scenes):
+        one = found.run.sel(sample=name)
+        boxes = one["box"].dropna("box_number").values
+        plots.scene(image, boxes, axes[0, column])
+        axes[0, column].set_title(f"{one['question'].item()}\n{one['answer'].item()}", fontsize=7)
+        for row, method in enumerate(methods, start=1):
+            saliency = one["answer_map"].sel(explainer=method)
+            saliency = saliency.dropna("row", how="all").dropna("column", how="all")
+            plots.overlay(image, saliency, boxes, axes[row, column])
+    for row, label in enumerate(["image and boxes", *methods]):
+        axes[row, 0].set_ylabel(label.replace(" (", "\n("), rotation=0, ha="right", va="center",
+                                fontsize=7)  # fmt: skip
+    return figure
+
+
+def _with_images(run: xr.Dataset, run_path: Path) -> list[tuple[str, object]]:
+    """Scenes of different kinds whose image lies in the run."""
+    found, families = [], set()
+    for name, family in zip(run["sample"].values, run["family"].values, strict=True):
+        path = store.image_path(run_path, str(name))
+        if path.is_file() and (family not in families or not family):
+            families.add(family)
+            found.append((str(name), open_image(path)))
+    return found[:N_EXAMPLES]

@@ -1,0 +1,237 @@
+"""Samples → a run on disk: every method's map of the answer, and how faithful it is."""
+
+import time
+import zlib
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.stats import spearmanr
+from torch.profiler import ProfilerActivity, profile
+
+import interp
+from analyses.reports.direct_vs_indirect.controls import random_weights
+from analyses.reports.direct_vs_indirect.measure import is_right
+from analyses.run.models import certificate, code_version, load
+from analyses.run.recipe import Budget, Shard, attempt, status
+from analyses.run.shards import write_run
+from analyses.run.texts import Text, readable, written
+from interp.attribution import METHODS
+from interp.data.boxes import box_overlap
+from interp.data.digits.scenes import object_boxes
+from interp.data.images import open_image
+from interp.data.sample import Sample
+from interp.extract.question import ask
+from interp.faithfulness import faithfulness
+from interp.inputs.completions import Completion
+from interp.maps.alignment import alignment
+from interp.model.vlm import VLM
+from interp.store.joining import join
+from interp.validate.witness import LARGEST
+from interp.vocabulary import describe
+
+N_MEMORY = 10  # samples on which memory is measured
+MOST_TARGETS = 4  # answer tokens that are explained, evenly spaced
+EXACT = {"edge": "exact edge", "slot": "exact slot", "occlusion": "occlusion"}
+SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share",
+          "border_area")  # fmt: skip
+
+
+def run_methods(options: Namespace, path: Path) -> Path:
+    """Scores all methods on all samples; what cannot be explained is skipped with its reason.
+
+    Raises:
+        ValueError: a model, data set or method that is not there, no sample that can be read, and
+            as `shards.write_run`.
+    """
+    methods = options.methods or list(METHODS)
+    if set(methods) - set(METHODS):
+        unknown = sorted(set(methods) - set(METHODS))
+        raise ValueError(f"expected methods of {list(METHODS)}, got {unknown}")
+    vlm = load(options, options.model, options.adapter)
+    samples = interp.load_samples(
+        options.data, split=options.split, limit=options.limit, seed=options.seed
+    )
+    recipe = Maps(vlm, samples, methods, options, certificate=certificate(vlm, options))
+    write_run(path, samples, recipe, options)
+    return path
+
+
+class Maps:
+    """The recipe: every method's map of a sample's answer, and how faithful it is."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        samples: list[Sample],
+        methods: list[str],
+        options: Namespace,
+        *,
+        certificate: dict,
+    ):
+        """Of its model, and where there is none better, of random weights beside it."""
+        self.vlm, self.methods, self.options = vlm, methods, options
+        is_small = sum(p.numel() for p in vlm.model.parameters()) < LARGEST  # there will be two
+        with_random = options.data == "digits" and is_small
+        self.untrained = random_weights(vlm, options.seed) if with_random else None
+        # Profiling takes as long as the map.
+        self.with_memory = {one.id for one in islice(readable(samples), N_MEMORY)}
+        self.settings = {
+            "report": "faithfulness", "methods": methods, "limit": options.limit,
+            "max_new_tokens": options.max_new_tokens, "model": vlm.name, "adapter": vlm.adapter,
+            "model_hash": vlm.fingerprint, "device": vlm.device.type,
+            "dtype": str(vlm.model.dtype).removeprefix("torch."),
+        }  # fmt: skip
+        self.facts = {"certificate": certificate}
+
+    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+        """One shard: those of the samples that can be explained, the others with their reason."""
+        texts = written(self.vlm, samples, budget, self.options.max_new_tokens)
+        statuses, made, sizes = {}, [], {}
+        for sample, text in zip(samples, texts, strict=True):
+            found = attempt(self._of_sample, sample, text)
+            error = found if isinstance(found, Exception) else None
+            statuses[sample.id] = status(sample, error)
+            if error is None:
+                made.append(found.expand_dims("sample"))
+                sizes[sample.id] = open_image(sample.image).size
+        facts = {"codes": {code_version(): len(made)}}
+        return Shard(join(made) if made else None, statuses, facts, sizes)
+
+    def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
+        """Nothing beyond the samples."""
+        return {}
+
+    def _of_sample(self, sample: Sample, text: Text) -> xr.Dataset:
+        if isinstance(text, Exception):
+            raise text
+        with_memory = sample.id in self.with_memory
+        return _of_sample(self.vlm, self.untrained, sample, text, self.methods, with_memory)
+
+
+def _of_sample(
+    vlm: VLM,
+    untrained: VLM | None,
+    sample: Sample,
+    completion: Completion,
+    methods: list[str],
+    with_memory: bool,
+) -> xr.Dataset:
+    """Everything about one sample; a method that cannot explain it skips the whole sample."""
+    if not completion.is_complete:
+        raise ValueError(f"{sample.id}: expected a text that ends within the limit, got a cut one")
+    targets = _answer_targets(vlm, sample, completion)
+    by_method, seconds, extra = {}, {}, {}
+    for name in methods:
+        by_method[name], seconds[name] = _timed(METHODS[name], vlm, sample, targets, completion)
+        call = partial(METHODS[name], vlm, sample, targets[-1], completion=completion)
+        extra[name] = _extra_bytes(call, vlm) if with_memory else np.nan
+    answer = {name: sum(one.clip(min=0) for one in maps) for name, maps in by_method.items()}
+    found = faithfulness(vlm, sample, answer, completion=completion)
+    dims = ("explainer",)
+    maps = np.stack([one.values for one in answer.values()])
+    found["answer_map"] = (("explainer", "row", "column"), maps)
+    found["has_mass"] = (dims, [bool((one > 0).any()) for one in answer.values()])
+    found["seconds"] = (dims, list(seconds.values()))
+    found["extra_bytes"] = (dims, list(extra.values()))
+    found["agreement"] = (("explainer", "exact"), _agreement(by_method))
+    if sample.boxes is not None:
+        seed = zlib.crc32(sample.id.encode())  # boxes go elsewhere in every image
+        scores = [alignment(one, sample.boxes, seed=seed) for one in answer.values()]
+        for name in SCORES:
+            found[name] = (dims, [float(one[name]) for one in scores])
+    found["asked_excess"] = (("explainer", "weights"), _excess(untrained, sample, answer))
+    found = describe(found.assign_coords(exact=list(EXACT), weights=["trained", "random"]))
+    return _with_facts(found, sample, completion)
+
+
+def _answer_targets(vlm: VLM, sample: Sample, completion: Completion | None) -> list[int]:
+    """Indices of the answer's tokens, of many some."""
+    query = ask(vlm, sample, completion=completion)
+    roles = [query.tokens.role[row + 1] for row in query.rows.tolist()]
+    answer = np.array([k for k, role in enumerate(roles) if role == "answer"])
+    at = np.linspace(0, len(answer) - 1, min(MOST_TARGETS, len(answer))).round().astype(int)
+    return answer[np.unique(at)].tolist()
+
+
+def _timed(
+    method: Callable, vlm: VLM, sample: Sample, targets: list[int], completion: Completion
+) -> tuple[list[xr.DataArray], float]:
+    """The maps of some targets, and seconds per map."""
+    _wait(vlm)
+    start = time.perf_counter()
+    maps = [method(vlm, sample, target, completion=completion) for target in targets]
+    _wait(vlm)
+    return maps, (time.perf_counter() - start) / len(targets)
+
+
+def _wait(vlm: VLM) -> None:
+    if vlm.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _extra_bytes(call: Callable, vlm: VLM) -> float:
+    """What a call allocates at its peak, as torch counts it."""
+    if vlm.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return float(torch.cuda.max_memory_allocated() - before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return float(np.cumsum([0, *(nbytes for _, nbytes in changes)]).max())
+
+
+def _agreement(by_method: dict[str, list[xr.DataArray]]) -> np.ndarray:
+    """Spearman with each exact map, of signed maps; NaN where a map is constant or not asked."""
+    signed = {name: sum(maps).values.ravel() for name, maps in by_method.items()}
+    found = np.full((len(signed), len(EXACT)), np.nan)
+    for k, mine in enumerate(signed.values()):
+        for e, name in enumerate(EXACT.values()):
+            if name in signed and np.ptp(mine) > 0 and np.ptp(signed[name]) > 0:
+                found[k, e] = spearmanr(mine, signed[name]).statistic
+    return found
+
+
+def _excess(untrained: VLM | None, sample: Sample, answer: dict) -> np.ndarray:
+    """Of trained and of random weights; NaN where the scene has no other objects."""
+    found = np.full((len(answer), 2), np.nan)
+    if untrained is None or sample.boxes is None or len(sample.boxes) != 1:
+        return found
+    boxes = object_boxes(sample)
+    if len(boxes) < 2:
+        return found
+    # The random model has no text of its own; it explains the reference's.
+    last = _answer_targets(untrained, sample, None)[-1]
+    for k, (name, one) in enumerate(answer.items()):
+        blind = METHODS[name](untrained, sample, last).clip(min=0)
+        found[k] = [_asked_mass(m.values, sample.boxes, boxes) for m in (one, blind)]
+    return found
+
+
+def _asked_mass(mass: np.ndarray, asked: np.ndarray, boxes: np.ndarray) -> float:
+    """Mass on the asked object, relative to all objects', minus what ignorance would give."""
+    every = np.array([(mass * box_overlap(b[None], *mass.shape)).sum() for b in boxes])
+    is_asked = [(asked == box).all(axis=1).any() for box in boxes]
+    return every[is_asked].sum() / every.sum() - 1 / len(boxes) if every.sum() > 0 else np.nan
+
+
+def _with_facts(found: xr.Dataset, sample: Sample, completion: Completion) -> xr.Dataset:
+    """Beside the measurements, what a page tells of the sample."""
+    facts = {
+        "question": sample.question,
+        "answer": completion.answer,
+        "written": completion.text,
+        "family": sample.family,
+        "is_correct": is_right(completion.answer, sample.answer),
+    }
+    boxes = np.zeros((0, 4)) if sample.boxes is None else sample.boxes
+    found = found.assign({name: ((), value) for name, value in facts.items()})
+    return found.assign(box=(("box_number", "edge"), boxes)).assign_coords(sample=sample.id)

@@ -1,0 +1,134 @@
+"""A run of maps → tables, figures and one self-contained page. Needs no model."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import interp
+from analyses.reports.faithfulness import figures as map_figures
+from analyses.reports.faithfulness import findings as map_findings
+from analyses.reports.faithfulness.findings import MapFindings
+from analyses.reports.writing import render, save_figures, save_manifest, save_tables, statuses
+
+BOUNDS = ("estimate", "lower", "upper")
+LOWER_IS_BETTER = {"deletion": True, "insertion": False}
+
+
+def write_report(run_path: Path, out: Path) -> dict[str, int]:
+    """Writes the report of a run into `out`; returns how many samples were ok and skipped.
+
+    Raises:
+        ValueError: a run that cannot be opened.
+    """
+    run = interp.open_run(run_path).load()
+    found = map_findings.find(run)
+    out.mkdir(parents=True, exist_ok=True)
+    images = save_figures(map_figures.draw(found, run_path), out / "figures")
+    tables = {
+        "scores": found.scores, "table1_all": table1(found, "all"),
+        "table1_answer": table1(found, "answer"), "agreement": found.agreement,
+        "alignment": found.alignment, "costs": found.costs, "random_weights": found.excess,
+        "direct_suffices": found.pairs,
+    }  # fmt: skip
+    save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
+    counts = statuses(run)
+    page = render(
+        "faithfulness/page.html", attributes=run.attrs, counts=counts,
+        images=images, sentences=sentences(found),
+        table1={text: table1(found, text).to_dict("records") for text in ("all", "answer")},
+        best={text: _best(found, text) for text in ("all", "answer")},
+        agreement=_wide(found.agreement, "exact"), exact=run["exact"].values.tolist(),
+        alignment=None if found.alignment is None else _wide(found.alignment, "score_of"),
+        weights=run["weights"].values.tolist(), controls=list(map_findings.CONTROLS.values()),
+        excess=None if found.excess is None else _wide(found.excess, "weights"),
+        costs=_cost_rows(found), pairs=_pair_rows(found),
+        n_excess=0 if found.excess is None else int(found.excess["n"].max()),
+        n_correct=int(run["is_correct"].sum()),
+    )  # fmt: skip
+    (out / "index.html").write_text(page)
+    save_manifest(run, out)
+    return counts
+
+
+def table1(found: MapFindings, text: str) -> pd.DataFrame:
+    """Table 1's layout: a row per method, deletion and insertion at each share, with intervals."""
+    rows = []
+    for method, table in found.scores.query("text == @text").groupby("method", sort=False):
+        row = {"method": method}
+        for one in table.sort_values(["change", "share"]).to_dict("records"):
+            row[f"{one['change']} {100 * one['share']:.0f} %"] = interval_text(one, 1)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("method").loc[found.run["explainer"].values].reset_index()
+
+
+def interval_text(row: dict, digits: int = 2) -> str:
+    """An estimate with its interval."""
+    estimate, low, high = (row[key] for key in BOUNDS)
+    if not np.isfinite(estimate):
+        return "–"
+    return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def sentences(found: MapFindings) -> list[str]:
+    """What the page says first: does ignoring indirect paths cost anything?"""
+    said = []
+    for (first, second), table in found.pairs.groupby(["first", "second"], sort=False):
+        rows = {row["measure"]: row for row in table.to_dict("records")}
+        clauses = [
+            f"{name.split(' (')[0]} {_verb(row)} ({interval_text(row)})"
+            for name, row in rows.items() if not name.startswith("time")
+        ]  # fmt: skip
+        time = interval_text(rows["time, median ratio"], 1)
+        said.append(
+            f"{second} instead of {first}: {'; '.join(clauses)}; for {time} times the time."
+        )
+    return said
+
+
+def _verb(row: dict) -> str:
+    """Better, worse, or not told apart; "not measured" without an interval."""
+    if not np.isfinite([row["lower"], row["upper"]]).all():
+        return "not measured"
+    if row["lower"] <= 0 <= row["upper"]:
+        return "not told apart"
+    is_better = (row["estimate"] < 0) == ("less is better" in row["measure"])
+    return "better" if is_better else "worse"
+
+
+def _best(found: MapFindings, text: str) -> dict[str, str]:
+    """The best method of each column."""
+    best = {}
+    for (change, share), table in found.scores.query("text == @text").groupby(["change", "share"]):
+        ordered = table.sort_values("estimate", ascending=LOWER_IS_BETTER[change])
+        best[f"{change} {100 * share:.0f} %"] = ordered["method"].iloc[0]
+    return best
+
+
+def _wide(table: pd.DataFrame, column: str) -> list[dict]:
+    """A row per method, a cell with its interval per value of a column."""
+    return [
+        {"method": method, "cells": [interval_text(row) for row in one.to_dict("records")]}
+        for method, one in table.groupby("method", sort=False)
+        if one[column].notna().all()
+    ]
+
+
+def _cost_rows(found: MapFindings) -> list[dict]:
+    return [
+        {
+            "method": row["method"],
+            "milliseconds": interval_text({k: 1e3 * row[k] for k in BOUNDS}, 1),
+            "ratio": f"{row['ratio']:.1f}",
+            "n_empty": row["n_empty"],
+            "memory": f"{row['memory']:.1f} [{row['memory_lower']:.1f}, {row['memory_upper']:.1f}]",
+        }
+        for row in found.costs.to_dict("records")
+    ]  # fmt: skip
+
+
+def _pair_rows(found: MapFindings) -> list[dict]:
+    return [
+        row | {"text": interval_text(row), "verb": "" if "time" in row["measure"] else _verb(row)}
+        for row in found.pairs.to_dict("records")
+    ]

@@ -1,0 +1,1 @@
+"""From samples to a run on disk, shard by shard."""

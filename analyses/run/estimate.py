@@ -1,0 +1,145 @@
+"""What an extraction would take, before any weights are loaded: shapes, disk and memory.
+
+Shapes and bytes are those of a real shard: a few samples go through the same recipe on a narrow
+model with the layers, heads and vocabulary of the one that was asked for, and random weights.
+"""
+
+import tempfile
+from argparse import Namespace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import interp
+from analyses.reports.before_after.measure import Arm
+from analyses.reports.direct_vs_indirect.measure import Paths
+from analyses.reports.faithfulness.measure import Maps
+from analyses.run.recipe import Budget
+from analyses.run.shards import in_shards
+from analyses.run.texts import readable
+from interp.attribution import METHODS
+from interp.capture.memory import Load, needed
+from interp.data.sample import Sample
+from interp.inputs import completions
+from interp.inputs import prompts as inputs
+from interp.loading import outline
+from interp.model.families import parts
+from interp.model.vlm import PROMPTS, VLM
+from interp.store import writing
+
+N_PROBES = 8  # samples that are tokenized
+N_STORED = 1  # of those, samples that are measured on the narrow model
+GIB = 2**30
+
+
+class _Writer(VLM):
+    """Writes the samples' reference texts."""
+
+    texts: dict
+
+    def answers(self, pairs: list[tuple], *, max_new_tokens: int = 256) -> list:
+        """As a model that knows them by heart."""
+        tokenizer = self.processor.tokenizer
+        texts = (self.texts[question] for _, question in pairs)
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        return [completions.completion(tokenizer, [*one, tokenizer.eos_token_id]) for one in ids]
+
+
+def tell(options: Namespace) -> None:
+    """Prints the estimate.
+
+    Raises:
+        ValueError: a model or data set that is not there, or samples that cannot be measured.
+    """
+    samples = interp.load_samples(
+        options.data, split=options.split, limit=options.limit, seed=options.seed
+    )
+    probes = list(islice(readable(samples), N_PROBES))
+    if not probes:
+        raise ValueError("expected at least one readable sample, got none")
+    name = options.before if options.report == "before_after" else options.model
+    whole = outline(name, is_narrow=False)
+    lengths = [_lengths(whole, sample) for sample in probes]
+    shards = in_shards(samples, options)
+    print(f"{len(samples)} samples in {len(shards)} shards of at most {len(shards[0])}")
+    tokens, targets = (np.array(column) for column in zip(*lengths, strict=True))
+    print(f"tokens  {_span(tokens)} per sample, {_span(targets)} of them targets, as the samples'")
+    print(f"        own texts have them; a text of the model may have {options.max_new_tokens}")
+    _tell_memory(whole, options, int(tokens.max()), int(targets.max()))
+    _tell_disk(name, options, probes[:N_STORED], len(samples), len(shards))
+
+
+def _lengths(vlm: VLM, sample: Sample) -> tuple[int, int]:
+    made = inputs.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt])
+    return len(made.tokens.ids), len(made.tokens.targets())
+
+
+def _span(numbers: np.ndarray) -> str:
+    low, middle, high = numbers.min(), np.median(numbers), numbers.max()
+    return f"{low:.0f} to {high:.0f} (median {middle:.0f})" if high > low else f"{low:.0f}"
+
+
+def _tell_memory(whole: VLM, options: Namespace, n_tokens: int, n_targets: int) -> None:
+    weights = sum(p.numel() * p.element_size() for p in whole.model.parameters())
+    size = next(whole.model.parameters()).element_size()
+    is_full = getattr(options, "detail", "") == "full"
+    load = Load(n_tokens, n_targets, n_variants=8, is_full=is_full)
+    where = parts(whole.model)
+    one = needed(where, [load], size)
+    fitting = next(
+        k for k in range(1, 1025) if k == 1024 or needed(where, [load] * (k + 1), size)
+        > options.max_memory
+    )  # fmt: skip
+    print(f"memory  {weights / GIB:.2f} GiB of weights ({whole.model.dtype}) in every process;")
+    said = f"{fitting} at once in" if one <= options.max_memory else "more than"
+    print(f"        {one / GIB:.2f} GiB for a sample, {said} --max-memory "
+          f"{options.max_memory / GIB:.2f} GiB")  # fmt: skip
+
+
+def _tell_disk(name: str, options: Namespace, probes: list[Sample], n: int, n_shards: int) -> None:
+    narrow = outline(name, is_narrow=True)
+    vlm = _Writer(**vars(narrow))
+    vlm.__dict__["texts"] = {sample.question: sample.text for sample in probes}
+    shard = _recipe(vlm, probes, options).measure(probes, Budget(1, options.max_memory))
+    if shard.dataset is None:
+        reasons = {one["reason"] for one in shard.statuses.values()}
+        raise ValueError(f"expected samples that can be measured, got none: {sorted(reasons)}")
+    print("arrays  of one sample, with their dimensions:")
+    _tell_arrays(shard.dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        run = writing.start_run(Path(folder) / "run", {}, [[sample.id for sample in probes]])
+        run.commit(0, shard.dataset, {"statuses": shard.statuses})
+        files = [f for f in run.path.rglob("*") if f.is_file()]
+        fixed = sum(f.stat().st_size for f in files if f.suffix == ".json")
+        each = (sum(f.stat().st_size for f in files) - fixed) / len(probes)
+    n_arms = 1 + len(options.after) if options.report == "before_after" else 1
+    total = n_arms * (n * each + n_shards * fixed)
+    files_in_all = len(files) * n_shards * n_arms
+    each, fixed = n_arms * each / 2**10, n_arms * fixed / 2**10
+    print(f"disk    {total / GIB:.2f} GiB in {files_in_all} files, images apart:")
+    print(
+        f"        {each:.0f} KiB per sample and {fixed:.0f} KiB per shard, as a narrow random model"
+    )
+    print("        stores them; longer texts take more in proportion")
+
+
+def _recipe(vlm: VLM, probes: list[Sample], options: Namespace):
+    if options.report == "faithfulness":
+        return Maps(vlm, probes, options.methods or list(METHODS), options, certificate={})
+    if options.report == "before_after":
+        return Arm(vlm, probes, options, "reference", certificate={})
+    return Paths(vlm, probes, options, certificate={})
+
+
+def _tell_arrays(dataset: xr.Dataset) -> None:
+    """The largest, by name."""
+    n_samples = dataset.sizes["sample"]
+    largest = sorted(dataset.variables.items(), key=lambda item: -item[1].nbytes)
+    for name, array in largest[:12]:
+        share = array.nbytes / n_samples / 2**10
+        dims = ", ".join(f"{dim} {size}" for dim, size in array.sizes.items())
+        print(f"        {name:<18} {array.dtype!s:<8} {share:9.1f} KiB  ({dims})")
+    rest = sum(array.nbytes for _, array in largest[12:]) / n_samples / 2**10
+    print(f"        {len(largest[12:])} others               {rest:9.1f} KiB")

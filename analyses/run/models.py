@@ -1,0 +1,32 @@
+"""Models as the command line names them, certified before they are measured."""
+
+import json
+import subprocess
+from argparse import Namespace
+from importlib.metadata import version
+from pathlib import Path
+
+import interp
+from analyses.run.processes import this_device
+from interp.model.vlm import VLM
+from interp.validate import certify
+
+
+def load(options: Namespace, model: str, adapter: str | None, prompt: str | None = None) -> VLM:
+    """A model as the command line says."""
+    device = this_device(options.device)
+    return interp.load_model(
+        model, adapter=adapter, prompt=prompt, device=device, dtype=options.dtype
+    )
+
+
+def certificate(vlm: VLM, options: Namespace) -> dict:
+    """That the extractor passes its oracles on the model; raises NotCertified where it does not."""
+    return json.loads(certify(vlm, witness=options.witness).to_json())
+
+
+def code_version() -> str:
+    """The package's version, with the commit where the scripts are in a git checkout."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return f"{version('vlm-interp')} {found.stdout.strip()}".strip()

@@ -1,0 +1,148 @@
+"""Samples → a run on disk, shard by shard: memory, statuses, several processes, going on.
+
+A shard is a fixed list of samples in fixed batches and depends on nothing else, so that a run is
+the same, bit for bit, whether one process wrote it or several, at once or after a cut. Processes
+are those of `accelerate launch` (or torchrun): number r of n writes the shards r, r + n, r + 2n, …
+"""
+
+import logging
+from argparse import Namespace
+from collections import Counter
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from analyses.run.images import _save_images
+from analyses.run.processes import this_process, wait_for_all
+from analyses.run.recipe import Budget, Recipe, Shard
+from interp.capture.memory import is_out_of_memory
+from interp.data.sample import Sample
+from interp.store import opening as store
+from interp.store import writing
+
+log = logging.getLogger("extraction")
+PACKAGES = ("torch", "transformers", "nnsight", "xarray", "zarr")
+
+
+def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Namespace) -> None:
+    """Writes a run, or with `options.resume` what is missing of it.
+
+    Args:
+        path: of the run.
+        samples: all of them.
+        recipe: measures them.
+        options: resume, shard_size, batch_size, max_memory, threads, no_images.
+
+    Raises:
+        ValueError: another run or other files at `path`, another writer, a shard of which every
+            sample failed, or not one sample in the run that could be measured.
+    """
+    by_shard = in_shards(samples, options)
+    plan = [[sample.id for sample in shard] for shard in by_shard]
+    settings = recipe.settings | _settings(options)
+    rank, count = this_process()
+    with ExitStack() as stack:
+        if rank == 0:
+            stack.enter_context(writing.only_writer(path))
+            writing.start_run(path, settings, plan, recipe.facts, resume=options.resume)
+        wait_for_all()
+        run = writing.Run(path, plan)
+        done = _done(run)
+        left = [k for k in range(len(plan)) if k not in done]
+        wait_for_all()
+        if left and rank == 0:
+            run.finish(None)  # it is not, from now on
+        _write_shards(run, left[rank::count], by_shard, recipe, options)
+        wait_for_all()
+        if rank == 0 and store.read_manifest(path)["attributes"] is None:
+            _finish(run, samples, recipe)
+        wait_for_all()
+
+
+def _done(run: writing.Run) -> set[int]:
+    """Shards that need not be written (again); what failed may succeed now."""
+    states = {
+        number: [one["status"] for one in said["statuses"].values()]
+        for number, said in run.confirmed().items()
+    }
+    return {number for number, found in states.items() if "failed" not in found}
+
+
+def in_shards(samples: list[Sample], options: Namespace) -> list[list[Sample]]:
+    """The samples of each shard."""
+    size = options.shard_size or (4 if getattr(options, "detail", "") == "full" else 64)
+    return [samples[k : k + size] for k in range(0, len(samples), size)]
+
+
+def _settings(options: Namespace) -> dict:
+    names = ("seed", "batch_size", "max_memory", "no_images")
+    on_cpu = options.device == "cpu" or not torch.cuda.is_available()
+    return {name: getattr(options, name) for name in names} | {
+        "data": f"{options.data}/{options.split}",
+        "packages": {name: version(name) for name in PACKAGES},
+        "threads": torch.get_num_threads() if on_cpu else None,  # sums in another order
+    }
+
+
+def _write_shards(run, mine: list[int], by_shard, recipe: Recipe, options: Namespace) -> None:
+    budget = Budget(options.batch_size, options.max_memory)
+    total = sum(len(by_shard[k]) for k in mine)
+    with tqdm(total=total, desc="samples", disable=None, position=this_process()[0]) as bar:
+        for number in mine:
+            samples = by_shard[number]
+            made, used = _within_memory(recipe, samples, budget)
+            facts = made.facts | {"statuses": made.statuses}
+            if used != budget:
+                facts["reduced"] = {store.shard_path(run.path, number).name: vars(used)}
+            failed = [one for one in made.statuses.values() if one["status"] == "failed"]
+            if len(failed) == len(samples) > 1:  # no fault of a sample
+                raise ValueError(
+                    f"expected samples that can be measured, got {len(samples)} that all failed: "
+                    f"{failed[0]['reason']}; mend that and go on with --resume"
+                )
+            if not options.no_images:
+                _save_images(run.path, samples, made.sizes)
+            run.commit(number, made.dataset, facts)
+            bar.update(len(samples))
+
+
+def _within_memory(recipe: Recipe, samples: list[Sample], budget: Budget) -> tuple[Shard, Budget]:
+    """The shard, with half of the budget as often as memory runs out."""
+    try:
+        return recipe.measure(samples, budget), budget
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or budget.batch_size == 1:
+            raise
+    torch.cuda.empty_cache()  # outside of except: the traceback holds what is to be freed
+    log.warning("out of memory with %s; going on with half", budget)
+    return _within_memory(recipe, samples, budget.halved())
+
+
+def _finish(run: writing.Run, samples: list[Sample], recipe: Recipe) -> None:
+    try:
+        opened = store.open_run(run.path, partial=True)
+    except store.Empty as error:
+        statuses = error.attributes["statuses"].values()
+        reasons = Counter(one["reason"] for one in statuses).most_common(3)
+        raise ValueError(
+            f"expected at least one readable sample, got {len(samples)} without: "
+            + "; ".join(reason for reason, _ in reasons)
+        ) from error
+    run.finish(recipe.finish(opened, samples))
+
+
+# ------------------------------------------------------------------------------------- processes
+
+
+def counts(paths: list[Path]) -> dict[str, int]:
+    """How many samples of some runs were ok, skipped and failed, as their manifests say."""
+    found = Counter(
+        one["status"]
+        for path in paths
+        for said in writing.Run(path, store.read_manifest(path)["shards"]).confirmations().values()
+        for one in said["statuses"].values()
+    )
+    return {name: found[name] for name in ("ok", "skipped", "failed")}

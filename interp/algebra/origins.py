@@ -1,0 +1,92 @@
+"""Source depth: what a direct term is made of (METHODS.md 2.1).
+
+Eq. 1 reads the residual stream at position p before layer l, so it is direct from the *position*,
+not from the input token. With the norm at p frozen, its value is linear in
+
+    h_p^{l-1} = h_p^0 + Σ_{m<l} (A_p^m + F_p^m)
+
+and each direct term splits exactly by origin: `embed`, the one-hop path from the embedding;
+`attention`, what heads of earlier layers wrote at p (V-composition); `bias`, value biases written
+there; `ffn`, what FFNs wrote at the source position.
+"""
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.algebra.readout import Readout
+from interp.model.linear import apply_linear, transpose_apply
+from interp.model.parts import Parts
+
+
+def stream_origins(
+    where: Parts, readout: Readout, stream: dict[str, Float[Tensor, "layer token d_model"]]
+) -> Float[Tensor, "kind layer token d_model"]:
+    """What layers wrote to the stream of every token: attention without its bias, bias, and FFN.
+
+    Args:
+        where, readout: the model's parts, and its value biases.
+        stream: as `capture.residual` gives it.
+    """
+    dtype = readout.vectors.dtype
+    attention, ffn = stream["attn_out"].to(dtype), stream["ffn_out"].to(dtype)
+    biases = []
+    for layer, module in enumerate(where.layers):
+        heads = readout.biases[layer].repeat_interleave(where.n_heads // where.n_kv_heads, dim=0)
+        biases.append(apply_linear(module.o_proj, rearrange(heads, "h d -> 1 (h d)")))
+    bias = repeat(torch.stack(biases), "l 1 d -> l p d", p=attention.shape[1])
+    return torch.stack([attention - bias, bias, ffn])
+
+
+def origin_scores(
+    where: Parts,
+    readout: Readout,
+    resid_pre: Float[Tensor, "token d_model"],
+    origins: Float[Tensor, "origin token d_model"],
+    layer: int,
+) -> Float[Tensor, "target head token origin"]:
+    """u·W_o W_v N x for what each origin wrote at each token, N the norm frozen at the token.
+
+    Args:
+        where, readout: the model's parts and the folded readouts.
+        resid_pre: the stream before the layer.
+        origins: parts of it, which sum to it.
+        layer: the layer whose heads read them.
+    """
+    module = where.layers[layer]
+    folded = readout.folded[layer]
+    n_targets, n_heads, d_head = folded.shape
+    groups = torch.arange(n_heads, device=folded.device) // (n_heads // where.n_kv_heads)
+    placed = folded.new_zeros(n_targets, n_heads, where.n_kv_heads, d_head)
+    placed[:, torch.arange(n_heads, device=folded.device), groups] = folded
+    back = transpose_apply(module.v_proj, rearrange(placed, "t h kv d -> (t h) (kv d)"))
+    back = back * module.attention_norm.weight.to(back.dtype)
+    square = resid_pre.to(back.dtype).square().mean(dim=-1)
+    normed = origins * rearrange(torch.rsqrt(square + where.epsilon), "p -> 1 p 1")
+    scores = torch.einsum("nd,opd->npo", back, normed)
+    return rearrange(scores, "(t h) p o -> t h p o", h=n_heads)
+
+
+def summed_origins(
+    embed: Float[Tensor, "token d_model"],
+    written: Float[Tensor, "kind layer token d_model"],
+    n_layers_before: int,
+) -> Float[Tensor, "origin token d_model"]:
+    """The stream before a layer as embed, attention, bias and ffn."""
+    return torch.cat([embed[None], written[:, :n_layers_before].sum(dim=1)])
+
+
+def layered_origins(
+    embed: Float[Tensor, "token d_model"],
+    written: Float[Tensor, "kind layer token d_model"],
+    n_layers_before: int,
+) -> Float[Tensor, "origin token d_model"]:
+    """The stream before a layer as embed, then attention, bias and ffn of each layer.
+
+    What later layers write is 0, so that the axis is the same for every layer.
+    """
+    layers: Int[Tensor, " layer"] = torch.arange(written.shape[1], device=written.device)
+    before = rearrange(layers < n_layers_before, "l -> 1 l 1 1")
+    parts = rearrange(written * before, "o l p d -> (o l) p d")
+    return torch.cat([embed[None], parts])

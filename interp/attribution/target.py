@@ -1,0 +1,97 @@
+"""What every method begins with: one target of one sample, its forward, and its patches.
+
+All methods explain the same number, the target's logit in the centered gauge: raw logits hold what
+all tokens have in common, and maps of the two can differ as much as methods do.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.algebra.readout import gauge_rows
+from interp.capture.prefill import Prefill, prefill
+from interp.data.sample import Sample
+from interp.extract.question import Query, ask
+from interp.inputs.completions import Completion
+from interp.model.families import base_model
+from interp.model.parts import Parts
+from interp.model.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One target: its row predicts its token."""
+
+    query: Query
+    context: Prefill
+
+    @property
+    def where(self) -> Parts:
+        """The model's parts."""
+        return self.query.where
+
+    @property
+    def row(self) -> int:
+        """Of the sequence, which predicts the target."""
+        return int(self.query.rows[0])
+
+    @property
+    def target(self) -> int:
+        """Token id."""
+        return int(self.query.targets[0])
+
+    @property
+    def visual(self) -> Int[Tensor, " patch"]:
+        """Rows of the visual tokens."""
+        rows = np.flatnonzero(self.query.tokens.image >= 0)
+        return torch.from_numpy(rows).to(self.query.rows.device)
+
+    @property
+    def reader(self) -> Float[Tensor, " d_model"]:
+        """The target's row of the output embedding above the vocabulary's mean row."""
+        return gauge_rows(self.where.output_embedding, self.query.targets, "centered")[0]
+
+    def logit(self, embeddings: Float[Tensor, "token d_model"]) -> Float[Tensor, ""]:
+        """The target's logit with these embeddings, from the language model's forward."""
+        given = self.context.given | {"inputs_embeds": embeddings[None], "use_cache": False}
+        hidden = self.where.language_model(**given).last_hidden_state[0, self.row]
+        return hidden.to(self.reader.dtype) @ self.reader
+
+    def logits(self, pixels: Float[Tensor, "_ value"]) -> Float[Tensor, " image"]:
+        """The target's logit with each of some images on the sample's grid, from whole forwards."""
+        n = len(pixels) // len(self.query.batch["pixel_values"])
+        batch = {name: value.repeat(n, 1) for name, value in self.query.batch.items()}
+        whole = base_model(self.query.model).model
+        hidden = whole(**batch | {"pixel_values": pixels}, use_cache=False).last_hidden_state
+        return hidden[:, self.row].to(self.reader.dtype) @ self.reader
+
+    def on_grid(self, values: Float[Tensor, " patch"], name: str, **attributes) -> xr.DataArray:
+        """Values of the visual tokens by patch row and column."""
+        tokens, visual = self.query.tokens, self.visual.cpu().numpy()
+        grid = np.zeros((tokens.row.max() + 1, tokens.column.max() + 1))
+        grid[tokens.row[visual], tokens.column[visual]] = values.detach().double().cpu().numpy()
+        coords = {"row": np.arange(grid.shape[0]), "column": np.arange(grid.shape[1])}
+        return xr.DataArray(
+            grid, dims=("row", "column"), coords=coords, name="map",
+            attrs={"method": name, "target": self.query.target_text[0], **attributes},
+        )  # fmt: skip
+
+
+def ask_one(vlm: VLM, sample: Sample, target: int, completion: Completion | None = None) -> Asked:
+    """The target's question with its prefill.
+
+    Raises:
+        ValueError: no such target; what `interp.extract.ledger` raises for a sample.
+    """
+    every = ask(vlm, sample, completion=completion)
+    if not 0 <= target < len(every.rows):
+        raise ValueError(
+            f"{sample.id}: expected a target in 0..{len(every.rows) - 1}, got {target}"
+        )
+    asked = {"positions": [int(every.rows[target])], "targets": [int(every.targets[target])]}
+    query = ask(vlm, sample, completion=completion, **asked)
+    return Asked(query, prefill(query.model, query.batch, query.rows))

@@ -1,0 +1,1 @@
+"""The prefill, and the replay of queried rows that captures what the algebra needs."""

@@ -1,0 +1,239 @@
+"""Prefill: the model's own forward over sequences, and what it leaves for rows to read.
+
+Whatever the attention implementation, with its cache. One pre-hook reads what the language model
+was given, one lets the output embedding see only the queried rows; nothing else is touched, so it
+costs what a forward costs. Several sequences ride in one forward, padded on the left (`prefills`),
+and are read one by one without their padding. A second prefill of the same
+sequence with other content at some rows (`prefill_with`) gives the reference runs of METHODS.md
+3.2: grid, positions and mask stay.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp.capture.checks import check_inputs
+from interp.model.families import parts
+from interp.model.parts import Parts
+from interp.model.state import undisturbed
+from interp.vocabulary import SINK_PEAK
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """One forward of one sequence: what rows can read, and what it put out."""
+
+    keys: list[Float[Tensor, "1 kv_head token d_head"]]
+    """By layer, rotary embedding applied."""
+    values: list[Float[Tensor, "1 kv_head token d_head"]]
+    """By layer, value bias included."""
+    embeddings: Float[Tensor, "token d_model"]
+    """h⁰: what enters the first layer."""
+    position_ids: Int[Tensor, "3 token"]
+    is_visible: Bool[Tensor, " token"]
+    """False on padding."""
+    logits: Float[Tensor, "target vocabulary"] | None
+    """The model's own output at the queried rows; None in a reference run."""
+    given: dict
+    """What the language model was called with."""
+    peaks: Float[Tensor, " token"] | None
+    """max|h| / rms(h), exceeded behind at least half of the layers L/4 … 3L/4: how sinks show
+    (METHODS.md 3.6). None in a reference run."""
+
+    @property
+    def is_sink(self) -> Bool[Tensor, " token"]:
+        """Rows of massive activation, which gather attention whatever they hold."""
+        return (self.peaks > SINK_PEAK) & self.is_visible
+
+
+@dataclass(frozen=True)
+class Prefills:
+    """Several sequences after one forward, padded on the left to one length."""
+
+    keys: list[Float[Tensor, "sequence kv_head token d_head"]]
+    values: list[Float[Tensor, "sequence kv_head token d_head"]]
+    sequences: list[Prefill]
+    """Each without its padding; views of the same tensors."""
+    n_padding: list[int]
+
+
+def prefill(model: nn.Module, batch, positions: Int[Tensor, " target"]) -> Prefill:
+    """The model's own forward over one sequence, its cache kept, logits only at `positions`.
+
+    Raises:
+        ValueError: inputs that do not belong together (see `checks`).
+    """
+    check_inputs(parts(model), batch)
+    return _prefills(model, batch, [positions], [0]).sequences[0]
+
+
+def prefills(model: nn.Module, batches: list, positions: list[Int[Tensor, " _"]]) -> Prefills:
+    """`prefill` of several sequences in one forward; each as if it were alone.
+
+    Raises:
+        ValueError: inputs that do not belong together (see `checks`).
+    """
+    where = parts(model)
+    for batch in batches:
+        check_inputs(where, batch)
+    longest = max(batch["input_ids"].shape[1] for batch in batches)
+    n_padding = [longest - batch["input_ids"].shape[1] for batch in batches]
+    moved = [rows + n for rows, n in zip(positions, n_padding, strict=True)]
+    return _prefills(model, _padded(batches, n_padding, where.image_token_id), moved, n_padding)
+
+
+def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
+    """One batch out of several of one sequence each, padding on the left."""
+    padded = {}
+    for name, first in batches[0].items():
+        values = [batch[name] for batch in batches]
+        if first.shape == batches[0]["input_ids"].shape:
+            # Nothing sees the padding, so any token will do that does not stand for an image.
+            fill = int(image_token_id == 0) if name == "input_ids" else 0
+            values = [
+                nn.functional.pad(value, (n, 0), value=fill)
+                for value, n in zip(values, n_padding, strict=True)
+            ]
+        padded[name] = torch.cat(values)
+    return padded
+
+
+def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) -> Prefills:
+    """One forward; `positions` count the padding."""
+    where = parts(model)
+    with (
+        undisturbed(model),
+        torch.no_grad(),
+        listening(where) as given,
+        _watching(where) as peaks,
+        _choosing(where, positions),
+    ):
+        out = model(**batch, use_cache=True)
+    given["past_key_values"] = None
+    layers = out.past_key_values.layers
+    keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
+    logits = out.logits[0].split([len(rows) for rows in positions])
+    peaks, coordinates = _usual(torch.stack(peaks)), _positions(given)
+    sequences = [
+        Prefill(
+            keys=[layer[s : s + 1, :, n:] for layer in keys],
+            values=[layer[s : s + 1, :, n:] for layer in values],
+            embeddings=given["inputs_embeds"][s, n:],
+            position_ids=coordinates[:, s, n:],
+            is_visible=batch["attention_mask"][s, n:].bool(),
+            logits=logits[s],
+            given=_alone(given, s, n),
+            peaks=peaks[s, n:],
+        )
+        for s, n in enumerate(n_padding)
+    ]
+    return Prefills(keys, values, sequences, n_padding)
+
+
+def _alone(given: dict, sequence: int, n_padding: int) -> dict:
+    """What the language model would be called with for one of the sequences."""
+    one = slice(sequence, sequence + 1)
+    mine = {
+        "inputs_embeds": given["inputs_embeds"][one, n_padding:],
+        "attention_mask": given["attention_mask"][one, n_padding:],
+    }
+    if given["position_ids"] is not None:
+        mine["position_ids"] = given["position_ids"][:, one, n_padding:]
+    return given | mine
+
+
+@contextmanager
+def _choosing(where: Parts, positions: list[Int[Tensor, " _"]]) -> Iterator[None]:
+    """Lets the output embedding see the queried rows alone: all of them, in one row of a batch."""
+
+    def look(_module, args):
+        chosen = [hidden[rows] for hidden, rows in zip(args[0], positions, strict=True)]
+        return (rearrange(torch.cat(chosen), "n d -> 1 n d"),)
+
+    hook = where.output_embedding.register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def prefill_with(
+    model: nn.Module,
+    clean: Prefill,
+    rows: Int[Tensor, " row"],
+    embeddings: Float[Tensor, "row d_model"],
+) -> Prefill:
+    """The reference run: the same sequence with other embeddings at some rows."""
+    where = parts(model)
+    replaced = clean.embeddings.clone()
+    replaced[rows] = embeddings.to(replaced)
+    given = clean.given | {"inputs_embeds": replaced[None], "use_cache": True}
+    with undisturbed(model), torch.no_grad():
+        layers = where.language_model(**given).past_key_values.layers
+    return Prefill(
+        keys=[layer.keys for layer in layers],
+        values=[layer.values for layer in layers],
+        embeddings=replaced,
+        position_ids=clean.position_ids,
+        is_visible=clean.is_visible,
+        logits=None,
+        given=given,
+        peaks=None,
+    )
+
+
+@contextmanager
+def listening(where: Parts) -> Iterator[dict]:
+    """What the language model is called with inside, by keyword."""
+    given: dict = {}
+
+    def look(_module, _args, kwargs):
+        given.update(kwargs)
+
+    hook = where.language_model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield given
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _watching(where: Parts) -> Iterator[list[Tensor]]:
+    """max|h| / rms(h) of every token behind each of the layers L/4 … 3L/4."""
+    peaks: list[Tensor] = []
+
+    def look(_module, _args, hidden):
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        largest = torch.linalg.vector_norm(hidden, ord=torch.inf, dim=-1, dtype=dtype)
+        length = torch.linalg.vector_norm(hidden, dim=-1, dtype=dtype)
+        peaks.append(largest * hidden.shape[-1] ** 0.5 / (length + torch.finfo(dtype).tiny))
+
+    first = -(-where.n_layers // 4)
+    depths = range(first, max(first, 3 * where.n_layers // 4) + 1)
+    watched = [where.layers[depth - 1].block for depth in depths]
+    hooks = [layer.register_forward_hook(look) for layer in watched]
+    try:
+        yield peaks
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _usual(peaks: Float[Tensor, "layer sequence token"]) -> Float[Tensor, "sequence token"]:
+    """The largest value that at least half of the layers reach."""
+    n_half = -(-len(peaks) // 2)
+    return peaks.sort(dim=0, descending=True).values[n_half - 1]
+
+
+def _positions(given: dict) -> Int[Tensor, "3 sequence token"]:
+    """Three-axis positions as the language model got them; for text alone it counts by itself."""
+    if given["position_ids"] is None:
+        n_sequences, n_tokens, _ = given["inputs_embeds"].shape
+        counted = torch.arange(n_tokens, device=given["inputs_embeds"].device)
+        return repeat(counted, "t -> xyz s t", xyz=3, s=n_sequences)
+    return given["position_ids"][-3:]

@@ -1,0 +1,239 @@
+"""Replay the rows: every tensor that the algebra needs, from the model's own modules.
+
+A prefill has left the keys and values of every layer. `replay` sends only the queried rows through
+the *same* modules again: a registered attention function (`rows`) lets each row attend to those
+keys and values before it and to its own. With nothing changed this is the clean forward at those
+rows; variants of it ride in one batch. One nnsight trace of this small forward captures what is
+needed.
+
+Two rows never meet in a replay, so a position can be queried any number of times. State travels as
+a keyword argument down to the attention function: no globals, re-entrant. Everything runs in eval
+mode and the caller's state comes back as it was. The only file that imports nnsight.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import nnsight
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from interp.capture import slots as row_reading
+from interp.capture.checks import check_inputs
+from interp.capture.prefill import Prefill, Prefills, listening
+from interp.capture.slots import Variants
+from interp.model.families import parts
+from interp.model.linear import check_linear
+from interp.model.parts import Layer, Parts
+from interp.model.state import attending, undisturbed
+
+REPLAY = "interp_replay"
+_WRAPPER = "_interp_nnsight"
+
+AttentionInterface.register(REPLAY, row_reading.attend)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A replay of rows in several variants; everything by layer where it is a list."""
+
+    weights: list[Float[Tensor, "variant target head token"]]
+    """Attention rows, summing to 1, the own row's weight at its own position. Edges that were cut
+    keep their weight here: a cut leaves out the value, not the weight."""
+    own_values: list[Float[Tensor, "variant target kv_head d_head"]]
+    """Of each row itself, value bias included."""
+    attention: list[Float[Tensor, "variant target d_model"]]
+    ffn: list[Float[Tensor, "variant target d_model"]]
+    final: Float[Tensor, "variant target d_model"]
+    """The input of the final norm."""
+    whole: list[Tensor] = field(default_factory=list)
+    """What `attention` is of: the outputs for all sequences of the replay, which gradients can be
+    asked for. `own` takes this sequence's part of them."""
+    own: Callable[[Tensor], Tensor] = lambda whole: whole
+
+
+def replay(
+    model: nn.Module,
+    context: Prefill,
+    rows: Int[Tensor, " target"],
+    variants: Variants | None = None,
+    others: tuple[Prefill, ...] = (),
+) -> Replay:
+    """The rows once more, in one variant for each entry of `variants` (without: one, clean).
+
+    Args:
+        model, context, rows: the clean run and the rows of it to repeat.
+        variants: how each variant departs from the clean run; see `rows`.
+        others: prefills that variants read slots from, numbered from 1.
+
+    Raises:
+        ValueError: non-finite activations, naming the layer.
+    """
+    alone = Prefills(context.keys, context.values, [context], [0])
+    variants = None if variants is None else [variants]
+    return replays(model, alone, [rows], variants, others)[0]
+
+
+def replays(
+    model: nn.Module,
+    batch: Prefills,
+    rows: list[Int[Tensor, " _"]],
+    variants: list[Variants] | None = None,
+    others: tuple[Prefill, ...] = (),
+) -> list[Replay]:
+    """`replay` of rows of several sequences at once, each as if it were alone.
+
+    Args:
+        model, variants, others: as for `replay`; `variants` by sequence, all of one kind, and
+            `others` for a single sequence alone.
+        batch, rows: the clean runs, and the rows of each to repeat, counted without padding.
+
+    Raises:
+        ValueError: non-finite activations, naming the layer.
+    """
+    where, every = parts(model), list(zip(batch.sequences, rows, strict=True))
+    if variants is None:
+        variants = [row_reading.clean(1, len(mine), one.is_visible) for one, mine in every]
+    slots = row_reading.slots([batch, *others], rows, variants)
+    repeated = list(zip(batch.sequences, row_reading.padded_rows(rows), strict=True))
+    embeddings = torch.stack([one.embeddings[mine] for one, mine in repeated])
+    positions = torch.stack([one.position_ids[:, mine] for one, mine in repeated], dim=1)
+    n_variants = len(slots.run)
+    embeddings = repeat(embeddings, "s t d -> (v s) t d", v=n_variants)
+    given = {
+        # With gradients on, everything downstream has to know of them, frozen weights or not.
+        "inputs_embeds": embeddings.requires_grad_() if torch.is_grad_enabled() else embeddings,
+        "position_ids": repeat(positions, "xyz s t -> xyz (v s) t", v=n_variants),
+        "attention_mask": {"full_attention": None},
+        "use_cache": False,
+        "replay": slots,
+    }
+    with undisturbed(model), attending(where.language_model, REPLAY):
+        layers, final = _trace_rows(wrapped(model), given)
+    found = []
+    for s, (mine, chosen) in enumerate(zip(rows, variants, strict=True)):
+        own = partial(_of_sequence, at=(s, len(rows)), kept=(len(chosen.run), len(mine)))
+        found.append(_checked(_as_replay(where, layers, final, own, batch.n_padding[s])))
+    return found
+
+
+def residual(
+    model: nn.Module, batch, positions: Int[Tensor, " position"]
+) -> dict[str, Float[Tensor, "layer position d_model"]]:
+    """The traced residual stream of the model's own forward, at some positions.
+
+    resid_pre + attn_out = resid_mid and resid_mid + ffn_out = resid_post, up to the rounding of the
+    model's dtype.
+    """
+    where = parts(model)
+    check_inputs(where, batch)
+    with undisturbed(model), torch.no_grad():
+        with listening(where) as given:
+            model(**batch, use_cache=False, logits_to_keep=1)
+        given["use_cache"] = False
+        return _trace_residual(wrapped(model), given, positions)
+
+
+# ------------------------------------------------------------------------------------------ traces
+
+
+@dataclass(frozen=True)
+class Traced:
+    """nnsight around the language model, and in place of its parts what traces them."""
+
+    language_model: nnsight.NNsight
+    layers: tuple[Layer, ...]
+    final_norm: nnsight.Envoy
+
+
+def wrapped(model: nn.Module) -> Traced:
+    """nnsight around the language model, kept with it, and made anew when its modules changed.
+
+    Wrapped before an adapter was added, nnsight would capture the base projection without a word.
+
+    Raises:
+        ValueError: an adapter that is not linear.
+    """
+    where = parts(model)
+    language_model = where.language_model
+    known = language_model.__dict__.get(_WRAPPER)
+    modules = [id(module) for module in language_model.modules()]
+    if known is None or known[1] != modules:
+        for number, layer in enumerate(where.layers):
+            check_linear(layer.v_proj, f"layer {number} v_proj")
+            check_linear(layer.o_proj, f"layer {number} o_proj")
+        check_linear(where.output_embedding, "the output embedding")
+        known = (_traced(where), modules)
+        language_model.__dict__[_WRAPPER] = known
+    return known[0]
+
+
+def _traced(where: Parts) -> Traced:
+    around = nnsight.NNsight(where.language_model)
+    tracer = {id(envoy._module): envoy for envoy in around.modules()}
+    layers = [
+        Layer(**{name: tracer[id(module)] for name, module in vars(layer).items()})
+        for layer in where.layers
+    ]
+    return Traced(around, tuple(layers), tracer[id(where.final_norm)])
+
+
+def _trace_rows(traced: Traced, given: dict) -> tuple[list, Tensor]:
+    with traced.language_model.trace(**given):
+        layers = nnsight.save([])
+        for layer in traced.layers:
+            own_values = layer.v_proj.output
+            attention, weights = layer.attention.output
+            layers.append((weights, own_values, attention, layer.ffn.output))
+        final = traced.final_norm.input.save()
+    return layers, final
+
+
+def _trace_residual(traced: Traced, given: dict, positions: Tensor) -> dict[str, Tensor]:
+    with traced.language_model.trace(**given):
+        found = nnsight.save([])
+        for layer in traced.layers:
+            before = layer.block.input[0, positions]
+            attention = layer.attention.output[0][0, positions]
+            mid = layer.ffn_norm.input[0, positions]
+            ffn = layer.ffn.output[0, positions]
+            after = layer.block.output[0, positions]
+            found.append((before, attention, mid, ffn, after))
+    names = ("resid_pre", "attn_out", "resid_mid", "ffn_out", "resid_post")
+    return {n: torch.stack(c) for n, c in zip(names, zip(*found, strict=True), strict=True)}
+
+
+def _of_sequence(value: Tensor, at: tuple[int, int], kept: tuple[int, int]) -> Tensor:
+    """The variants and targets of one sequence out of several."""
+    number, n_sequences = at
+    if n_sequences == 1:
+        return value
+    by_sequence = rearrange(value, "(v s) t ... -> s v t ...", s=n_sequences)
+    return by_sequence[number, : kept[0], : kept[1]]
+
+
+def _as_replay(where: Parts, layers: list, final: Tensor, own: Callable, n_padding: int) -> Replay:
+    whole = [layer[2] for layer in layers]
+    weights, own_values, attention, ffn = (
+        [own(value) for value in column] for column in zip(*layers, strict=True)
+    )
+    own_values = [rearrange(v, "v t (kv d) -> v t kv d", kv=where.n_kv_heads) for v in own_values]
+    weights = [layer[..., n_padding:] for layer in weights]
+    return Replay(weights, own_values, attention, ffn, own(final), whole, own)
+
+
+def _checked(rows: Replay) -> Replay:
+    if not rows.final.isfinite().all():
+        for layer, (attention, ffn) in enumerate(zip(rows.attention, rows.ffn, strict=True)):
+            for name, value in (("attention", attention), ("FFN", ffn)):
+                if not value.isfinite().all():
+                    raise ValueError(
+                        f"expected finite activations, got NaN or infinity in the {name} output of "
+                        f"layer {layer}; check the weights, or use float32 or bfloat16"
+                    )
+        raise ValueError("expected finite activations, got NaN or infinity in the embeddings")
+    return rows

@@ -1,0 +1,118 @@
+"""The embedded data: scenes of real handwritten digits, with evidence, thinking text and twins.
+
+A scene puts one to four coloured digits from scikit-learn's 1,797 UCI digit images into the slots
+of a square or non-square canvas and asks one question of five families:
+
+    digit_by_color  which digit is red?                 the thinking names the place
+    color_by_digit  what color is the 7?                the thinking names the place
+    left_of         which digit is just left of the 3?  the thinking names both places
+    count           how many digits are blue?           the thinking lists the places
+    sum             what is the red digit plus …?       the thinking names both digits
+
+(and, on request, of a sixth: *read*, which digits are there, an exercise for training)
+
+In *count* and *sum* the thinking carries an intermediate result that fixes the answer; in the
+others the answer has to come from the image. Every scene has a counterfactual twin: one attribute
+of the evidence changed, so that the answer changes. All is a function of (seed, split, index).
+"""
+
+import re
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from interp.data.digits.drawing import CANVASES, SPLITS, Hand, background, draw, scatter
+from interp.data.digits.question_families import FAMILIES, QUESTIONS
+from interp.data.sample import Sample
+
+
+def load(split: str, limit: int = 400, seed: int = 0, families: tuple[str, ...] = (), **scene):
+    """`limit` scenes of a split, in order; `scene` takes `max_digits`."""
+    return [make_sample(split, i, seed=seed, families=families, **scene) for i in range(limit)]
+
+
+def make_sample(
+    split: str,
+    index: int,
+    *,
+    seed: int = 0,
+    max_digits: int = 4,
+    families: tuple[str, ...] = (),
+    with_twin: bool = True,
+) -> Sample:
+    """The scene number `index` of a split with its twin; families take turns.
+
+    Raises:
+        ValueError: unknown split or family.
+    """
+    family, key, digits, twin_digits, paper = _scene(split, index, seed, max_digits, families)
+    name = f"digits-{split}-{seed}-{index:06d}"
+    scene = partial(_sample, paper=paper, split=split, family=family, key=key)
+    twin = scene(f"{name}-twin", twin_digits) if with_twin else None
+    return replace(scene(name, digits), twin=twin)
+
+
+def at_first_glance(split: str, index: int, **scene) -> Sample:
+    """`make_sample` without a twin, with the text of somebody who looked at the first digit only.
+
+    Thinking and answer are of one piece, and wrong where that is not enough: for half of the
+    scenes. Image, question and boxes are the scene's.
+    """
+    sample = make_sample(split, index, with_twin=False, **scene)
+    asked = {"seed": 0, "max_digits": 4, "families": ()} | scene
+    family, key, digits, _, _ = _scene(split, index, *asked.values())
+    said = family.ask(family.glance(digits, key), key)
+    return replace(sample, thinking=said.thinking, answer=said.answer)
+
+
+def object_boxes(sample: Sample) -> np.ndarray:
+    """Boxes (k, 4) of all digits of a scene of `load`'s, asked for or not, in 0..1.
+
+    Raises:
+        ValueError: not a sample of `load` with the default settings.
+    """
+    found = re.fullmatch(r"digits-(\w+)-(\d+)-(\d+)", sample.id)
+    if sample.dataset != "digits" or found is None:
+        raise ValueError(f"expected a scene of the data set digits, got {sample.id!r}")
+    _, _, digits, _, paper = _scene(found[1], int(found[3]), int(found[2]), 4, ())
+    height, width, _ = paper.shape
+    boxes = np.array([d.box for d in digits]) / [width, height, width, height]
+    if not all((boxes == mine).all(axis=1).any() for mine in sample.boxes):
+        raise ValueError(f"{sample.id}: expected a scene made with the default settings")
+    return boxes
+
+
+def _scene(split: str, index: int, seed: int, max_digits: int, families: tuple[str, ...]):
+    """Family, what it asks for, the digits, the twin's digits and the canvas."""
+    if split not in SPLITS:
+        raise ValueError(f"expected a split of {SPLITS}, got {split!r}")
+    unknown = set(families) - set(FAMILIES)
+    if unknown:
+        raise ValueError(f"expected families of {tuple(FAMILIES)}, got {sorted(unknown)}")
+    names = [f for f in families or QUESTIONS if FAMILIES[f].min_digits <= max_digits]
+    if not names:
+        raise ValueError(f"expected families that {max_digits} digits can ask, got {families}")
+    family = FAMILIES[names[index % len(names)]]
+    hand = Hand(np.random.default_rng([seed, SPLITS.index(split), index]), split)
+    canvas = CANVASES[hand.rng.integers(len(CANVASES))]
+    n_digits = int(hand.rng.integers(family.min_digits, max_digits + 1))
+    digits, key, twin_digits = family.compose(hand, scatter(hand, canvas, n_digits))
+    return family, key, digits, twin_digits, background(hand.rng, canvas)
+
+
+def _sample(name, digits, *, paper, split, family, key) -> Sample:
+    query = family.ask(digits, key)
+    height, width, _ = paper.shape
+    boxes = np.array([digits[i].box for i in query.evidence], dtype=np.float64)
+    return Sample(
+        id=name,
+        image=draw(paper, digits),
+        question=query.question,
+        answer=query.answer,
+        thinking=query.thinking,
+        boxes=boxes / [width, height, width, height],
+        family=family.name,
+        dataset="digits",
+        split=split,
+    )

@@ -1,0 +1,226 @@
+"""Extraction from many samples, batches packed into a budget of memory."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from inspect import signature
+
+import torch
+import xarray as xr
+from torch import nn
+
+from interp.capture.checks import check_length
+from interp.capture.memory import Load, is_out_of_memory, largest, needed
+from interp.capture.prefill import prefills
+from interp.data.sample import Sample
+from interp.extract.attention_maps import THROUGH_THINKING
+from interp.extract.effects import check_mode, effects, effects_of
+from interp.extract.first_order import first_order, first_orders_of
+from interp.extract.ledger import check_detail, ledger, ledgers_of
+from interp.extract.maps import maps, maps_of
+from interp.extract.node_effects import node_effects
+from interp.extract.origins import origins
+from interp.extract.patch_effects import patch_effects
+from interp.extract.prefilled import read_in
+from interp.extract.question import REPLAY_BYTES, Query, ask
+from interp.extract.shapley import shapley
+from interp.extract.targets import question
+from interp.model.state import undisturbed
+from interp.model.vlm import VLM
+from interp.vocabulary import SINKLESS, SOURCE_SETS
+
+BATCHED = {
+    "ledger": (ledger, ledgers_of),
+    "effects": (effects, effects_of),
+    "first_order": (first_order, first_orders_of),
+    "maps": (maps, maps_of),
+}
+ALONE = {
+    "node_effects": node_effects,
+    "shapley": shapley,
+    "origins": origins,
+    "patch_effects": patch_effects,
+}
+OWN = ("completion", "positions", "targets", "only", "foils", "source", "sources", "reference",
+       "references")  # fmt: skip
+TOGETHER = ("ledger", "effects", "first_order")  # ask the same question of a sample
+# The image and the evidence come without their sinks too, and before all sets the clean run.
+MOST_VARIANTS = 1 + len(SOURCE_SETS) + len(("image" + SINKLESS, "evidence" + SINKLESS))
+
+
+def each(
+    name: str | list[tuple[str, dict]],
+    vlm: VLM | nn.Module,
+    samples: Iterable,
+    *,
+    max_memory: int = 2 * 2**30,
+    **options,
+) -> Iterator[xr.Dataset] | Iterator[tuple[xr.Dataset, ...]]:
+    """One dataset per sample, in order, as `interp.extract.<name>` gives it for that sample alone.
+
+    "ledger", "effects", "first_order" and "maps" (without "edge" and "slot") take as many samples
+    through one padded forward and one replay as `max_memory` holds. The others are made mostly of
+    replays and second runs of their own, and take one sample at a time whatever `max_memory` is.
+
+    Args:
+        name: of an extraction; or several with their options, [("ledger", {}), ("effects",
+            {"mode": "mean"}), …], which then share one forward: a tuple per sample.
+        vlm: a loaded model; or a Hugging Face model, whose samples are the processor's batches of
+            one sequence each, with positions= among their own options.
+        samples: samples, or (sample, options) where a sample has options of its own: completion=,
+            positions=, targets=, foils=, sources=, reference= or references=.
+        max_memory: bytes that a batch may need besides the model, as `interp.capture.memory`
+            estimates them.
+        options: of the extraction, the same for all samples.
+
+    Raises:
+        ValueError: an unknown name; an option that cannot be one sample's own; several that cannot
+            share a forward; and when its sample comes up, all before it done: one that alone needs
+            more than `max_memory`, and what the extraction raises.
+    """
+    calls = [(name, {})] if isinstance(name, str) else list(name)
+    for one, own in calls:
+        if one not in (*BATCHED, *ALONE):
+            raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {one!r}")
+        check_detail((options | own).get("detail", "full"))
+        check_mode((options | own).get("mode", "zero"))
+    pairs = map(_pair, samples)
+    if not isinstance(name, str):
+        if not calls or not {one for one, _ in calls} <= set(TOGETHER):
+            raise ValueError(f"expected extractions of {TOGETHER} to share a forward, got {name}")
+        return _batched(calls, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
+    kinds = set(options.get("kinds", ()))
+    if name == "maps" and kinds & {"edge", "slot"}:
+        return (maps(vlm, sample, **options | own) for sample, own in pairs)
+    if name in ALONE:
+        return (ALONE[name](vlm, sample, **options | own) for sample, own in pairs)
+    batched = _batched(calls, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
+    return (found for (found,) in batched)
+
+
+def _pair(given) -> tuple[Sample | Mapping, dict]:
+    sample, own = given if isinstance(given, tuple) else (given, {})
+    if set(own) - set(OWN):
+        name = sample.id if isinstance(sample, Sample) else "a batch"
+        raise ValueError(
+            f"{name}: expected options of a sample's own out of {OWN}, got {sorted(own)}; "
+            "pass the others to all samples alike"
+        )
+    return sample, own
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A sample that will be computed with the next batch."""
+
+    query: Query
+    settings: list[dict]
+    """Of every call, by the names of its arguments."""
+    load: Load
+
+
+def _batched(
+    calls, vlm: VLM | nn.Module, pairs, max_memory: int
+) -> Iterator[tuple[xr.Dataset, ...]]:
+    """Packs samples in order; a batch is computed when the next one would not fit."""
+    waiting: list[_Waiting] = []
+    model = vlm.model if isinstance(vlm, VLM) else vlm
+    size = next(model.parameters()).element_size()
+    for sample, options in pairs:
+        try:
+            one = _packed(calls, vlm, sample, options)
+            fits = _is_within(max_memory, one.query, one.load, size)
+        except ValueError:
+            yield from _computed(calls, waiting)
+            raise
+        loads = [other.load for other in waiting]
+        if not fits or needed(one.query.where, [*loads, one.load], size) > max_memory:
+            yield from _computed(calls, waiting)
+            waiting = []
+        if fits:
+            waiting.append(one)
+        else:
+            yield tuple(BATCHED[name][0](vlm, sample, **own | options) for name, own in calls)
+    yield from _computed(calls, waiting)
+
+
+def _packed(calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict) -> _Waiting:
+    """A sample's question, with settings and load."""
+    every = []
+    for name, own in calls:
+        bound = signature(BATCHED[name][0]).bind(vlm, sample, **own | options)
+        bound.apply_defaults()
+        every.append(bound.kwargs)
+    settings = every[0]
+    if "kinds" in settings:
+        names = ("kinds", "only", "max_targets", "variant", "completion", "gauge")
+        query, settings["gauge"] = question(vlm, sample, **{key: settings[key] for key in names})
+    else:
+        names = ("completion", "positions", "targets")
+        query = ask(vlm, sample, **{key: settings[key] for key in names})
+    check_length(query.where, len(query.tokens.ids))
+    return _Waiting(query, every, largest([_load(query, one) for one in every]))
+
+
+def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
+    """Whether a sample fits at once; if not, but in chunks of targets, it goes by itself.
+
+    Raises:
+        ValueError: it does not fit at all.
+    """
+    least = min(
+        needed(query.where, [load], size),
+        needed(query.where, [replace(load, n_variants=0)], size) + REPLAY_BYTES,
+    )
+    if least > max_memory:
+        raise ValueError(
+            f"{query.attributes.get('sample', 'a batch')}: expected a sample that needs at most "
+            f"max_memory={max_memory} bytes, got {least} for {load.n_tokens} tokens and "
+            f"{load.n_targets} targets; raise max_memory, lower max_pixels or pass positions="
+        )
+    return needed(query.where, [load], size) <= max_memory
+
+
+def _load(query: Query, settings: dict) -> Load:
+    sources = settings.get("sources")
+    n_sets = MOST_VARIANTS - 1 if sources is None else len(list(sources))
+    n_variants = 1 + n_sets if "mode" in settings else 1
+    kinds = settings.get("kinds", ("effect",))
+    if "n_nodes" in settings and "effect" in kinds:
+        # A backward pass keeps about three times what a forward does.
+        n_variants = 3 * max(1, settings["n_nodes"])
+    through = set(settings.get("kinds", ())) & set(THROUGH_THINKING)
+    n_thinking = query.tokens.role.count("thinking") if through else 0
+    return Load(
+        n_tokens=len(query.tokens.ids),
+        n_targets=len(query.rows) + n_thinking,
+        n_variants=n_variants,
+        is_full=settings.get("detail") == "full",
+    )
+
+
+def _computed(calls, waiting: list[_Waiting]) -> Iterator[tuple[xr.Dataset, ...]]:
+    """The datasets of one batch; of a batch with a bad sample in it, those before it, alone."""
+    try:
+        yield from _at_once(calls, waiting)
+    except (ValueError, RuntimeError) as error:
+        if len(waiting) == 1 or is_out_of_memory(error):
+            raise
+        for one in waiting:
+            yield from _at_once(calls, [one])
+
+
+def _at_once(calls, waiting: list[_Waiting]) -> list[tuple[xr.Dataset, ...]]:
+    if not waiting:
+        return []
+    queries = [one.query for one in waiting]
+    model = queries[0].model
+    with torch.no_grad(), undisturbed(model):
+        batch = prefills(model, [q.batch for q in queries], [q.rows for q in queries])
+        found = []
+        for (name, _), *settings in zip(calls, *(one.settings for one in waiting), strict=True):
+            made = [
+                read_in(query, context, own["gauge"], own["foils"])
+                for query, context, own in zip(queries, batch.sequences, settings, strict=True)
+            ]
+            found.append(BATCHED[name][1](made, batch, settings))
+    return list(zip(*found, strict=True))

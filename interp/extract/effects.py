@@ -1,0 +1,160 @@
+"""Edge effects of source sets (METHODS.md 3.1)."""
+
+from dataclasses import dataclass
+
+import torch
+import xarray as xr
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.algebra.effects import EdgeEffects, cut_masks, edge_effects, mean_values
+from interp.algebra.readout import read_out
+from interp.capture.prefill import Prefills
+from interp.capture.replay import Replay, replay, replays
+from interp.capture.slots import Variants, cutting
+from interp.extract.dataset import as_array, coordinates, finished, joined
+from interp.extract.prefilled import Asked, asked
+from interp.extract.question import Query, target_chunks
+from interp.extract.source_sets import source_sets
+from interp.model.state import undisturbed
+from interp.vocabulary import EDGE_MODES, EDGE_PATHS, LAYER_PATHS
+
+
+def effects(
+    model,
+    inputs,
+    *,
+    completion=None,
+    positions=None,
+    targets=None,
+    sources=None,
+    mode: str = "zero",
+    gauge: str = "centered",
+    foils=None,
+) -> xr.Dataset:
+    """Edge effects: the exact split of what a target loses without a source set (METHODS.md 3.1).
+
+    total = Σ over path of effect, for every (target, source_set); all cuts ride in one replay.
+    Where a set has no member before the target's row, the effect is 0 and `is_defined` False.
+
+    Args:
+        model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
+        sources: names of source sets (default: all that the sample has), or {name: rows}; with a
+            batch the default is the image.
+        mode: "zero", the values read over the cut edges left out without renormalising; "mean",
+            replaced by their mean over all visual rows (for a set of text: over the question's
+            rows); "mask", the edges taken out of the softmax too.
+
+    Raises:
+        ValueError: as for `ledger`; unknown mode, unknown source set, unknown or duplicate rows; in
+            the mode "mean", a set of visual and other rows, or one of text without a question.
+    """
+    check_mode(mode)
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    with torch.no_grad(), undisturbed(made.query.model):
+        cuts = cut(made, sources, mode)
+        chunks = []
+        for part in target_chunks(made.query, n_variants=1 + len(cuts.names)):
+            rows, variants = made.query.rows[part], cuts.variants.part(part)
+            chunks.append(
+                split(made, cuts, part, replay(made.query.model, made.context, rows, variants))
+            )
+    return labelled(made, cuts, chunks)
+
+
+def effects_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+    """`effects` of several sequences out of one replay; settings by the names of its arguments."""
+    cuts = [cut(one, own["sources"], own["mode"]) for one, own in zip(made, settings, strict=True)]
+    rows = [one.query.rows for one in made]
+    played = replays(made[0].query.model, batch, rows, [one.variants for one in cuts])
+    found = []
+    for one, mine, which in zip(made, played, cuts, strict=True):
+        every = torch.arange(len(one.query.rows), device=one.query.rows.device)
+        found.append(labelled(one, which, [split(one, which, every, mine)]))
+    return found
+
+
+def check_mode(mode: str) -> None:
+    """Raises ValueError for an unknown mode."""
+    if mode not in EDGE_MODES:
+        raise ValueError(f"expected a mode of {EDGE_MODES}, got {mode!r}")
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Which edges of which sets are cut, and how."""
+
+    mode: str
+    names: tuple[str, ...]
+    variants: Variants
+    """The clean one first."""
+    is_defined: Bool[Tensor, "target source_set"]
+
+
+def cut(made: Asked, sources, mode: str) -> Cuts:
+    """The cuts of source sets; raises ValueError for sets that the sample cannot have."""
+    query, context = made.query, made.context
+    names, members = source_sets(query, sources, context.is_sink)
+    masks = cut_masks(members, query.rows, context.is_visible)
+    fill = mean_values(context, _averaged(query, members)) if mode == "mean" else None
+    return Cuts(mode, names, cutting(masks, mode, fill), masks.any(dim=-1).T)
+
+
+def split(made: Asked, cuts: Cuts, part: Int[Tensor, " part"], played: Replay) -> EdgeEffects:
+    """The effects on some targets, from the replay of their rows."""
+    readout = read_out(made.query.where, made.gauge_rows[part], played.final[0])
+    variants, rows = cuts.variants.part(part), made.query.rows[part]
+    return edge_effects(made.query.where, readout, made.context, played, rows, variants)
+
+
+def labelled(made: Asked, cuts: Cuts, chunks: list[EdgeEffects]) -> xr.Dataset:
+    """The effect ledger out of its parts."""
+    is_defined = cuts.is_defined
+    total = joined([one.total for one in chunks])
+    by_layer = joined([one.by_layer for one in chunks])
+    norm = joined([one.norm for one in chunks])
+    effect = torch.cat([by_layer.sum(dim=-1), norm[..., None]], dim=-1)
+    variables = {
+        "effect": (("target", "source_set", "path"), effect * is_defined[..., None]),
+        "effect_by_layer": (
+            ("target", "source_set", "layer_path", "layer"),
+            by_layer * is_defined[..., None, None],
+        ),
+        "total": (("target", "source_set"), total * is_defined),
+        "is_defined": (("target", "source_set"), is_defined),
+    }
+    dataset = xr.Dataset(
+        {name: (dims, as_array(value)) for name, (dims, value) in variables.items()},
+        coords=coordinates(made.query),
+    )
+    dataset = dataset.assign_coords(
+        source_set=list(cuts.names), path=list(EDGE_PATHS), layer_path=list(LAYER_PATHS)
+    )
+    return finished(made.query, dataset, {"gauge": made.gauge, "mode": cuts.mode})
+
+
+def _averaged(
+    query: Query, members: Bool[Tensor, "source_set token"]
+) -> Bool[Tensor, "source_set token"]:
+    """The rows over whose values each set's mean is taken."""
+    role = query.tokens.role
+    visual = torch.tensor([r == "image" for r in role], device=members.device)
+    question = torch.tensor([r == "question" for r in role], device=members.device)
+    chosen = []
+    for one in members:
+        is_visual = visual[one]
+        if is_visual.any() and not is_visual.all():
+            raise ValueError(
+                'expected source sets of visual rows or of text alone in the mode "mean", got one '
+                "of both; split it"
+            )
+        if not is_visual.any() and not question.any():
+            raise ValueError(
+                'expected a question whose values to average for a set of text in the mode "mean", '
+                "got none; pass a VLM with a Sample, or use another mode"
+            )
+        chosen.append(visual if is_visual.any() else question)
+    return torch.stack(chosen)

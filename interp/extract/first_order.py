@@ -1,0 +1,150 @@
+"""First-order maps of a source set (METHODS.md 3.4)."""
+
+import torch
+import xarray as xr
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.algebra.effects import clean_against, cut_masks
+from interp.algebra.first_order import ENDS, Cut, FirstOrder, quadrature
+from interp.algebra.first_order import first_order as maps_of
+from interp.algebra.readout import read_out
+from interp.capture.prefill import Prefills
+from interp.capture.replay import Replay, replays
+from interp.capture.slots import scaled
+from interp.extract.dataset import as_array, coordinates, finished
+from interp.extract.prefilled import Asked, asked
+from interp.extract.question import target_chunks
+from interp.extract.source_sets import source_sets
+from interp.model.state import undisturbed
+from interp.vocabulary import OBJECTIVES
+
+
+def first_order(
+    model,
+    inputs,
+    *,
+    source="image",
+    n_nodes: int = 8,
+    objectives: tuple[str, ...] = ("total",),
+    completion=None,
+    positions=None,
+    targets=None,
+    gauge: str = "centered",
+    foils=None,
+) -> xr.Dataset:
+    """First-order effects of every token of a set at every layer (METHODS.md 3.4).
+
+    With nodes, Σ over layer and source of first_order + first_order_bias + completeness_error =
+    total, the exact joint edge cut, for the objective "total". The maps of "ffn" and "attention"
+    are its parts under the frozen norm. None knows keys, or what travels through other positions.
+
+    Args:
+        model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
+        source: name of a source set, or its rows.
+        objectives: of "total", "ffn" and "attention"; each costs a backward pass.
+        n_nodes: Gauss-Legendre nodes along the cut; 0 for plain gradient × write, which saturates.
+
+    Raises:
+        ValueError: as for `ledger`; an unknown source set or objective, or a negative number of
+            nodes.
+    """
+    check(objectives, n_nodes)
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    query, context = made.query, made.context
+    is_source = members(made, source)
+    nodes, _ = quadrature(n_nodes, query.rows.device)
+    alone = Prefills(context.keys, context.values, [context], [0])
+    # A backward pass keeps about three times what a forward does.
+    chunks = []
+    for part in target_chunks(query, n_variants=3 * len(nodes)):
+        chunks += together([made], alone, [part], [is_source], n_nodes, objectives)
+    return labelled(made, is_source, chunks, n_nodes, objectives)
+
+
+def first_orders_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+    """`first_order` of several sequences out of one replay; settings as its arguments."""
+    own = settings[0]
+    n_nodes, objectives = own["n_nodes"], own["objectives"]
+    check(objectives, n_nodes)
+    parts = [torch.arange(len(one.query.rows), device=one.query.rows.device) for one in made]
+    sources = [members(one, mine["source"]) for one, mine in zip(made, settings, strict=True)]
+    found = together(made, batch, parts, sources, n_nodes, objectives)
+    return [
+        labelled(one, mine, [chunk], n_nodes, objectives)
+        for one, mine, chunk in zip(made, sources, found, strict=True)
+    ]
+
+
+def check(objectives: tuple[str, ...], n_nodes: int) -> None:
+    """Raises ValueError for unknown objectives or a negative number of nodes."""
+    if not objectives or set(objectives) - set(OBJECTIVES) or objectives[0] != "total":
+        raise ValueError(f"expected objectives of {OBJECTIVES}, total first, got {objectives}")
+    if n_nodes < 0:
+        raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
+
+
+def members(made: Asked, source) -> Bool[Tensor, "target token"]:
+    """S ∩ {p < i} of each target."""
+    sources = [source] if isinstance(source, str) else {"source": source}
+    _, chosen = source_sets(made.query, sources, made.context.is_sink)
+    return cut_masks(chosen, made.query.rows, made.context.is_visible)[0]
+
+
+def together(
+    made: list[Asked], batch: Prefills, parts: list, sources: list, n_nodes: int, objectives
+) -> list[tuple[FirstOrder, Float[Tensor, " part"], Replay]]:
+    """Of some targets of every sequence the maps, the joint cuts' total effects, and the ends."""
+    model, where = made[0].query.model, made[0].query.where
+    nodes, weights = quadrature(n_nodes, made[0].query.rows.device)
+    rows = [one.query.rows[part] for one, part in zip(made, parts, strict=True)]
+    mine = [one[part] for one, part in zip(sources, parts, strict=True)]
+    both = torch.tensor(ENDS, device=nodes.device)
+    with undisturbed(model):
+        with torch.no_grad():
+            ends = replays(model, batch, rows, [scaled(one, both) for one in mine])
+            readouts = [
+                read_out(where, one.gauge_rows[part], end.final[0])
+                for one, part, end in zip(made, parts, ends, strict=True)
+            ]
+            totals = [
+                clean_against(where, readout, end)[0][0]
+                for readout, end in zip(readouts, ends, strict=True)
+            ]
+        with torch.enable_grad():
+            played = replays(model, batch, rows, [scaled(one, nodes) for one in mine])
+            cuts = [
+                Cut(readout, context, one, is_source.to(readout.vectors.dtype))
+                for readout, context, one, is_source in zip(
+                    readouts, batch.sequences, played, mine, strict=True
+                )
+            ]
+            found = maps_of(where, cuts, weights, objectives)
+    return list(zip(found, totals, ends, strict=True))
+
+
+def labelled(made: Asked, is_source, chunks: list[tuple], n_nodes: int, objectives) -> xr.Dataset:
+    """The first-order maps out of their parts."""
+    writes = torch.cat([found.writes for found, *_ in chunks], dim=2)
+    bias = torch.cat([found.bias for found, *_ in chunks], dim=1)
+    total = torch.cat([total for _, total, _ in chunks])
+    error = total - writes[0].sum(dim=(0, 2)) - bias[0]
+    is_defined = is_source.any(dim=1)
+    dataset = xr.Dataset(
+        {
+            "first_order": (
+                ("target", "layer", "source", "objective"),
+                as_array(rearrange(writes, "o l t p -> t l p o")),
+            ),
+            "first_order_bias": (("target", "objective"), as_array(bias.T)),
+            "total": (("target",), as_array(total)),
+            "completeness_error": (("target",), as_array(error)),
+            "is_defined": (("target",), as_array(is_defined)),
+        },
+        coords=coordinates(made.query, made.context),
+    ).assign_coords(objective=list(objectives))
+    return finished(made.query, dataset, {"gauge": made.gauge, "n_nodes": str(n_nodes)})

@@ -1,0 +1,165 @@
+"""Saliency maps of one image (METHODS.md 4): what each visual token gives to each target."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from interp.capture.prefill import Prefills, prefill
+from interp.capture.replay import replay, replays
+from interp.data.sample import Sample
+from interp.extract.attention_maps import (
+    attention_maps,
+    looking_rows,
+    part_of,
+    seen,
+    thinking_columns,
+)
+from interp.extract.dataset import as_array, coordinates, finished
+from interp.extract.first_order import check, members, together
+from interp.extract.patch_effects import patch_effects
+from interp.extract.prefilled import Asked, read_in
+from interp.extract.question import target_chunks
+from interp.extract.targets import question
+from interp.model.state import undisturbed
+from interp.model.vlm import VLM
+
+
+def maps(
+    vlm: VLM,
+    sample: Sample,
+    *,
+    kinds: tuple[str, ...] = ("direct", "bottleneck"),
+    only: str | Sequence[int] | None = None,
+    max_targets: int | None = None,
+    variant: str = "paper",
+    reference=None,
+    n_nodes: int = 8,
+    completion=None,
+    gauge: str | None = None,
+    foils=None,
+) -> xr.Dataset:
+    """Signed maps of one image, in logits: `map (kind, target, source)`; `interp.maps` reads them.
+
+    Where a map is not defined (no thinking token before the target, a twin with the same token
+    there) it is 0 and `is_defined (kind, target)` is False. `visual_attention (target)` is the
+    share of attention, mean over layers and heads, that the row predicting the target pays to
+    visual tokens.
+
+    Args:
+        vlm, sample, completion, foils: as for `ledger`.
+        kinds: of "direct" (Eq. 1), "bottleneck" (Saliency-R1 §3.2), "two_hop", "effect" (integrated
+            first order), "edge" and "slot" (exact, one cut or swap per patch).
+        only: "answer" or "thinking" targets, or some by index; the exact maps cost by target.
+        max_targets: of more targets, so many: the answer's first, those of the thinking evenly
+            spaced, so are the answer's if there are still too many.
+        variant: "paper", or "release" for "direct" and "bottleneck" as the released code computes
+            them: see docs/MAPS.md for every difference.
+        reference: for "slot", as for `patch_effects`.
+        n_nodes: for "effect", as for `first_order`.
+        gauge: "centered" by default, "raw" for the release.
+
+    Raises:
+        ValueError: as for `ledger`; unknown kinds, targets or variant; a text without a thinking
+            span, or cut off before its end token, where a map goes through the thinking.
+    """
+    check(("total",), n_nodes)
+    query, gauge = question(
+        vlm, sample, kinds=kinds, only=only, max_targets=max_targets, variant=variant,
+        completion=completion, gauge=gauge,
+    )  # fmt: skip
+    which = {"positions": query.rows.tolist(), "targets": query.targets.tolist()}
+    options = {"gauge": gauge, "foils": foils, "completion": completion, **which}
+    with torch.no_grad(), undisturbed(query.model):
+        context = prefill(query.model, query.batch, query.rows)
+        made = read_in(query, context, gauge, foils)
+        played = replay(query.model, context, query.rows)
+    attention = [kind for kind in kinds if kind not in ("effect", *EXACT)]
+    found = attention_maps(made, attention, variant, played)
+    if "effect" in kinds:
+        found["effect"] = _effect(made, n_nodes)
+    for kind in kinds:
+        if kind in EXACT:
+            found[kind] = EXACT[kind](vlm, sample, options, reference)
+    return _labelled(made, {kind: found[kind] for kind in kinds}, variant, seen(made, played))
+
+
+def maps_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+    """`maps` of several sequences out of one replay, and one more for "effect"; of one kind each.
+
+    "edge" and "slot" have replays of their own and are not made here.
+    """
+    kinds, variant, n_nodes = (settings[0][name] for name in ("kinds", "variant", "n_nodes"))
+    model = made[0].query.model
+    found: list[dict] = [{} for _ in made]
+    looked: list = [None] * len(made)
+    attention = [kind for kind in kinds if kind != "effect"]
+    if attention:
+        columns = [thinking_columns(one, attention) for one in made]
+        rows = [
+            torch.cat([one.query.rows, looking_rows(mine, variant)])
+            for one, mine in zip(made, columns, strict=True)
+        ]
+        with torch.no_grad(), undisturbed(model):
+            for number, every in enumerate(replays(model, batch, rows)):
+                one = made[number]
+                n = len(one.query.rows)
+                halves = part_of(every, slice(None, n)), part_of(every, slice(n, None))
+                found[number] = attention_maps(one, attention, variant, *halves)
+                looked[number] = seen(one, halves[0])
+    if "effect" in kinds:
+        parts = [torch.arange(len(one.query.rows), device=one.query.rows.device) for one in made]
+        sources = [members(one, "image") for one in made]
+        chunks = together(made, batch, parts, sources, n_nodes, ("total",))
+        for number, (one, _, ends) in enumerate(chunks):
+            found[number]["effect"] = one.writes[0].sum(dim=0), sources[number].any(dim=1)
+            looked[number] = seen(made[number], ends)
+    return [
+        _labelled(one, {kind: mine[kind] for kind in kinds}, variant, share)
+        for one, mine, share in zip(made, found, looked, strict=True)
+    ]
+
+
+def _effect(made: Asked, n_nodes: int) -> tuple[Tensor, Tensor]:
+    """First-order effects, some targets at a time, out of the prefill that is there."""
+    source, context = members(made, "image"), made.context
+    alone = Prefills(context.keys, context.values, [context], [0])
+    # A backward pass keeps about three times what a forward does.
+    parts = target_chunks(made.query, n_variants=3 * max(1, n_nodes))
+    found = [
+        together([made], alone, [part], [source], n_nodes, ("total",))[0][0].writes[0].sum(dim=0)
+        for part in parts
+    ]
+    return torch.cat(found), source.any(dim=1)
+
+
+def _edge(vlm, sample, options, _reference) -> tuple:
+    ds = patch_effects(vlm, sample, **options)
+    return ds["total"].values, ds["is_defined"].any("source").values
+
+
+def _slot(vlm, sample, options, reference) -> tuple:
+    ds = patch_effects(vlm, sample, form="slot", reference=reference, **options)
+    return ds["total"].values, ds["is_defined"].any("source").values
+
+
+EXACT = {"edge": _edge, "slot": _slot}
+
+
+def _labelled(made: Asked, found: dict, variant: str, attention: Tensor) -> xr.Dataset:
+    scores = [as_array(s) if torch.is_tensor(s) else s for s, _ in found.values()]
+    defined = [as_array(d) if torch.is_tensor(d) else d for _, d in found.values()]
+    is_defined = np.stack(defined).astype(bool)
+    visual = made.query.tokens.image >= 0
+    values = np.stack(scores) * is_defined[..., np.newaxis] * visual
+    dataset = xr.Dataset(
+        {
+            "map": (("kind", "target", "source"), values),
+            "is_defined": (("kind", "target"), is_defined),
+            "visual_attention": (("target",), as_array(attention)),
+        },
+        coords=coordinates(made.query, made.context) | {"kind": list(found)},
+    )
+    return finished(made.query, dataset, {"gauge": made.gauge, "variant": variant})

@@ -1,0 +1,97 @@
+"""Source depth of direct contributions (METHODS.md 2.1)."""
+
+import numpy as np
+import torch
+import xarray as xr
+from einops import rearrange
+
+from interp.algebra.ledger import direct_terms
+from interp.algebra.origins import layered_origins, origin_scores, stream_origins, summed_origins
+from interp.algebra.readout import read_out
+from interp.capture.replay import replay, residual
+from interp.extract.dataset import as_array, coordinates, finished, joined
+from interp.extract.prefilled import Asked, asked
+from interp.extract.question import target_chunks
+from interp.model.state import undisturbed
+from interp.vocabulary import ORIGINS
+
+
+def origins(
+    model,
+    inputs,
+    *,
+    completion=None,
+    positions=None,
+    targets=None,
+    gauge: str = "centered",
+    foils=None,
+    by_layer: bool = False,
+) -> xr.Dataset:
+    """Direct contributions by what they are made of at the source (METHODS.md 2.1).
+
+    Σ over origin of direct_by_origin + origin_remainder = Eq. 1 summed over layers and heads, per
+    target and source token. It traces the whole residual stream: layers × tokens × width numbers.
+
+    Args:
+        model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
+        by_layer: one origin per layer that wrote it ("attention 3") instead of their sums;
+            coordinates `origin_kind` and `origin_layer` (-1 for the embedding).
+
+    Raises:
+        ValueError: as for `ledger`.
+    """
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    query, context = made.query, made.context
+    every = torch.arange(len(query.tokens.ids), device=query.rows.device)
+    with torch.no_grad(), undisturbed(query.model):
+        stream = residual(query.model, query.batch, every)
+        chunks = [
+            _chunk(made, stream, part, by_layer)
+            for part in target_chunks(query, n_variants=1 + len(ORIGINS))
+        ]
+    found, remainder = (joined(list(column)) for column in zip(*chunks, strict=True))
+    dataset = xr.Dataset(
+        {
+            "direct_by_origin": (("target", "source", "origin"), as_array(found)),
+            "origin_remainder": (("target", "source"), as_array(remainder)),
+        },
+        coords=coordinates(query, context) | _names(query.where.n_layers, by_layer),
+    )
+    return finished(query, dataset, {"gauge": gauge})
+
+
+def _names(n_layers: int, by_layer: bool) -> dict:
+    if not by_layer:
+        return {"origin": list(ORIGINS)}
+    kinds = ["embed", *np.repeat(ORIGINS[1:], n_layers).tolist()]
+    layers = [-1, *list(range(n_layers)) * (len(ORIGINS) - 1)]
+    names = ["embed", *(f"{k} {n}" for k, n in zip(kinds[1:], layers[1:], strict=True))]
+    return {
+        "origin": names,
+        "origin_kind": ("origin", kinds),
+        "origin_layer": ("origin", layers),
+    }
+
+
+def _chunk(made: Asked, stream, part, by_layer: bool):
+    """direct_by_origin and what is left of direct, summed over layers and heads."""
+    rows, where, context = made.query.rows[part], made.query.where, made.context
+    played = replay(made.query.model, context, rows)
+    readout = read_out(where, made.gauge_rows[part], played.final[0])
+    written = stream_origins(where, readout, stream)
+    embed = stream["resid_pre"][0].to(written.dtype)
+    parts_of = layered_origins if by_layer else summed_origins
+    found, direct = 0.0, 0.0
+    for layer in range(where.n_layers):
+        bias = readout.biases[layer]
+        weights, resid_pre = played.weights[layer][0], stream["resid_pre"][layer]
+        scores = origin_scores(where, readout, resid_pre, parts_of(embed, written, layer), layer)
+        found = found + torch.einsum("thp,thpo->tpo", weights, scores)
+        values = context.values[layer].to(bias.dtype) - rearrange(bias, "kv d -> kv 1 d")
+        own = played.own_values[layer][0].to(bias.dtype) - bias
+        terms = direct_terms(readout.folded[layer], values, own, weights, rows)
+        direct = direct + terms.sum(dim=1)
+    return found, direct - found.sum(dim=-1)

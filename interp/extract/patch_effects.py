@@ -1,0 +1,136 @@
+"""Exact patch maps: every visual token as its own source set (METHODS.md 3.5)."""
+
+import torch
+import xarray as xr
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.algebra.effects import cut_masks, edge_effects
+from interp.algebra.node_effects import slot_effects
+from interp.algebra.readout import read_out
+from interp.capture.prefill import Prefill, prefill_with
+from interp.capture.replay import replay
+from interp.capture.slots import cutting, reading
+from interp.extract.dataset import as_array, coordinates, finished
+from interp.extract.prefilled import Asked, asked
+from interp.extract.question import REPLAY_BYTES
+from interp.extract.references import Reference
+from interp.extract.replaced import checked_references
+from interp.extract.source_sets import source_sets
+from interp.model.state import undisturbed
+from interp.vocabulary import EDGE_PATHS, SLOT_PATHS
+
+FORMS = ("edge", "slot")
+
+
+def patch_effects(
+    model,
+    inputs,
+    *,
+    form: str = "edge",
+    reference=None,
+    source="image",
+    completion=None,
+    positions=None,
+    targets=None,
+    gauge: str = "centered",
+    foils=None,
+) -> xr.Dataset:
+    """The exact effect of every single token of a visual set, split into paths (METHODS.md 3.5).
+
+    total = Σ over path of effect, by target and source; patches need not add up to `joint`, the
+    effect of all of them, and `patch_interaction` is the difference.
+
+    Args:
+        model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
+        form: "edge", the token's edges into the row cut (3.1); "slot", its key and value swapped
+            for those of the reference run, which is nearer to what occlusion measures.
+        reference: for "slot", a Reference or visual embeddings; where a twin's is none for a
+            target, effects are 0 and `is_defined` is False.
+        source: name of a visual source set, or its rows.
+
+    Raises:
+        ValueError: as for `ledger`; unknown form; a missing or unfit reference; rows not visual.
+    """
+    if form not in FORMS:
+        raise ValueError(f"expected a form of {FORMS}, got {form!r}")
+    made = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauge, foils=foils,
+    )  # fmt: skip
+    query, context = made.query, made.context
+    sources = [source] if isinstance(source, str) else {"source": source}
+    members = source_sets(query, sources, context.is_sink)[1][0]
+    if (members.cpu().numpy() & (query.tokens.image < 0)).any():
+        raise ValueError("expected a source set of visual rows, got others; choose their rows")
+    is_defined = cut_masks(members[None], query.rows, context.is_visible)[0]
+    with torch.no_grad(), undisturbed(query.model):
+        other = None
+        if form == "slot":
+            reference, other = _reference_run(made, reference)
+            fits = reference.is_defined(query.places, query.targets.tolist())
+            is_defined = is_defined & rearrange(torch.tensor(fits).to(is_defined), "t -> t 1")
+        found = [_one_target(made, other, members, k) for k in range(len(query.rows))]
+    paths = SLOT_PATHS if form == "slot" else EDGE_PATHS
+    return _labelled(made, found, is_defined, paths, form)
+
+
+def _reference_run(made: Asked, reference) -> tuple[Reference, Prefill]:
+    query = made.query
+    rows = torch.from_numpy(query.tokens.image >= 0).to(query.rows.device).nonzero()[:, 0]
+    named = {} if reference is None else {"reference": reference}
+    (one,) = checked_references(named, len(rows)).values()
+    return one, prefill_with(query.model, made.context, rows, one.embeddings)
+
+
+def _one_target(
+    made: Asked, other: Prefill | None, members: Bool[Tensor, " token"], k: int
+) -> tuple[Float[Tensor, "path token"], Float[Tensor, ""]]:
+    """Paths of every token of the set, and the effect of all of them, for one target."""
+    query, context, rows_g = made.query, made.context, made.gauge_rows[k : k + 1]
+    rows, tokens = query.rows[k : k + 1], members.nonzero()[:, 0]
+    sets: Bool[Tensor, "source_set token"] = torch.zeros(
+        1 + len(tokens), len(members), dtype=torch.bool, device=members.device
+    )
+    sets[0] = members
+    sets[torch.arange(1, len(sets)), tokens] = True
+    where, parts = query.where, []
+    size = max(2, REPLAY_BYTES // (4 * where.n_layers * where.n_heads * len(members)))
+    for chunk in sets.split(size):
+        if other is None:
+            variants = cutting(cut_masks(chunk, rows, context.is_visible))
+            played = replay(query.model, context, rows, variants)
+            readout = read_out(where, rows_g, played.final[0])
+            split = edge_effects(where, readout, context, played, rows, variants)
+            paths = torch.cat([split.by_layer.sum(dim=-1), split.norm[..., None]], dim=-1)
+            parts.append(rearrange(paths, "1 s path -> path s"))
+        else:
+            runs = torch.cat([torch.zeros_like(chunk[:1]), chunk]).long()
+            played = replay(query.model, context, rows, reading(runs, 1), others=(other,))
+            readout = read_out(where, rows_g, played.final[0])
+            runs_of = (context, other)
+            parts.append(slot_effects(where, readout, runs_of, played, chunk, rows)[..., 0])
+    found = torch.cat(parts, dim=1)
+    spread = found.new_zeros(len(found), len(members))
+    spread[:, tokens] = found[:, 1:]
+    return spread, found[:, 0].sum()
+
+
+def _labelled(made: Asked, found: list, is_defined, paths, form: str) -> xr.Dataset:
+    effect = rearrange(torch.stack([one for one, _ in found]), "t path p -> t p path")
+    effect = effect * rearrange(is_defined, "t p -> t p 1")
+    joint = torch.stack([one for _, one in found]) * is_defined.any(dim=1)
+    total = effect.sum(dim=-1)
+    dataset = xr.Dataset(
+        {
+            "effect": (("target", "source", "path"), as_array(effect)),
+            "total": (("target", "source"), as_array(total)),
+            "joint": (("target",), as_array(joint)),
+            "patch_interaction": (("target",), as_array(joint - total.sum(dim=-1))),
+            "is_defined": (("target", "source"), as_array(is_defined)),
+        },
+        coords=coordinates(made.query, made.context),
+    )
+    attributes = {"gauge": made.gauge, "form": form}
+    return finished(made.query, dataset.assign_coords(path=list(paths)), attributes)

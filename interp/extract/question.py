@@ -1,0 +1,202 @@
+"""What is asked of a model: which rows predict which tokens, and which rows form a source set.
+
+Both call forms of `interp.extract`, a `VLM` with a `Sample` or a model with the processor's batch,
+end here as one `Query`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from interp.algebra.readout import check_gauge, runners_up
+from interp.capture.checks import check_inputs
+from interp.data.sample import Sample
+from interp.inputs import prompts, spelling
+from interp.inputs.tokens import Tokens, patch_table
+from interp.model.families import parts
+from interp.model.parts import Parts
+from interp.model.state import fingerprint
+from interp.model.vlm import PROMPTS, VLM
+
+REPLAY_BYTES = 2**28  # attention rows that one replay may hold
+
+
+@dataclass(frozen=True)
+class Query:
+    """Targets of one sequence of one model."""
+
+    model: nn.Module
+    where: Parts
+    batch: Mapping[str, Tensor]
+    tokens: Tokens
+    rows: Int[Tensor, " target"]
+    """Row k predicts token `targets[k]`."""
+    targets: Int[Tensor, " target"]
+    target_text: tuple[str, ...]
+    has_boxes: bool
+    attributes: dict[str, str]
+    """Which model and sample this is."""
+
+    @property
+    def places(self) -> list[tuple[str, int]]:
+        """Of each target the role, and how many tokens of that role stand before it."""
+        role = self.tokens.role
+        after = [row + 1 for row in self.rows.tolist()]
+        return [(role[i], role[:i].count(role[i])) if i < len(role) else ("", 0) for i in after]
+
+
+def ask(first, second, *, completion=None, positions=None, targets=None) -> Query:
+    """A `Query` from (VLM, Sample) or (model, batch).
+
+    Raises:
+        ValueError: as `interp.extract.ledger`.
+    """
+    if isinstance(first, VLM):
+        return _ask_sample(first, second, completion, positions, targets)
+    if completion is not None:
+        raise ValueError("expected completion= with a VLM and a Sample, got a model and a batch")
+    if isinstance(second, Sample):
+        raise ValueError("expected a VLM with a Sample, got a bare model; use interp.load_model")
+    where = parts(first)
+    batch = {name: value.to(first.device) for name, value in second.items()}
+    check_inputs(where, batch)
+    tokens = _bare_table(where, batch)
+    if positions is None:
+        raise ValueError("expected positions=[…], the rows whose next token to explain, got none")
+    rows, ids = _checked_targets(tokens, positions, targets)
+    check_ids(where, ids, "target ids")
+    attributes = {
+        "model": first.config._name_or_path or type(first).__name__,
+        "model_hash": fingerprint(first),
+        "adapter_hash": fingerprint(first, adapter=True),
+    }
+    return Query(
+        model=first,
+        where=where,
+        batch=batch,
+        tokens=tokens,
+        rows=torch.from_numpy(rows).to(first.device),
+        targets=torch.from_numpy(ids).to(first.device),
+        target_text=tuple(str(i) for i in ids),
+        has_boxes=False,
+        attributes=attributes,
+    )
+
+
+def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Query:
+    where = parts(vlm.model)
+    made = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
+    batch = {name: value.to(vlm.device) for name, value in made.batch.items()}
+    if positions is None:
+        positions = [i - 1 for i in made.tokens.targets()]
+    rows, ids = _checked_targets(made.tokens, positions, targets)
+    check_ids(where, ids, "target ids")
+    attributes = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "model_hash": vlm.fingerprint,
+        "adapter": vlm.adapter,
+        "adapter_hash": fingerprint(vlm.model, adapter=True),
+        "prompt": vlm.prompt,
+        "sample": sample.id,
+        "data": f"{sample.dataset}/{sample.split}",
+        "data_hash": sample.fingerprint,
+    }
+    pieces = spelling.token_bytes(vlm.processor.tokenizer, ids.tolist())
+    text = tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
+    return Query(
+        model=vlm.model,
+        where=where,
+        batch=batch,
+        tokens=made.tokens,
+        rows=torch.from_numpy(rows).to(vlm.device),
+        targets=torch.from_numpy(ids).to(vlm.device),
+        target_text=text,
+        has_boxes=sample.boxes is not None,
+        attributes=attributes,
+    )
+
+
+def _bare_table(where: Parts, batch) -> Tokens:
+    """The table of tokens without a processor: which rows are visual, and where."""
+    ids = batch["input_ids"][0].cpu().numpy()
+    is_image = ids == where.image_token_id
+    grids = batch["image_grid_thw"].tolist() if "image_grid_thw" in batch else []
+    image, row, column = patch_table(is_image, grids, int(where.patches_per_token**0.5))
+    mask = batch["attention_mask"][0].tolist()
+    roles = tuple(
+        "padding" if not seen else "image" if visual else "text"
+        for seen, visual in zip(mask, is_image, strict=True)
+    )
+    text = tuple(str(i) for i in ids)
+    nothing = np.zeros(len(ids))
+    return Tokens(ids, text, roles, image, row, column, nothing, nothing.astype(bool))
+
+
+def _checked_targets(tokens: Tokens, positions, targets) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and target ids, zipped; without targets, the tokens that follow."""
+    n_tokens = len(tokens.ids)
+    rows = np.asarray(list(positions), dtype=np.int64)
+    if len(rows) == 0:
+        raise ValueError(
+            "expected at least one target, got none; the text has no thinking or answer"
+        )
+    for row in rows:
+        if not 0 <= row < n_tokens:
+            raise ValueError(f"expected target positions in 0..{n_tokens - 1}, got {row}")
+        if tokens.role[row] == "padding":
+            raise ValueError(f"expected target positions outside the padding, got {row}")
+        if targets is None and (row == n_tokens - 1 or tokens.role[row + 1] == "padding"):
+            raise ValueError(
+                f"expected a token after position {row}, got the end; pass targets=[…]"
+            )
+    if targets is None:
+        return rows, tokens.ids[rows + 1].astype(np.int64)
+    ids = np.asarray(list(targets), dtype=np.int64)
+    if len(ids) != len(rows):
+        raise ValueError(
+            f"expected one target id per position, got {len(ids)} targets for {len(rows)} positions"
+        )
+    return rows, ids
+
+
+def check_ids(where: Parts, ids, name: str) -> None:
+    """Raises ValueError for ids outside the vocabulary; on a GPU they would end the process."""
+    wrong = [int(i) for i in ids if not 0 <= int(i) < where.n_vocabulary]
+    if wrong:
+        raise ValueError(f"expected {name} in 0..{where.n_vocabulary - 1}, got {wrong}")
+
+
+def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " target"] | None:
+    """One foil per target; None, or "runner-up" for all, is the likeliest other token there.
+
+    Raises:
+        ValueError: an unknown gauge, missing foils, or not one valid id per target.
+    """
+    check_gauge(gauge, foils)
+    if foils is None:
+        return None
+    named = [None] * len(query.targets) if isinstance(foils, str) else list(foils)
+    if len(named) != len(query.targets):
+        raise ValueError(
+            f"expected one foil per target, got {len(named)} for {len(query.targets)} targets"
+        )
+    check_ids(query.where, [foil for foil in named if foil is not None], "foils")
+    others = runners_up(logits, query.targets).tolist()
+    ids = [other if foil is None else foil for foil, other in zip(named, others, strict=True)]
+    return torch.tensor(ids, device=query.rows.device)
+
+
+def target_chunks(query: Query, n_variants: int) -> list[Int[Tensor, " part"]]:
+    """Targets in groups whose attention rows fit in REPLAY_BYTES."""
+    where = query.where
+    per_target = 4 * n_variants * where.n_layers * where.n_heads * len(query.tokens.ids)
+    size = max(1, REPLAY_BYTES // per_target)
+    return list(torch.arange(len(query.rows), device=query.rows.device).split(size))
+
+
+# -------------------------------------------------------------------------------------- source sets

@@ -1,0 +1,161 @@
+"""References: other content for the visual tokens of a sample (METHODS.md 3.2 and 3.6).
+
+    mean    the mean visual embedding of a pool of samples
+    other   another image of the pool, of the same question where there is one, with another answer
+    twin    the counterfactual scene
+    blur    the sample's own image, blurred
+
+A reference is a visual embedding for every visual token of the sample; the grid, and so the
+position ids, stay.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import ImageFilter
+from torch import Tensor
+
+from interp.data.images import open_image
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.inputs.prompts import teacher_forced
+from interp.inputs.tokens import tokens_by_role
+from interp.model.vlm import PROMPTS, VLM, embed
+from interp.vocabulary import REFERENCES
+
+BLUR = 0.1  # radius of the blur over the image's shorter side
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Other content for the visual tokens of one sample."""
+
+    embeddings: Float[Tensor, "visual d_model"]
+    text: dict[str, list[int]] | None = None
+    """Of a twin: the token ids of its own thinking and answer. It is a reference only for targets
+    in whose place its own text has another token."""
+
+    def counterparts(self, places: list[tuple[str, int]]) -> list[int | None]:
+        """The token of the twin's own text in each target's place; None where there is none.
+
+        Args:
+            places: of each target its role, and how many tokens of that role stand before it.
+        """
+        text = self.text or {}
+        return [
+            text[role][place] if place < len(text.get(role, [])) else None for role, place in places
+        ]
+
+    def is_defined(self, places: list[tuple[str, int]], targets: list[int]) -> list[bool]:
+        """For which targets this is a reference."""
+        if self.text is None:
+            return [True] * len(targets)
+        found = self.counterparts(places)
+        return [foil not in (None, mine) for foil, mine in zip(found, targets, strict=True)]
+
+
+class Pool:
+    """Samples from which references are drawn, their mean visual embedding computed once."""
+
+    def __init__(self, vlm: VLM, samples: Iterable[Sample]):
+        self.samples = list(samples)
+        self.grids: list[tuple[int, ...]] = []
+        total, count = 0.0, 0
+        for sample in self.samples:
+            embeddings, grid = embed(vlm, open_image(sample.image))
+            total = total + embeddings.sum(dim=0, dtype=torch.float64)
+            count, self.grids = count + len(embeddings), [*self.grids, grid]
+        self.mean: Float[Tensor, " d_model"] | None = total / count if count else None
+
+    def candidates(self, sample: Sample, answer: str) -> list[int]:
+        """Samples whose answer is another than the one that is to be explained."""
+        answer = answer.strip().lower()
+        return [
+            k
+            for k, s in enumerate(self.samples)
+            if s.answer.strip().lower() != answer and s.id != sample.id
+        ]
+
+    def other(self, sample: Sample, answer: str, grid: tuple[int, ...], seed: int) -> Sample:
+        """A sample with another answer, chosen at random.
+
+        Of this grid and question where there is one; else of this grid and kind of question; else
+        of this grid; else any.
+
+        Raises:
+            ValueError: every sample of the pool has this answer.
+        """
+        fits = self.candidates(sample, answer)
+        if not fits:
+            raise ValueError(
+                f"{sample.id}: expected a sample with another answer in the pool of "
+                f"{len(self.samples)}, got none; pass a larger pool"
+            )
+        of_grid = [k for k in fits if self.grids[k] == grid]
+        of_family = [k for k in of_grid if self.samples[k].family == sample.family]
+        of_question = [k for k in of_family if self.samples[k].question == sample.question]
+        chosen = of_question or of_family or of_grid or fits
+        rng = np.random.default_rng([seed, int(sample.fingerprint, 16)])
+        return self.samples[chosen[int(rng.integers(len(chosen)))]]
+
+
+def references(
+    vlm: VLM,
+    sample: Sample,
+    *,
+    pool: Iterable[Sample] | Pool = (),
+    kinds: Iterable[str] = ("mean", "other", "twin"),
+    completion: Completion | None = None,
+    seed: int = 0,
+) -> dict[str, Reference]:
+    """References of one sample by kind, for `node_effects` and `shapley`.
+
+    A sample without a twin has no reference "twin". An "other" of another grid is resized to this
+    sample's image first.
+
+    Args:
+        vlm, sample: what is to be explained.
+        pool: samples for "mean" and "other"; a `Pool` computes their mean only once.
+        kinds: of `labels.REFERENCES`.
+        completion: the text to explain, whose answer "other" must not share; default the sample's.
+        seed: of the choice of "other".
+
+    Raises:
+        ValueError: an unknown kind; a pool that is empty or has no other answer.
+    """
+    kinds = list(kinds)
+    unknown = sorted(set(kinds) - set(REFERENCES))
+    if unknown:
+        raise ValueError(f"expected references of {REFERENCES}, got {unknown}")
+    image = open_image(sample.image)
+    embeddings, grid = embed(vlm, image)
+    found = {}
+    if {"mean", "other"} & set(kinds):
+        pool = pool if isinstance(pool, Pool) else Pool(vlm, pool)
+        if pool.mean is None:
+            raise ValueError(
+                'expected pool=samples for the references "mean" and "other", got none'
+            )
+    for kind in kinds:
+        if kind == "mean":
+            found[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
+        elif kind == "other":
+            answer = sample.answer if completion is None else completion.answer
+            other = open_image(pool.other(sample, answer, grid, seed).image)
+            found[kind] = Reference(embed(vlm, other.resize(image.size))[0])
+        elif kind == "blur":
+            radius = BLUR * min(image.size)
+            blurred = image.filter(ImageFilter.GaussianBlur(radius))
+            found[kind] = Reference(embed(vlm, blurred)[0])
+        elif sample.twin is not None:
+            found[kind] = _twin(vlm, sample.twin, image.size)
+    return found
+
+
+def _twin(vlm: VLM, twin: Sample, size: tuple[int, int]) -> Reference:
+    made = teacher_forced(vlm.processor, twin, PROMPTS[vlm.prompt])
+    image = open_image(twin.image).resize(size)
+    return Reference(embed(vlm, image)[0], tokens_by_role(made.tokens))

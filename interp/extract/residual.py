@@ -1,0 +1,51 @@
+"""The traced residual stream."""
+
+import numpy as np
+import torch
+import xarray as xr
+
+from interp.capture import replay as capture
+from interp.capture.checks import check_inputs
+from interp.extract.dataset import as_array, finished
+from interp.extract.question import ask
+from interp.model.families import parts
+from interp.model.vlm import VLM
+
+
+def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
+    """The traced residual stream of the model's own forward, (component, layer, position, d_model).
+
+    resid_pre + attn_out = resid_mid and resid_mid + ffn_out = resid_post, up to the rounding of the
+    model's dtype.
+
+    Args:
+        model, inputs, completion: as for `ledger`.
+        positions: rows to keep; all by default.
+
+    Raises:
+        ValueError: as for `ledger`.
+    """
+    if isinstance(model, VLM):
+        query = ask(model, inputs, completion=completion)
+    else:
+        check_inputs(parts(model), inputs)
+        first = int(inputs["attention_mask"][0].nonzero()[0])
+        query = ask(model, inputs, positions=[first], targets=[0])
+    n_tokens = len(query.tokens.ids)
+    kept = list(range(n_tokens)) if positions is None else list(positions)
+    if not kept or min(kept) < 0 or max(kept) >= n_tokens:
+        raise ValueError(f"expected positions in 0..{n_tokens - 1}, got {kept}")
+    index = torch.tensor(kept, device=query.rows.device)
+    found = capture.residual(query.model, query.batch, index)
+    stacked = np.stack([as_array(found[name]) for name in found])
+    dataset = xr.Dataset(
+        {"residual": (("component", "layer", "position", "d_model"), stacked)},
+        coords={
+            "component": list(found),
+            "layer": np.arange(query.where.n_layers),
+            "position": kept,
+            "token": ("position", [query.tokens.text[i] for i in kept]),
+            "token_role": ("position", [query.tokens.role[i] for i in kept]),
+        },
+    )
+    return finished(query, dataset, {})

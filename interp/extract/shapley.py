@@ -1,0 +1,125 @@
+"""Order-free shares of visual source sets (METHODS.md 3.3)."""
+
+from dataclasses import fields
+
+import torch
+import xarray as xr
+from einops import rearrange
+from torch import Tensor
+
+from interp.algebra import shapley as coalitions
+from interp.algebra.readout import check_gauge, read_out
+from interp.capture.prefill import Prefill
+from interp.capture.replay import replay
+from interp.capture.slots import reading
+from interp.extract.dataset import as_array, coordinates, finished
+from interp.extract.prefilled import asked, read_in
+from interp.extract.question import target_chunks
+from interp.extract.replaced import Cases, cases, reference_runs
+from interp.model.state import undisturbed
+from interp.vocabulary import NORMS, PAIRS, PATH_CLASSES, WRITES
+
+
+def shapley(
+    model,
+    inputs,
+    *,
+    references,
+    sources=None,
+    completion=None,
+    positions=None,
+    targets=None,
+    gauge: str | tuple[str, ...] = "centered",
+    foils=None,
+) -> xr.Dataset:
+    """Shapley values of three path classes, order-free (METHODS.md 3.3).
+
+    total = Σ over path_class of shapley, under the live and the frozen norm; `shapley_strict`
+    counts only values, not their pattern, as the direct write. All coalitions ride in one replay.
+
+    Args:
+        model, inputs, completion, positions, targets, foils: as for `ledger`.
+        references, sources: as for `node_effects`.
+        gauge: one of "centered", "raw", "contrast", or several, which adds a dimension.
+
+    Raises:
+        ValueError: as for `node_effects`.
+    """
+    gauges = (gauge,) if isinstance(gauge, str) else tuple(gauge)
+    for one in gauges:
+        check_gauge(one, foils)
+    question = asked(
+        model, inputs, completion=completion, positions=positions, targets=targets,
+        gauge=gauges[0], foils=foils,
+    )  # fmt: skip
+    query, context = question.query, question.context
+    with torch.no_grad(), undisturbed(query.model):
+        made = cases(question, sources, references)
+        rows = {one: read_in(query, context, one, foils).gauge_rows for one in gauges}
+        found = [_one(made, rows, s, other) for s, _, other in reference_runs(made)]
+    return _labelled(made, found, gauge)
+
+
+def _one(made: Cases, by_gauge: dict, source_set: int, other: Prefill) -> list[dict[str, Tensor]]:
+    """By gauge: every variable of one set and reference, its target axis last."""
+    query, runs = made.query, (made.context, other)
+    chosen = coalitions.coalition_runs(made.members[source_set])
+    chunks = []
+    for part in target_chunks(query, len(chosen)):
+        rows, is_source = query.rows[part], made.before[source_set][part]
+        variants = reading(chosen, len(rows))
+        played = replay(query.model, made.context, rows, variants, others=(other,))
+        clean = played.final[-1]
+        written, by_reading = None, []
+        for rows_g in by_gauge.values():
+            readout = read_out(query.where, rows_g[part], clean)
+            if written is None:
+                written = coalitions.writes(query.where, readout.biases, runs, played, is_source)
+            by_reading.append(_variables(query.where, readout, played.final, written))
+        chunks.append(by_reading)
+    return [
+        {name: torch.cat([one[name] for one in column], dim=-1) for name in column[0]}
+        for column in zip(*chunks, strict=True)
+    ]
+
+
+def _variables(where, readout, final, written) -> dict[str, Tensor]:
+    cubes = coalitions.cubes(where, readout, final, written)
+    split = coalitions.split(cubes["pattern and values"])
+    found = {field.name: getattr(split, field.name) for field in fields(split)}
+    found["pair_interaction"] = found.pop("interactions")
+    found["shapley_strict"] = coalitions.split(cubes["values"]).shapley
+    return found | {"direct_write": coalitions.write_parts(readout, written)}
+
+
+_EXTRA = {
+    "shapley": ("path_class",),
+    "shapley_strict": ("path_class",),
+    "pair_interaction": ("pair",),
+    "direct_write": ("write",),
+}
+
+
+def _labelled(made: Cases, found: list[list[dict]], gauge) -> xr.Dataset:
+    """Variables over (target, source_set, reference, …), with gauge last where several."""
+    axes = ("target", "source_set", "reference")
+    variables = {}
+    for name in found[0][0]:
+        values = torch.stack([torch.stack([by[name] for by in one]) for one in found])
+        values = rearrange(values, "(s r) g ... t -> t s r ... g", s=len(made.names))
+        extra = _EXTRA.get(name, ()) + (("norm",) if name != "direct_write" else ())
+        is_defined = made.is_defined.reshape(*made.is_defined.shape, *[1] * (len(extra) + 1))
+        values = as_array(values * is_defined)
+        dims = (*axes, *extra, "gauge")
+        variables[name] = (
+            (dims, values) if not isinstance(gauge, str) else (dims[:-1], values[..., 0])
+        )
+    variables["is_defined"] = (axes, as_array(made.is_defined))
+    dataset = xr.Dataset(variables, coords=coordinates(made.query)).assign_coords(
+        source_set=list(made.names), reference=list(made.references), norm=list(NORMS),
+        path_class=list(PATH_CLASSES), pair=list(PAIRS), write=list(WRITES),
+    )  # fmt: skip
+    attributes = {"gauge": gauge if isinstance(gauge, str) else ", ".join(gauge)}
+    if not isinstance(gauge, str):
+        dataset = dataset.assign_coords(gauge=list(gauge))
+    return finished(made.query, dataset, attributes | {"norm": "live and frozen"})

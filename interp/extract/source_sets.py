@@ -1,0 +1,83 @@
+"""Source sets: which rows of a sequence are cut or replaced together."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.extract.question import Query
+from interp.vocabulary import SINKLESS, SOURCE_SETS
+
+
+def source_sets(
+    query: Query,
+    sources: Iterable[str] | Mapping[str, Iterable[int]] | None,
+    is_sink: Bool[Tensor, " token"],
+) -> tuple[tuple[str, ...], Bool[Tensor, "source_set token"]]:
+    """Names and members of source sets, by name (see `named_sets`) or as lists of rows.
+
+    Without `sources`, all that the sample has; one without its sinks only where it has any.
+
+    Raises:
+        ValueError: an unknown name, a set that this sample cannot have, unknown or duplicate rows.
+    """
+    known = named_sets(query, is_sink.cpu().numpy())
+    if sources is None:
+        sources = _usual_sets(known)
+    if isinstance(sources, Mapping):
+        members = {name: _row_mask(query, name, rows) for name, rows in sources.items()}
+    else:
+        for name in sources:
+            if name not in known or not known[name].any():
+                possible = sorted(k for k in known if known[k].any())
+                raise ValueError(
+                    f"expected source sets of {possible} for this sample, got {name!r}; "
+                    "pass others as sources={name: [rows]}"
+                )
+        members = {name: known[name] for name in sources}
+    if not members:
+        raise ValueError("expected at least one source set, got none")
+    stacked = torch.from_numpy(np.stack(list(members.values())))
+    return tuple(members), stacked.to(query.rows.device)
+
+
+def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
+    """Boolean membership by name; evidence and background only where there are boxes.
+
+    Image and evidence also without their sinks, as "image-nosink" and "evidence-nosink".
+    """
+    role = np.array(query.tokens.role)
+    sets = {name: role == name for name in ("image", "question", "thinking")}
+    if query.has_boxes and sets["image"].any():
+        sets["evidence"] = query.tokens.is_evidence
+        sets["background"] = sets["image"] & ~sets["evidence"]
+    visual = [name for name in ("image", "evidence") if name in sets]
+    return sets | {name + SINKLESS: sets[name] & ~is_sink for name in visual}
+
+
+def _usual_sets(known: Mapping[str, np.ndarray]) -> list[str]:
+    """Sets with members; one without its sinks only where that makes a difference."""
+    names = [name for name in SOURCE_SETS if name in known and known[name].any()]
+    without = [name + SINKLESS for name in names if name + SINKLESS in known]
+    differing = [n for n in without if (known[n] != known[n.removesuffix(SINKLESS)]).any()]
+    return names + [name for name in differing if known[name].any()]
+
+
+def visual_sets(query: Query, is_sink: Bool[Tensor, " token"]) -> list[str]:
+    """Image, and evidence where there are boxes; either without its sinks where it has any."""
+    known = named_sets(query, is_sink.cpu().numpy())
+    return [name for name in _usual_sets(known) if name.startswith(("image", "evidence"))]
+
+
+def _row_mask(query: Query, name: str, rows: Iterable[int]) -> np.ndarray:
+    rows, mask = list(rows), np.zeros(len(query.tokens.ids), dtype=bool)
+    unknown = [r for r in rows if not 0 <= r < len(mask) or query.tokens.role[r] == "padding"]
+    if unknown or len(set(rows)) != len(rows) or not rows:
+        raise ValueError(
+            f"expected distinct rows in 0..{len(mask) - 1} outside the padding for source set "
+            f"{name!r}, got {unknown or rows}"
+        )
+    mask[rows] = True
+    return mask

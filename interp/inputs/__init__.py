@@ -1,0 +1,1 @@
+"""From a sample to the model's inputs: prompts, the token table, completions."""

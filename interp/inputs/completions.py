@@ -1,0 +1,78 @@
+"""A model's text: where thinking and answer are, and whether it has the form that is asked for."""
+
+import re
+from dataclasses import dataclass
+
+from interp.data.sample import THINK_CLOSE, THINK_OPEN
+from interp.inputs.spelling import token_bytes
+
+_THINK = re.compile(rb"\s*" + THINK_OPEN.encode() + rb"(.*?)" + THINK_CLOSE.encode(), re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote for one image and question."""
+
+    text: str
+    """Decoded, without the end token."""
+    token_ids: tuple[int, ...]
+    """As sampled, end token included where there is one; the truth that everything else reads."""
+    thinking: str | None
+    """Text between the tags, stripped; None without a complete thinking span."""
+    answer: str
+    """Text after the closing tag, or all of it where there is no tag; stripped."""
+    is_complete: bool
+    """It ended with the end token rather than at the length limit."""
+
+
+def _text_spans(written: bytes) -> dict[str, slice]:
+    """Byte ranges of thinking and answer in what a model wrote; absent where there is none."""
+    think = _THINK.match(written)
+    if think is None:
+        is_open = written.lstrip().startswith(THINK_OPEN.encode())
+        spans = {} if is_open else {"answer": _stripped(written, 0, len(written))}
+    else:
+        spans = {
+            "thinking": _stripped(written, think.start(1), think.end(1)),
+            "answer": _stripped(written, think.end(), len(written)),
+        }
+    return {role: span for role, span in spans.items() if span.stop > span.start}
+
+
+def _stripped(text: bytes, start: int, stop: int) -> slice:
+    content = text[start:stop]
+    lead = len(content) - len(content.lstrip())
+    return slice(start + lead, max(start + len(content.rstrip()), start + lead))
+
+
+def completion(tokenizer, ids: list[int]) -> Completion:
+    """A completion from generated ids; padding behind the end token is dropped."""
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    stops = [i for i, token_id in enumerate(ids) if token_id in (end, pad)]
+    is_complete = bool(stops) and ids[stops[0]] == end
+    kept = ids[: stops[0] + is_complete] if stops else ids
+    written = b"".join(token_bytes(tokenizer, kept[: len(kept) - is_complete]))
+    spans = _text_spans(written)
+    texts = {role: written[span].decode("utf-8", errors="replace") for role, span in spans.items()}
+    return Completion(
+        text=written.decode("utf-8", errors="replace"),
+        token_ids=tuple(kept),
+        thinking=texts.get("thinking"),
+        answer=texts.get("answer", ""),
+        is_complete=is_complete,
+    )
+
+
+def is_well_formed(tokenizer, text: Completion) -> bool:
+    """Exactly one <think>…</think> with something in it, an answer, the end token; nothing else.
+
+    A special token among the text (a new turn, say) would make it another conversation.
+    """
+    inner = text.token_ids[: len(text.token_ids) - text.is_complete]
+    return (
+        text.is_complete
+        and text.text.count(THINK_OPEN) == text.text.count(THINK_CLOSE) == 1
+        and bool(text.thinking)
+        and bool(text.answer)
+        and not set(tokenizer.all_special_ids) & set(inner)
+    )

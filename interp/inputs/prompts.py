@@ -1,0 +1,109 @@
+"""Sample + processor → model inputs and the table of tokens.
+
+Spans are found on the token ids themselves: every token of a byte-level BPE stands for bytes, the
+bytes spell the text, and roles are read off byte ranges. Nothing is decoded and tokenized again,
+because sampled ids need not survive that. A tag's last token may swallow the newline behind it, and
+a text's last token the newline before the closing tag; a token belongs to a text if it holds at
+least one byte of it once white space around it is stripped.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import BatchFeature
+
+from interp.data.images import open_image
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.inputs.tokens import Tokens, token_table
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the model reads, and what each row of it is."""
+
+    batch: BatchFeature
+    tokens: Tokens
+
+
+# ------------------------------------------------------------------------------------ to the model
+
+
+def prompts(processor, pairs: list[tuple], system: str | None) -> BatchFeature:
+    """Left-padded prompts for (image, question) pairs, ending where the model starts to write.
+
+    Raises:
+        ValueError: an unreadable image, or a special token inside a question.
+    """
+    texts, images = [], []
+    for image, question in pairs:
+        texts.append(prompt_text(processor, question, system))
+        images.append(open_image(image))
+    return processor(
+        images=images,
+        text=texts,
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+        return_tensors="pt",
+    )
+
+
+def prompt_text(processor, question: str, system: str | None) -> str:
+    """The chat up to where the model starts to write, its image as one placeholder.
+
+    Raises:
+        ValueError: a special token inside the question.
+    """
+    special = next((t for t in processor.tokenizer.all_special_tokens if t in question), None)
+    if special is not None:
+        raise ValueError(
+            f"expected a question without special tokens, got {special!r} in it; rewrite it"
+        )
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def teacher_forced(
+    processor, sample: Sample, system: str | None, completion: Completion | None = None
+) -> Inputs:
+    """Prompt and text as one sequence: the sample's own text, or a completion's sampled ids.
+
+    Raises:
+        ValueError: an empty answer, or what `prompts` raises.
+    """
+    ids = text_ids(processor, sample, completion)
+    batch = prompts(processor, [(sample.image, sample.question)], system)
+    extend = torch.tensor([ids])
+    batch["input_ids"] = torch.cat([batch["input_ids"], extend], dim=1)
+    for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
+        filled = torch.full_like(extend, value, dtype=batch[name].dtype)
+        batch[name] = torch.cat([batch[name], filled], dim=1)
+    return Inputs(batch, token_table(processor, batch, sample.boxes))
+
+
+def text_ids(processor, sample: Sample, completion: Completion | None = None) -> list[int]:
+    """The text as token ids: the sample's own with an end token, or a completion's as sampled.
+
+    Raises:
+        ValueError: a completion without an answer.
+    """
+    tokenizer = processor.tokenizer
+    if completion is None:
+        text = tokenizer(sample.text, add_special_tokens=False).input_ids
+        return [*text, tokenizer.eos_token_id]
+    if not completion.answer:
+        raise ValueError(
+            f"{sample.id}: expected a completion with an answer, got {completion.text!r}; "
+            "raise max_new_tokens or leave the sample out"
+        )
+    return list(completion.token_ids)
+
+
+# ------------------------------------------------------------------------------ the table of tokens
+
+
+# ------------------------------------------------------------------------------------- token bytes

@@ -1,0 +1,23 @@
+"""Token ids as the bytes that they spell."""
+
+from functools import lru_cache
+
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+
+@lru_cache
+def _byte_of() -> dict[str, int]:
+    return {char: byte for byte, char in bytes_to_unicode().items()}
+
+
+def token_bytes(tokenizer, ids: list[int]) -> list[bytes]:
+    """What each token of a byte-level BPE spells; an id without a token spells nothing."""
+    added = tokenizer.added_tokens_decoder
+    byte_of = _byte_of()
+    pieces = []
+    for token_id, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
+        if token_id in added:
+            pieces.append(added[token_id].content.encode())
+        else:
+            pieces.append(bytes(byte_of[char] for char in token or ""))
+    return pieces

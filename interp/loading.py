@@ -1,0 +1,246 @@
+"""Loading: models with their processors from the hub, a folder or the package; safetensors only.
+
+A loaded model has passed the self-check: replays read the live tensors of this very model.
+"""
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from interp.capture.prefill import Prefill, prefill
+from interp.capture.replay import Replay, replay
+from interp.model.adapters import base_of, check_base
+from interp.model.families import MODEL_FAMILIES, parts
+from interp.model.parts import Parts
+from interp.model.state import fingerprint
+from interp.model.vlm import PROMPTS, VLM
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+def load_model(
+    name: str,
+    *,
+    adapter: str | None = None,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    attn_implementation: str = "sdpa",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    prompt: str | None = None,
+) -> VLM:
+    """A vision-language model with its processor, in eval mode and self-checked.
+
+    Args:
+        name: embedded name ("tiny"), hub id, or folder of a checkpoint in safetensors; or of an
+            adapter that `train.grpo` made, which names its base: both are loaded.
+        adapter: embedded name, folder or hub id of a peft adapter to put on it.
+        revision: of the hub id.
+        dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float64".
+        device: a GPU where there is one, by default.
+        attn_implementation: "sdpa", "eager" or "flash_attention_2"; extraction works with each.
+        min_pixels, max_pixels: bounds between which the image processor resizes.
+        prompt: "think", the system prompt of Saliency-R1, or "plain", the chat template's own;
+            default "plain" for embedded models, which think unasked, and "think" otherwise.
+
+    Raises:
+        ValueError: unknown architecture or prompt, weights not in safetensors, sliding-window
+            layers, a non-linear adapter, one that was trained on other weights, or a failed
+            self-check.
+    """
+    source, embedded = resolve(name)
+    said = base_of(source)
+    if said is not None:
+        if adapter is not None:
+            raise ValueError(f"expected one adapter, got {name!r}, which is one, and {adapter!r}")
+        adapter, name, prompt = name, said["base"], prompt or said["prompt"]
+        min_pixels, max_pixels = (
+            mine if mine is not None else said.get(key)
+            for key, mine in (("min_pixels", min_pixels), ("max_pixels", max_pixels))
+        )
+        source, embedded = resolve(name)
+    options = {"revision": revision} if revision else {}
+    family = _family(name, source, options)
+    if family not in MODEL_FAMILIES:
+        raise ValueError(
+            f"{name}: expected an architecture of {sorted(MODEL_FAMILIES)}, got {family!r}"
+        )
+    processor = AutoProcessor.from_pretrained(source, **options)
+    _limit_pixels(processor.image_processor, min_pixels, max_pixels)
+    processor.tokenizer.padding_side = "left"
+    model = _weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
+    weights = fingerprint(model)
+    if adapter is not None:
+        _check_adapter(adapter)
+        _check_base(adapter, source, weights, model, dtype, options)
+        model = PeftModel.from_pretrained(model, str(resolve(adapter)[0]))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    prompt = prompt or ("plain" if embedded else "think")
+    if prompt not in PROMPTS:
+        raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
+    vlm = VLM(
+        model=model.eval().to(device),
+        processor=processor,
+        name=str(name),
+        prompt=prompt,
+        fingerprint=weights,
+        revision=revision or "",
+        adapter=adapter or "",
+    )
+    self_check(vlm.model)
+    return vlm
+
+
+def _check_base(adapter: str, source: str, weights: str, model, dtype, options: dict) -> None:
+    """An adapter's base is known by its weights as stored: in another dtype they are read again."""
+    folder = resolve(adapter)[0]
+    if dtype != "auto" and base_of(folder) is not None:
+        attention = model.config._attn_implementation
+        weights = fingerprint(
+            _weights(source, dtype="auto", attn_implementation=attention, **options)
+        )
+    check_base(folder, weights)
+
+
+def _check_adapter(adapter: str) -> None:
+    folder = Path(resolve(adapter)[0])
+    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
+        raise ValueError(
+            f"{adapter}: expected adapter_model.safetensors in the folder, got "
+            f"{sorted(path.name for path in folder.iterdir())}; save it again with save_pretrained"
+        )
+
+
+def _limit_pixels(image_processor, min_pixels: int | None, max_pixels: int | None) -> None:
+    size = dict(image_processor.size)
+    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    size.update({key: value for key, value in limits.items() if value is not None})
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise ValueError(
+            f"expected min_pixels <= max_pixels, got {size['shortest_edge']} and "
+            f"{size['longest_edge']}; pass both"
+        )
+    image_processor.size = type(image_processor.size)(**size)
+
+
+def _family(name: str, source: str, options: dict) -> str:
+    try:
+        return AutoConfig.from_pretrained(source, **options).model_type
+    except OSError as error:
+        embedded = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
+        raise ValueError(
+            f"expected a hub id, a folder or one of {embedded}, got {name!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _weights(source: str, **options) -> nn.Module:
+    """Weights from safetensors; a pickled checkpoint is refused, because it can run code."""
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        found = sorted(path.name for path in folder.glob("*.bin"))
+        raise ValueError(
+            f"{source}: expected weights as *.safetensors, got {found or 'none'}; "
+            "save the model again with save_pretrained"
+        )
+    return AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **options)
+
+
+def resolve(name: str) -> tuple[str, bool]:
+    """The folder of an embedded name, or the hub id or folder as given; and if it is embedded."""
+    embedded = CHECKPOINTS / str(name)
+    if embedded.is_dir() and "/" not in str(name):
+        return str(embedded), True
+    return str(name), False
+
+
+def outline(name: str, *, is_narrow: bool) -> VLM:
+    """A model by its config and processor alone, for what depends on sizes and not on weights.
+
+    Args:
+        name: as for `load_model`.
+        is_narrow: layers, heads and vocabulary of the model, random weights, and as little width as
+            can be, so that every array which is extracted has its true shape; otherwise the whole
+            model on torch's device "meta", which has shapes and no numbers.
+    """
+    source, embedded = resolve(name)
+    said = base_of(source)
+    if said is not None:
+        source, embedded = resolve(said["base"])
+    _family(name, source, {})
+    config = AutoConfig.from_pretrained(source)
+    if is_narrow:
+        _narrow(config)
+    with torch.device("cpu" if is_narrow else "meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=config.dtype)
+    if is_narrow:
+        model = model.float()
+    processor = AutoProcessor.from_pretrained(source)
+    processor.tokenizer.padding_side = "left"
+    prompt = said["prompt"] if said else "plain" if embedded else "think"
+    return VLM(model.eval(), processor, str(name), prompt, "outline")
+
+
+def _narrow(config) -> None:
+    """Eight numbers per head, one thin layer of the tower."""
+    text, vision = config.text_config, config.vision_config
+    width = 8 * text.num_attention_heads
+    text.hidden_size, text.intermediate_size = width, 16
+    text.rope_parameters = text.rope_parameters | {"mrope_section": [2, 1, 1]}
+    vision.hidden_size, vision.intermediate_size, vision.num_heads = 32, 32, 2
+    vision.depth, vision.fullatt_block_indexes, vision.out_hidden_size = 1, [0], width
+
+
+def self_check(model: nn.Module) -> None:
+    """Proves on a short text that replays read the live tensors of this very model.
+
+    The attention rows have the right shape and sum to 1; the replay gives the prefill's logits; and
+    every layer's cached values move the result (by their gradient, which is nowhere all zero).
+
+    Raises:
+        ValueError: a check failed, naming it; or an adapter that is not linear.
+    """
+    where = parts(model)
+    device = next(model.parameters()).device
+    ids = torch.tensor([[i for i in range(20, 30) if i != where.image_token_id][:8]], device=device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    rows = torch.tensor([3, 7], device=device)
+    context = prefill(model, batch, rows)
+    for values in context.values:
+        values.requires_grad_()
+    with torch.enable_grad():
+        played = replay(model, context, rows)
+        moved = torch.autograd.grad(played.final.float().square().sum(), context.values)
+    _check_rows(where, played, n_tokens=ids.shape[1])
+    _check_drift(where, context, played)
+    dead = [layer for layer, gradient in enumerate(moved) if not gradient.abs().sum() > 0]
+    if dead:
+        raise ValueError(
+            f"self-check: expected cached values to move the result, not in layers {dead}"
+        )
+
+
+def _check_rows(where: Parts, played: Replay, n_tokens: int) -> None:
+    expected = (1, 2, where.n_heads, n_tokens)
+    for layer, rows in enumerate(played.weights):
+        if tuple(rows.shape) != expected or (rows.sum(-1) - 1).abs().max() > 1e-5:
+            raise ValueError(
+                f"self-check: expected attention rows {expected} summing to 1 in layer {layer}, "
+                f"got {tuple(rows.shape)} and sums {rows.sum(-1).flatten().tolist()}"
+            )
+
+
+def _check_drift(where: Parts, context: Prefill, played: Replay) -> None:
+    with torch.no_grad():
+        again = where.output_embedding(where.final_norm(played.final[0]))
+    drift = (again - context.logits).float().norm() / context.logits.float().norm()
+    limit = 1e-4 if again.dtype in (torch.float32, torch.float64) else 5e-2
+    if not drift <= limit:
+        raise ValueError(
+            f"self-check: expected the replay to give the prefill's logits to {limit}, got a "
+            f"relative difference of {float(drift):.2g}; is the model changed by hooks of its own?"
+        )

@@ -1,0 +1,106 @@
+"""How much of a map lies on the evidence, and what else would score as high (METHODS.md 4).
+
+A uniform map scores the boxes' share of the area, and attention piles up on borders: so no score
+comes without its controls.
+"""
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from interp.data.boxes import box_overlap, check_boxes
+from interp.vocabulary import describe, require
+
+N_SHUFFLES = 64
+
+
+def alignment(
+    saliency: xr.DataArray, boxes: Float[np.ndarray, "box 4"], *, seed: int = 0
+) -> xr.Dataset:
+    """Alignment score Σ w S / Σ S with S = ReLU(map), w the exact overlap of a cell with the boxes.
+
+    Scalars: `alignment`; `chance`, the boxes' share of the area, which a uniform map scores;
+    `alignment_shuffled`, the mean over boxes of the same sizes at 64 random places;
+    `alignment_center`, a centred rectangle of the same area; `border_share` of the mass in the
+    outermost cells, beside their share of the area, `border_area`; `has_mass`, without which all
+    scores are 0.
+
+    Args:
+        saliency: over (row, column), signed or not.
+        boxes: (x0, y0, x1, y1) in 0..1 of the image; their union counts.
+        seed: of the shuffled boxes.
+
+    Raises:
+        ValueError: not a map, boxes outside 0..1, inverted or empty, or a map that is not finite.
+    """
+    require(saliency, "row", "column")
+    check_boxes(boxes, "alignment")
+    mass = np.maximum(saliency.transpose("row", "column").values.astype(np.float64), 0)
+    if not np.isfinite(mass).all():
+        raise ValueError("expected a finite map, got NaN or inf in it")
+    rng = np.random.default_rng(seed)
+    shuffled = [_score(mass, _moved(boxes, rng)) for _ in range(N_SHUFFLES)]
+    side = np.sqrt(chance(boxes))
+    center = np.array([[0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2]])
+    found = {
+        "alignment": _score(mass, boxes),
+        "chance": chance(boxes),
+        "alignment_shuffled": float(np.mean(shuffled)),
+        "alignment_center": _score(mass, center),
+        "border_share": _share(mass, _border(mass.shape)),
+        "border_area": float(_border(mass.shape).mean()),
+        "has_mass": bool(mass.sum() > 0),
+    }
+    return describe(xr.Dataset({name: ((), value) for name, value in found.items()}))
+
+
+def chance(boxes: Float[np.ndarray, "box 4"]) -> float:
+    """The share of the image's area inside the union of the boxes."""
+    return float(box_overlap(boxes, 1, 1)[0, 0])
+
+
+def _score(mass: np.ndarray, boxes: np.ndarray) -> float:
+    return _share(mass, box_overlap(boxes, *mass.shape))
+
+
+def _share(mass: np.ndarray, weights: np.ndarray) -> float:
+    total = float(mass.sum())
+    return float((mass * weights).sum()) / total if total > 0 else 0.0
+
+
+def _moved(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each box at a random place of the image."""
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    corners = rng.uniform(0, 1, sizes.shape) * (1 - sizes)
+    return np.concatenate([corners, corners + sizes], axis=1)
+
+
+def _border(shape: tuple[int, int]) -> np.ndarray:
+    border = np.ones(shape)
+    border[1:-1, 1:-1] = 0
+    return border
+
+
+def released_score(
+    saliency: xr.DataArray, box: Float[np.ndarray, "4"], size: tuple[int, int]
+) -> float:
+    """The released code's score of one box: on pixels, with y1 scaled by the width.
+
+    Right on square images alone; kept to compare with published numbers.
+
+    Args:
+        saliency: over (row, column); negative values count as 0.
+        box: (x0, y0, x1, y1) in 0..1.
+        size: height and width of the image in pixels.
+    """
+    from PIL import Image
+
+    require(saliency, "row", "column")
+    height, width = size
+    positive = np.maximum(saliency.transpose("row", "column").values, 0)
+    mass = Image.fromarray(positive.astype(np.float32))
+    pixels = np.asarray(mass.resize((width, height), Image.Resampling.BILINEAR))
+    x0, y0, x1 = int(width * box[0]), int(height * box[1]), int(width * box[2])
+    y1 = int(width * box[3])  # sic
+    total = float(pixels.sum())
+    return float(pixels[y0 : y1 + 1, x0 : x1 + 1].sum()) / total if total > 0 else 0.0

@@ -1,0 +1,57 @@
+"""Model families: a small file each, the only place that knows modules of Hugging Face models.
+
+A family's file has `locate`, from a model to its `Parts`. A family whose attention, norms and
+residual stream follow METHODS.md 1 needs nothing else.
+"""
+
+from collections.abc import Callable
+
+from peft import PeftModel
+from torch import nn
+
+from interp.model.families import qwen2_5_vl
+from interp.model.parts import Parts
+
+MODEL_FAMILIES: dict[str, Callable[[nn.Module], Parts]] = {"qwen2_5_vl": qwen2_5_vl.locate}
+"""By the `model_type` of the config."""
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The Hugging Face model inside a peft wrapper, its adapted layers in place."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def parts(model: nn.Module) -> Parts:
+    """The parts of a model.
+
+    Raises:
+        ValueError: an unknown architecture, a layer that does not attend to the whole context, or
+            sharded weights.
+    """
+    model = base_model(model)
+    family = model.config.model_type
+    if family not in MODEL_FAMILIES:
+        raise ValueError(
+            f"expected an architecture of {sorted(MODEL_FAMILIES)}, got {family!r}; "
+            "add its file to interp/model/families"
+        )
+    kinds = set(model.config.text_config.layer_types)
+    if kinds != {"full_attention"}:
+        raise ValueError(
+            f"expected full attention in every layer, got {sorted(kinds)}; "
+            "set use_sliding_window=False in the text config"
+        )
+    empty = next((name for name, p in model.named_parameters() if p.numel() == 0), None)
+    if empty is not None:
+        raise ValueError(
+            f"expected gathered parameters, got size zero for {empty}; "
+            "gather sharded weights (ZeRO-3, FSDP) before extracting"
+        )
+    return MODEL_FAMILIES[family](model)
+
+
+def volatile(model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:
+    """Attributes that a forward changes and generation needs; none for an unknown architecture."""
+    model = base_model(model)
+    locate = MODEL_FAMILIES.get(model.config.model_type)
+    return locate(model).volatile if locate else ()

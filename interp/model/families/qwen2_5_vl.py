@@ -1,0 +1,54 @@
+"""Qwen2.5-VL: its modules and sizes."""
+
+from torch import nn
+
+from interp.model.parts import Layer, Parts
+
+
+def locate(model: nn.Module) -> Parts:
+    """The parts of a Qwen2.5-VL, without its peft wrapper."""
+    text, vision = model.config.text_config, model.config.vision_config
+    decoder = model.model.language_model
+    return Parts(
+        language_model=decoder,
+        layers=tuple(_layer(block) for block in decoder.layers),
+        final_norm=decoder.norm,
+        output_embedding=model.lm_head,
+        vision_tower=model.model.visual,
+        embed_images=model.model.get_image_features,
+        volatile=((model.model, "rope_deltas"),),
+        image_token_id=model.config.image_token_id,
+        patches_per_token=vision.spatial_merge_size**2,
+        n_vocabulary=model.lm_head.out_features,
+        n_heads=text.num_attention_heads,
+        n_kv_heads=text.num_key_value_heads,
+        d_head=text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads,
+        n_activations=text.hidden_size + max(_of_decoder(text), _of_tower(vision)),
+        n_tower_heads=vision.num_heads,
+        max_positions=text.max_position_embeddings,
+        epsilon=text.rms_norm_eps,
+    )
+
+
+def _layer(block: nn.Module) -> Layer:
+    return Layer(
+        block=block,
+        attention=block.self_attn,
+        v_proj=block.self_attn.v_proj,
+        o_proj=block.self_attn.o_proj,
+        ffn=block.mlp,
+        attention_norm=block.input_layernorm,
+        ffn_norm=block.post_attention_layernorm,
+    )
+
+
+def _of_decoder(text) -> int:
+    """Numbers per token that a decoder layer keeps at once."""
+    return 4 * text.hidden_size + 3 * text.intermediate_size
+
+
+def _of_tower(vision) -> int:
+    """Numbers per visual token that a layer of the vision tower keeps at once."""
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    per_patch = 6 * vision.hidden_size + 3 * vision.intermediate_size + pixels
+    return vision.spatial_merge_size**2 * per_patch

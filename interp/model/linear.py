@@ -1,0 +1,105 @@
+"""The linear maps of a model, read through its modules and not off their weights.
+
+A LoRA update, a quantised or a merged weight is part of what a module does; with the bare base
+weight a readout was 18 % wrong. A plain `nn.Linear` is read directly, in float32 or better;
+anything else by its vector-Jacobian product, once `check_linear` has seen that it is linear.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+_MEAN_ROW = "_interp_mean_row"
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether the module is exactly a linear layer, so that its weight is all it does."""
+    return type(module) is nn.Linear and not module._forward_hooks
+
+
+def transpose_apply(module: nn.Module, cotangent: Float[Tensor, "n out"]) -> Float[Tensor, "n in"]:
+    """Wᵀ x for each row x, W being the linear map of the module."""
+    if is_plain(module):
+        return cotangent @ module.weight.detach().to(cotangent.dtype)
+    parameter = next(module.parameters())
+    with torch.enable_grad():
+        at = torch.zeros(
+            len(cotangent), module.in_features, dtype=parameter.dtype, device=parameter.device
+        ).requires_grad_()
+        (back,) = torch.autograd.grad(module(at), at, cotangent.to(parameter.dtype))
+    return back.to(cotangent.dtype)
+
+
+def apply_linear(module: nn.Module, x: Float[Tensor, "*n in"]) -> Float[Tensor, "*n out"]:
+    """W x, W being the linear map of the module; its bias is left out."""
+    if is_plain(module):
+        return x @ module.weight.detach().to(x.dtype).T
+    parameter = next(module.parameters())
+    with torch.no_grad():
+        return module(x.to(parameter.dtype)).to(x.dtype) - constant_of(module, x.dtype)
+
+
+def constant_of(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, " out"]:
+    """The module's output at zero: its bias."""
+    parameter = next(module.parameters())
+    zero = torch.zeros(1, module.in_features, dtype=parameter.dtype, device=parameter.device)
+    with torch.no_grad():
+        return module(zero)[0].to(dtype)
+
+
+def embedding_rows(module: nn.Module, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
+    """Rows of the output embedding, as the module gives them."""
+    dtype = torch.promote_types(next(module.parameters()).dtype, torch.float32)
+    if is_plain(module):
+        return module.weight.detach()[ids].to(dtype)
+    one_hot = torch.zeros(len(ids), module.out_features, dtype=dtype, device=ids.device)
+    return transpose_apply(module, one_hot.scatter(1, rearrange(ids, "n -> n 1"), 1.0))
+
+
+def mean_row(module: nn.Module) -> Float[Tensor, " d_model"]:
+    """Mean over all rows of the output embedding, padding rows included."""
+    dtype = torch.promote_types(next(module.parameters()).dtype, torch.float32)
+    if is_plain(module):
+        # Reading the whole output embedding costs as much as a small replay: kept until it changes.
+        state, known = _state(module.weight), module.__dict__.get(_MEAN_ROW)
+        if known is None or known[0] != state:
+            known = (state, module.weight.detach().mean(dim=0, dtype=dtype))
+            module.__dict__[_MEAN_ROW] = known
+        return known[1]
+    n_rows = module.out_features
+    uniform = torch.full(
+        (1, n_rows), 1 / n_rows, dtype=dtype, device=next(module.parameters()).device
+    )
+    return transpose_apply(module, uniform)[0]
+
+
+def _state(weight: Tensor) -> tuple:
+    """What tells that a weight was changed.
+
+    Where it is, how often it was written to, and some of its values, because a write through
+    `.data` is not counted.
+    """
+    flat = weight.detach().reshape(-1)
+    some = flat[:: max(1, len(flat) // 1024)].float().cpu().numpy().tobytes()
+    n_writes = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), tuple(weight.shape), weight.dtype, n_writes, some
+
+
+def check_linear(module: nn.Module, name: str) -> None:
+    """Raises ValueError unless the module is affine, which folding and the value bias stand on."""
+    if is_plain(module):
+        return
+    parameter = next(module.parameters())
+    generator = torch.Generator().manual_seed(0)
+    pair = torch.randn(2, module.in_features, generator=generator).to(parameter)
+    points = torch.stack([pair[0] + pair[1], pair[0], pair[1], torch.zeros_like(pair[0])])
+    with torch.no_grad():
+        both, one, other, zero = module(points).double()
+    scale = one.abs().max() + other.abs().max() + 1e-12
+    limit = 1e-4 if parameter.dtype in (torch.float32, torch.float64) else 5e-2
+    if (both - one - other + zero).abs().max() > limit * scale:
+        raise ValueError(
+            f"expected a linear adapter, got a non-linear {type(module).__name__} at {name}; "
+            "merge it or use LoRA"
+        )

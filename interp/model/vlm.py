@@ -1,0 +1,83 @@
+"""A vision-language model with its processor: it answers, and it embeds images."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from interp.inputs import completions
+from interp.inputs import prompts as inputs
+from interp.model.families import parts
+from interp.model.state import undisturbed
+
+PROMPTS = {
+    "plain": None,
+    # Saliency-R1's system prompt, which makes an untuned model think.
+    "think": (
+        "A conversation between User and Assistant. The user asks a question, and the Assistant "
+        "solves it. The assistant first thinks about the reasoning process in the mind and then "
+        "provides the user with the answer. The reasoning process and answer are enclosed within "
+        "<think></think> tags, i.e., <think>\nThis is my reasoning.\n</think>\nThis is my answer."
+    ),
+}
+
+
+def image_embeddings(model: nn.Module, pixel_values: Tensor, grids: Tensor) -> Tensor:
+    """What the vision tower gives the language model for some images, (visual token, d_model)."""
+    with undisturbed(model), torch.no_grad():
+        found = parts(model).embed_images(
+            pixel_values=pixel_values.to(model.device), image_grid_thw=grids.to(model.device)
+        )
+        return torch.cat(tuple(found.pooler_output))
+
+
+@dataclass(frozen=True)
+class VLM:
+    """A loaded model with its processor; the first argument of every extraction."""
+
+    model: nn.Module
+    processor: object
+    name: str
+    """Hub id, folder or embedded name it was loaded by."""
+    prompt: str
+    """Key of `PROMPTS`: the system prompt of every question."""
+    fingerprint: str
+    """Of the base model's weights as loaded."""
+    revision: str = ""
+    adapter: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs have to be."""
+        return self.model.device
+
+    def answer(self, image, question: str, *, max_new_tokens: int = 256):
+        """The model's own greedy text for one image and question, a `Completion`."""
+        return self.answers([(image, question)], max_new_tokens=max_new_tokens)[0]
+
+    def answers(self, pairs: list[tuple], *, max_new_tokens: int = 256) -> list:
+        """`answer` for several (image, question) pairs in one left-padded batch."""
+        batch = inputs.prompts(self.processor, pairs, PROMPTS[self.prompt]).to(self.device)
+        with undisturbed(self.model), torch.no_grad():
+            generated = self.model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                use_cache=True,
+                # Greedy means greedy: a checkpoint's own settings would penalise repetition.
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+            )
+        new = generated[:, batch["input_ids"].shape[1] :]
+        return [completions.completion(self.processor.tokenizer, row) for row in new.tolist()]
+
+
+def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual d_model"], tuple[int, ...]]:
+    """The visual embeddings of one image, and its grid (t, h, w) in patches."""
+    made = vlm.processor.image_processor(images=[image], return_tensors="pt")
+    pixels = made["pixel_values"].to(vlm.model.dtype)
+    grid = made["image_grid_thw"]
+    return image_embeddings(vlm.model, pixels, grid), tuple(grid[0].tolist())

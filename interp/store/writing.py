@@ -1,0 +1,182 @@
+"""Writing a run on disk (`interp.store` says what it looks like and opens it).
+
+A shard is written aside and renamed into place, then confirmed in one step. Shards are a fixed list
+of samples each, so several processes may write one run, each its own shards, and a run that was cut
+off goes on.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import ZstdCodec
+
+from interp.store.opening import (
+    CHECKS,
+    SCHEMA,
+    digest,
+    fault_of,
+    quiet,
+    read_manifest,
+    shard_path,
+    write_json,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run being written: every shard once, in any order, by any process."""
+
+    path: Path
+    shards: list[list[str]]
+    """Ids of the samples of each shard."""
+
+    def commit(self, number: int, dataset: xr.Dataset | None, facts: dict) -> None:
+        """Writes a shard and confirms it; None where not one of its samples could be measured.
+
+        Args:
+            number: of the shard.
+            dataset: with dimension sample, perhaps target, as `interp.store.joining` makes it.
+            facts: what becomes of each sample (`statuses`), and `attributes` of the shard that all
+                shards of the run have to share.
+        """
+        digests = {}
+        if dataset is not None:
+            digests = self._write(number, dataset)
+        write_json(self._confirmation(number), {"samples": self.shards[number]} | digests | facts)
+
+    def _write(self, number: int, dataset: xr.Dataset) -> dict[str, str]:
+        target = shard_path(self.path, number)
+        aside = target.with_name(f".{target.name}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        # Chunks of zeros are written too: a chunk that is missing is always a fault.
+        with zarr.config.set({"array.write_empty_chunks": True}), quiet():
+            dataset.to_zarr(
+                aside, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset)
+            )
+        found = {check: digest(aside, check) for check in CHECKS}
+        shutil.rmtree(target, ignore_errors=True)  # left by a kill before it was confirmed
+        aside.rename(target)
+        return found
+
+    def confirmed(self) -> dict[int, dict]:
+        """Shards that are there as confirmed, by number; the others have to be written (again)."""
+        said = self.confirmations()
+        return {k: one for k, one in said.items() if fault_of(self.path, k, one, "bytes") is None}
+
+    def confirmations(self) -> dict[int, dict]:
+        """What is said of every shard, by number; those that cannot be read are left out."""
+        found = {}
+        for number in range(len(self.shards)):
+            try:
+                said = json.loads(self._confirmation(number).read_text())
+            except (OSError, ValueError):
+                continue
+            if isinstance(said, dict) and "statuses" in said:
+                found[number] = said
+        return found
+
+    def finish(self, attributes: dict | None) -> None:
+        """Says that all shards are there, with what they gave together; None takes it back."""
+        manifest = read_manifest(self.path)
+        write_json(self.path / "manifest.json", manifest | {"attributes": attributes})
+
+    def _confirmation(self, number: int) -> Path:
+        return shard_path(self.path, number).with_suffix(".json")
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Holds a run against other commands; the lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: another process writes this run.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            flock(lock, LOCK_EX | LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"{path}: expected to be its only writer, got another process that writes it; "
+                "wait for it or choose another folder"
+            ) from error
+        yield
+
+
+def start_run(
+    path: Path,
+    settings: dict,
+    shards: list[list[str]],
+    facts: dict | None = None,
+    *,
+    resume: bool = False,
+) -> Run:
+    """A run at `path`: an empty one, or with `resume` the one that is there.
+
+    Args:
+        path: a folder.
+        settings: all that decides what the shards hold; a run that is resumed must have the same.
+        shards: ids of the samples of each shard.
+        facts: more attributes, which a run that is resumed keeps from its start.
+        resume: go on with what is there; otherwise a run that was there before is removed.
+
+    Raises:
+        ValueError: `path` holds something else, or a run of other settings or samples.
+    """
+    settings = json.loads(json.dumps(settings))  # as it will be read
+    if resume and _is_run(path):
+        _check_same(path, settings, shards)
+        return Run(path, shards)
+    if path.exists() and any(path.iterdir()) and not _is_run(path):
+        raise ValueError(
+            f"{path}: expected an empty folder or a run, got other files; choose another"
+        )
+    content = {"schema": SCHEMA, "settings": settings, "facts": facts or {}, "shards": shards,
+               "attributes": None}  # fmt: skip
+    aside = path.with_name(f".{path.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "shards").mkdir(parents=True)
+    write_json(aside / "manifest.json", content)
+    if path.exists():
+        shutil.rmtree(path)
+    aside.rename(path)  # with its manifest or not at all
+    return Run(path, shards)
+
+
+def _check_same(path: Path, settings: dict, shards: list[list[str]]) -> None:
+    manifest = read_manifest(path)
+    theirs = manifest["settings"]
+    other = sorted(k for k in {*settings, *theirs} if settings.get(k) != theirs.get(k))
+    if other or manifest["shards"] != shards:
+        said = ", ".join(f"{k}={theirs.get(k)!r}" for k in other) or "other samples or shards"
+        raise ValueError(
+            f"{path}: expected the run that is there to go on with, got one with {said}; "
+            "choose another folder, or leave --resume out to replace it"
+        )
+
+
+def _is_run(path: Path) -> bool:
+    manifest = path / "manifest.json"
+    try:
+        return {"schema", "shards"} <= set(json.loads(manifest.read_text()))
+    except (OSError, ValueError):
+        return False
+
+
+def _encoding(dataset: xr.Dataset) -> dict:
+    """Checksums, and fill values that are no plausible numbers."""
+    encoding = {}
+    for name, array in dataset.variables.items():
+        encoding[name] = {"compressors": (ZstdCodec(level=3, checksum=True),)}
+        if array.dtype.kind in "fi":
+            worst = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).min
+            encoding[name]["fill_value"] = array.dtype.type(worst)
+    return encoding

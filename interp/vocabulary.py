@@ -1,0 +1,192 @@
+"""The vocabulary: names of dimensions and variables with their units and titles.
+
+Every labelled array of the package uses these names, in arguments, columns and axis titles alike.
+`describe` writes unit and title into a dataset; `require` checks dimension names on entry, because
+xarray turns a misspelt dimension into an outer product without a word.
+"""
+
+import xarray as xr
+
+xr.set_options(arithmetic_join="exact")
+
+DIMENSIONS = {
+    "sample": "Sample",
+    "target": "Target token",
+    "layer": "Layer",
+    "head": "Head",
+    "source": "Source token",
+    "source_set": "Source set",
+    "path": "Path",
+    "layer_path": "Path",
+    "mode": "Mode of the cut",
+    "visual_set": "Source set",
+    "node_path": "Path",
+    "reference": "Reference",
+    "path_class": "Path class",
+    "norm": "Final norm",
+    "pair": "Pair of path classes",
+    "write": "Part of the direct write",
+    "gauge": "Gauge",
+    "origin": "Origin at the source",
+    "objective": "Objective",
+    "role": "Role of the source token",
+    "position": "Position",
+    "component": "Component",
+    "d_model": "Residual dimension",
+    "kind": "Kind of map",
+    "explainer": "Method",  # xarray's sel() has an argument called method
+    "exact": "Exact map that is compared to",
+    "weights": "Weights of the model",
+    "change": "What is done to the most salient pixels",
+    "share": "Share of the pixels",
+    "text": "Part of the text",
+    "arm": "Model",
+    "rule": "Rule of a saliency reward",
+    "text_of": "Text: the model's own, or the first model's",
+    "row": "Patch row",
+    "column": "Patch column",
+}
+
+# Of a sum of parts, relative to the sum of their absolute values, by dtype (DESIGN.md 7).
+BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-2}
+GAUGES = ("raw", "centered", "contrast")
+ROLES = ("system", "image", "question", "thinking", "answer", "template", "text", "padding")
+SOURCE_SETS = ("image", "evidence", "background", "question", "thinking")
+SINKLESS = "-nosink"  # "image-nosink" is the image without its sinks
+SINK_PEAK = 20  # max|h| / rms(h) behind half of the middle layers, METHODS.md 3.6
+EDGE_PATHS = ("direct", "value_bias", "ffn", "attention", "norm")
+LAYER_PATHS = EDGE_PATHS[:-1]  # the final norm belongs to no layer
+
+EDGE_MODES = ("zero", "mean", "mask")
+NODE_PATHS = ("direct", "routing", "mediated", "self", "ffn", "norm")
+REFERENCES = ("mean", "other", "twin", "blur")
+PATH_CLASSES = (
+    "direct write",
+    "rest of the row",
+    "other positions",
+)  # P1, P2, P3 of METHODS.md 3.3
+PAIRS = ("P1 P2", "P1 P3", "P2 P3")
+NORMS = ("live", "frozen")
+WRITES = ("values", "pattern")
+OBJECTIVES = ("total", "ffn", "attention")
+SLOT_PATHS = ("direct", "routing", "self", "ffn", "norm")
+MAP_KINDS = ("direct", "bottleneck", "two_hop", "effect", "edge", "slot")
+CHANGES = ("deletion", "insertion")
+TEXT_PARTS = ("all", "answer")
+MAP_VARIANTS = ("paper", "release")
+ORIGINS = ("embed", "attention", "bias", "ffn")  # METHODS.md 2.1
+
+PATH_TITLES = {
+    "direct": "direct (Eq. 1)",
+    "value_bias": "value bias",
+    "ffn": "FFN",
+    "attention": "attention (cross-layer)",
+    "norm": "final norm",
+    "routing": "routing (pattern)",
+    "mediated": "mediated (other tokens)",
+    "self": "self (earlier layers)",
+}
+
+VARIABLES = {
+    "is_correct": ("1", "The model's own answer is right"),
+    "is_well_formed": ("1", "One thinking span, an answer and an end"),
+    "n_tokens": ("1", "Length of the model's own text in tokens"),
+    "written": ("", "The model's own text"),
+    "question": ("", "Question"),
+    "answer": ("", "Reference answer"),
+    "family": ("", "Kind of question"),
+    "reference_answer": ("", "Reference answer"),
+    "text": ("", "The text that is explained"),
+    "text_token_id": ("", "Token ids of the model's own text, -1 behind it"),
+    "n_boxes": ("1", "Number of evidence boxes"),
+    "box": ("1", "Evidence box, x0 y0 x1 y1 in 0..1"),
+    # name: (unit, title)
+    "direct": ("logit", "Direct contribution"),
+    "ffn": ("logit", "FFN contribution"),
+    "value_bias": ("logit", "Contribution of the value bias"),
+    "embed": ("logit", "Contribution of the embedding"),
+    "logit": ("logit", "Logit of the target"),
+    "remainder": ("logit", "Logit minus the sum of its parts"),
+    "replay_drift": ("logit", "Logit of the prefill minus logit of the replay"),
+    "magnitude": ("logit", "Sum of absolute parts of the logit"),
+    "log_probability": ("nat", "Log-probability of the target"),
+    "effect": ("logit", "Effect along a path"),
+    "mode_total": ("logit", "Total edge effect by mode of the cut"),
+    "mode_direct": ("logit", "Direct part of the edge effect by mode of the cut"),
+    "node_effect": ("logit", "Node effect along a path"),
+    "node_total": ("logit", "Total node effect"),
+    "node_defined": ("1", "The set lies before the row and the reference is one for the target"),
+    "shapley_total": ("logit", "Total effect of a coalition game"),
+    "patch_edge": ("logit", "Effect of cutting the edge to one patch"),
+    "patch_slot": ("logit", "Effect of swapping one patch's slot for its mean reference"),
+    "first_order_map": ("logit", "Integrated first-order effect of one patch"),
+    "has_patch": ("1", "Exact patch maps were made for this target"),
+    "effect_by_layer": ("logit", "Effect along a path, by layer"),
+    "total": ("logit", "Total effect of the source set"),
+    "is_defined": ("1", "There is something before the target's row to have an effect"),
+    "residual": ("activation", "Residual stream"),
+    "direct_by_layer": ("logit", "Direct contribution by layer and role"),
+    "direct_by_role": ("logit", "Direct contribution by role"),
+    "mediated_by_role": ("logit", "Mediated effect by role of the other token"),
+    "mediated_alone": ("logit", "Mediated effect with the source set's own slots clean"),
+    "direct_by_origin": ("logit", "Direct contribution by origin at the source"),
+    "image_by_origin": ("logit", "Direct contribution of the image by origin at the source"),
+    "origin_remainder": ("logit", "Direct contribution minus the sum of its origins"),
+    "log_likelihood": ("nat", "Mean log-likelihood of the text's tokens on a changed image"),
+    "agreement": ("1", "Rank agreement (Spearman) with an exact map"),
+    "asked_excess": (
+        "1",
+        "Mass on the asked object among all objects, beyond chance",
+    ),
+    "seconds": ("s", "Time to make the map of one target"),
+    "extra_bytes": ("B", "Peak memory above what the process held before"),
+    "answer_map": ("1", "Map of the whole answer, in each method's own unit"),
+    "of_original": ("nat", "Mean log-likelihood of the text's tokens on the original image"),
+    "of_blank": ("nat", "Mean log-likelihood of the text's tokens on a blank image"),
+    "alignment": ("1", "Alignment score: share of the map's mass on the evidence"),
+    "chance": ("1", "Share of the image's area inside the boxes"),
+    "alignment_shuffled": ("1", "Alignment score with boxes at random places"),
+    "alignment_center": ("1", "Alignment score with a centred rectangle of the same area"),
+    "border_share": ("1", "Share of the map's mass in the outermost cells"),
+    "border_area": ("1", "Share of the image's area in the outermost cells"),
+    "has_mass": ("1", "The map has a positive value"),
+    "visual_attention": ("1", "Share of a row's attention on visual tokens"),
+    "map": ("logit", "Contribution or effect of a visual token"),
+    "first_order": ("logit", "First-order effect of an edge"),
+    "first_order_bias": ("logit", "First-order effect of the value biases"),
+    "completeness_error": ("logit", "Total effect minus the sum of first-order effects"),
+    "joint": ("logit", "Effect of all tokens of the set together"),
+    "patch_interaction": ("logit", "Joint effect minus the sum over single tokens"),
+    "shapley": ("logit", "Shapley value"),
+    "shapley_strict": ("logit", "Shapley value, only values counted as direct"),
+    "pair_interaction": ("logit", "Shapley interaction of two path classes"),
+    "direct_write": ("logit", "Direct write under the frozen norm, by what changes in it"),
+    "pnde": ("logit", "Pure natural direct effect"),
+    "tnde": ("logit", "Total natural direct effect"),
+    "pnie": ("logit", "Pure natural indirect effect"),
+    "tnie": ("logit", "Total natural indirect effect"),
+    "interaction": ("logit", "Interaction of direct and indirect paths"),
+}
+
+
+def require(array: xr.DataArray | xr.Dataset, *dims: str) -> None:
+    """Raises ValueError unless `array` has every one of the dimensions."""
+    missing = [dim for dim in dims if dim not in array.dims]
+    if missing:
+        raise ValueError(f"expected dimensions {dims}, got {tuple(array.dims)}: {missing} missing")
+
+
+def describe(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with `units` and `long_name` on every variable of the vocabulary.
+
+    Raises:
+        ValueError: a data variable is not in the vocabulary.
+    """
+    for name, array in dataset.data_vars.items():
+        if name not in VARIABLES:
+            raise ValueError(f"expected variables of interp.vocabulary.VARIABLES, got {name!r}")
+        array.attrs["units"], array.attrs["long_name"] = VARIABLES[name]
+    for name, title in DIMENSIONS.items():
+        if name in dataset.coords:
+            dataset.coords[name].attrs["long_name"] = title
+    return dataset
