@@ -87,6 +87,40 @@ PATH_TITLES = {
     "self": "self (earlier layers)",
 }
 
+RULE_TITLES = {
+    "direct": "Saliency-R1's map",
+    "effect": "effect map",
+    "edge": "exact edge map",
+}
+"""Titles of the rules of a saliency reward, `interp.scoring.RULES`."""
+METHOD_TITLES = {
+    "random": "Noise, the same for every model",
+    "raw attention": "Attention of the predicting row, mean over layers and heads",
+    "rollout": "Attention rollout over layers",
+    "CAM": "The target's readout of the last hidden states",
+    "Grad-CAM": "Gradient-weighted last visual states",
+    "input × gradient": "Pixels times the gradient on them",
+    "integrated gradients": "Gradients on visual embeddings, integrated from a blank image",
+    "AttnLRP": "Layer-wise relevance through the attention",
+    "TAM": "Token activation map, without what other tokens activate",
+    "occlusion": "What the logit loses when a patch is painted over",
+    "direct (Eq. 1)": "Direct contributions, Eq. 1 of Saliency-R1",
+    "bottleneck (Saliency-R1)": "Direct contributions through the thinking text",
+    "two hops": "Two executable hops, image to thinking to answer",
+    "first order, integrated": "Integrated first-order effects of edges",
+    "exact edge": "Exact effect of cutting each edge",
+    "exact slot": "Exact effect of swapping each slot",
+}
+"""Titles of the attribution methods, `interp.attribution.METHODS`."""
+FAMILY_TITLES = {"qwen2_5_vl": "Qwen2.5-VL"}
+"""Titles of the model families, `interp.model.families.MODEL_FAMILIES`."""
+REPORT_TITLES = {
+    "direct_vs_indirect": "Direct against indirect contributions of the image",
+    "faithfulness": "How faithful saliency maps are",
+    "before_after": "Before and after training on a saliency reward",
+}
+"""Titles of the reports, `analyses.reports.REPORTS`."""
+
 VARIABLES = {
     "is_correct": ("1", "The model's own answer is right"),
     "is_well_formed": ("1", "One thinking span, an answer and an end"),

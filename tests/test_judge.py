@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import openai
 import pytest
 
-from train.judge import Endpoint, exact_match, judge_from_environment, messages, normalised
+from interp.inputs.completions import comparable
+from train.judge import Endpoint, exact_match, judge_from_environment, messages
 
 
 class Server(ThreadingHTTPServer):
@@ -65,7 +66,7 @@ def honest(asked) -> str:
     assert user.count(mark) == 2 and user.endswith(mark)
     candidate = user.split(mark)[1].strip()
     reference = re.search(r"Reference answer: (.*)", user)[1]
-    return "CORRECT" if normalised(candidate) == normalised(reference) else "INCORRECT"
+    return "CORRECT" if comparable(candidate) == comparable(reference) else "INCORRECT"
 
 
 @pytest.fixture

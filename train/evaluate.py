@@ -75,7 +75,7 @@ def evaluate(vlm: VLM, samples: list[Sample], batch_size: int = 32) -> dict:
         given = answers_after(vlm, part, [s.thinking for s in part])
         misled = answers_after(vlm, part, [corrupt(s) for s in part])
         for s, completion, before, after in zip(part, made, given, misled, strict=True):
-            right[s.family].append(completion.answer == s.answer)
+            right[s.family].append(completions.is_right(completion.answer, s.answer))
             same_thinking[s.family].append(completion.thinking == s.thinking)
             changed[s.family].append(before != after)
     found = {name: _rates(right[name], same_thinking[name], changed[name]) for name in right}

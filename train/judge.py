@@ -12,7 +12,6 @@ never a score.
 
 import logging
 import os
-import re
 import secrets
 import time
 import unicodedata
@@ -21,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import openai
+
+from interp.inputs.completions import is_right
 
 log = logging.getLogger("judge")
 
@@ -35,16 +36,9 @@ INSTRUCTIONS = (
 )
 
 
-def normalised(text: str) -> str:
-    """Lower case, without articles, punctuation at the ends, and repeated white space."""
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = re.sub(r"\b(a|an|the)\b", " ", text)
-    return " ".join(text.split()).strip(" .,;:!?\"'`()")
-
-
 def exact_match(_question: str, reference: str, candidate: str) -> float:
-    """1 where both are the same once normalised, else 0."""
-    return float(normalised(reference) == normalised(candidate) != "")
+    """1 where the candidate is right by `interp.inputs.completions.is_right`, else 0."""
+    return float(is_right(candidate, reference))
 
 
 @dataclass

@@ -14,6 +14,7 @@ mode and the caller's state comes back as it was. The only file that imports nns
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 
 import nnsight
 import torch
@@ -28,7 +29,7 @@ from interp.capture.prefill import Prefill, Prefills, listening
 from interp.capture.slots import Variants
 from interp.model.families import parts
 from interp.model.linear import check_linear
-from interp.model.parts import Layer, Parts
+from interp.model.parts import Parts
 from interp.model.state import attending, undisturbed
 
 REPLAY = "interp_replay"
@@ -146,7 +147,8 @@ class Traced:
     """nnsight around the language model, and in place of its parts what traces them."""
 
     language_model: nnsight.NNsight
-    layers: tuple[Layer, ...]
+    layers: tuple[SimpleNamespace, ...]
+    """Each with the names of `Layer`."""
     final_norm: nnsight.Envoy
 
 
@@ -176,7 +178,7 @@ def _traced(where: Parts) -> Traced:
     around = nnsight.NNsight(where.language_model)
     tracer = {id(envoy._module): envoy for envoy in around.modules()}
     layers = [
-        Layer(**{name: tracer[id(module)] for name, module in vars(layer).items()})
+        SimpleNamespace(**{name: tracer[id(module)] for name, module in vars(layer).items()})
         for layer in where.layers
     ]
     return Traced(around, tuple(layers), tracer[id(where.final_norm)])

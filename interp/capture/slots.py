@@ -21,8 +21,6 @@ from torch.nn import functional
 
 from interp.capture.prefill import Prefill, Prefills
 
-CUT_MODES = ("zero", "mean", "mask")
-
 
 @dataclass(frozen=True)
 class Variants:

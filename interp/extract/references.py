@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.data.images import open_image
 from interp.data.sample import Sample
-from interp.inputs.completions import Completion
+from interp.inputs.completions import Completion, is_right
 from interp.inputs.prompts import teacher_forced
 from interp.inputs.tokens import tokens_by_role
 from interp.model.vlm import PROMPTS, VLM, embed
@@ -72,11 +72,10 @@ class Pool:
 
     def candidates(self, sample: Sample, answer: str) -> list[int]:
         """Samples whose answer is another than the one that is to be explained."""
-        answer = answer.strip().lower()
         return [
             k
-            for k, s in enumerate(self.samples)
-            if s.answer.strip().lower() != answer and s.id != sample.id
+            for k, one in enumerate(self.samples)
+            if not is_right(one.answer, answer) and one.id != sample.id
         ]
 
     def other(self, sample: Sample, answer: str, grid: tuple[int, ...], seed: int) -> Sample:

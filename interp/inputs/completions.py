@@ -1,11 +1,13 @@
 """A model's text: where thinking and answer are, and whether it has the form that is asked for."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from interp.data.sample import THINK_CLOSE, THINK_OPEN
 from interp.inputs.spelling import token_bytes
 
+_ARTICLE = re.compile(r"\b(?:a|an|the) (?=\w)")
 _THINK = re.compile(rb"\s*" + THINK_OPEN.encode() + rb"(.*?)" + THINK_CLOSE.encode(), re.DOTALL)
 
 
@@ -76,3 +78,21 @@ def is_well_formed(tokenizer, text: Completion) -> bool:
         and bool(text.answer)
         and not set(tokenizer.all_special_ids) & set(inner)
     )
+
+
+def comparable(answer: str) -> str:
+    """An answer as it is compared: case, articles, outer punctuation and white space do not count.
+
+    An article counts where no word follows it: "A" is a choice, and vitamin A is no vitamin.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", answer).casefold().split())
+    text = text.rstrip(" .,;:!?\"'`)").lstrip(" \"'`(")
+    return _ARTICLE.sub("", text)
+
+
+def is_right(answer: str, reference: str) -> bool:
+    """Whether an answer is the reference answer; an empty one never is.
+
+    Rewards, reports, evaluation and the pool of references all ask this function.
+    """
+    return comparable(answer) == comparable(reference) != ""

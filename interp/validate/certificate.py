@@ -26,7 +26,6 @@ PER_SAMPLE = (
     forwards.rows_of_the_forward, interventions.interventions, naive.naive_terms,
     state.liveness, state.unchanged,
 )  # fmt: skip
-IDENTITY = ("model_hash", "adapter_hash", "dtype", "attn_implementation")
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analyses.reports.before_after.findings import REFERENCE_TITLES, RULE_TITLES, ArmFindings
+from analyses.reports.before_after.findings import REFERENCE_TITLES, ArmFindings
 from interp import plots
 from interp.data.images import open_image
 from interp.store import opening as store
+from interp.vocabulary import RULE_TITLES
 
 COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^vDPX"

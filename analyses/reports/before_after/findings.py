@@ -7,12 +7,9 @@ import xarray as xr
 
 from interp import stats
 from interp.measures import normalised
-from interp.vocabulary import PATH_CLASSES, PATH_TITLES
+from interp.vocabulary import PATH_CLASSES, PATH_TITLES, RULE_TITLES
 
 BOUNDS = ("estimate", "lower", "upper")
-RULE_TITLES = {
-    "direct": "Saliency-R1's map", "effect": "effect map", "edge": "exact edge map",
-}  # fmt: skip
 CONTROLS = {
     "chance": "boxes' area (chance)", "alignment_shuffled": "boxes elsewhere",
     "alignment_center": "centred rectangle", "border_share": "border cells",
@@ -50,14 +47,14 @@ def find(run: xr.Dataset) -> ArmFindings:
     run = run.load()
     by_name = quantities(run)
     levels, changes = [], []
-    arms = run["arm"].values.tolist()
+    arms, seed = run["arm"].values.tolist(), run.attrs["seed"]
     for (group, name), values in by_name.items():
         row = {"group": group, "quantity": name}
-        levels += [row | {"arm": arm} | _level(values, arm) for arm in arms]
+        levels += [row | {"arm": arm} | _level(values, arm, seed) for arm in arms]
         pairs = [(arm, "before", arms[0]) for arm in arms[1:]]
         pairs += [(arm, "control", other) for arm, other in controls(run).items()]
         changes += [
-            row | {"arm": arm, "against": against} | _change(values, arm, other)
+            row | {"arm": arm, "against": against} | _change(values, arm, other, seed)
             for arm, against, other in pairs
         ]
     curves = [
@@ -98,21 +95,22 @@ def _seeds(run: xr.Dataset, changes: pd.DataFrame) -> pd.DataFrame | None:
 Quantity = tuple[xr.DataArray] | tuple[xr.DataArray, xr.DataArray]
 
 
-def _level(values: Quantity, arm: str) -> dict:
+def _level(values: Quantity, arm: str, seed: int) -> dict:
     """A model's mean or ratio over images; no ratio where what it is a share of may be 0."""
     mine = [one.sel(arm=arm, drop=True) for one in values]
     if len(mine) == 1:
-        return _numbers(stats.mean_interval(*mine))
-    return _numbers(stats.share_interval(*mine), is_shown=_is_positive(mine[1]))
+        return _numbers(stats.mean_interval(*mine, seed=seed))
+    share = stats.share_interval(*mine, seed=seed)
+    return _numbers(share, is_shown=_is_positive(mine[1], seed))
 
 
-def _change(values: Quantity, arm: str, other: str) -> dict:
+def _change(values: Quantity, arm: str, other: str, seed: int) -> dict:
     """Paired by image: a model's mean or ratio minus another's."""
     mine, theirs = ([one.sel(arm=a, drop=True) for one in values] for a in (arm, other))
     if len(mine) == 1:
-        return _numbers(stats.mean_interval(mine[0] - theirs[0]))
-    is_shown = _is_positive(mine[1]) and _is_positive(theirs[1])
-    return _numbers(stats.interval((*mine, *theirs), _gap), is_shown=is_shown)
+        return _numbers(stats.mean_interval(mine[0] - theirs[0], seed=seed))
+    is_shown = _is_positive(mine[1], seed) and _is_positive(theirs[1], seed)
+    return _numbers(stats.interval((*mine, *theirs), _gap, seed=seed), is_shown=is_shown)
 
 
 def _gap(part, whole, other_part, other_whole, axis=-1):
@@ -121,8 +119,8 @@ def _gap(part, whole, other_part, other_whole, axis=-1):
     )
 
 
-def _is_positive(whole: xr.DataArray) -> bool:
-    return bool(stats.mean_interval(whole)["lower"] > 0)
+def _is_positive(whole: xr.DataArray, seed: int) -> bool:
+    return bool(stats.mean_interval(whole, seed=seed)["lower"] > 0)
 
 
 def _numbers(found: xr.Dataset, *, is_shown: bool = True) -> dict:

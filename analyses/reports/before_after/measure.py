@@ -11,7 +11,6 @@ import pandas as pd
 import xarray as xr
 
 import interp
-from analyses.reports.direct_vs_indirect.measure import is_right
 from analyses.run.models import code_version
 from analyses.run.recipe import Budget, Shard, attempt, status
 from analyses.run.texts import filled, readable, stored_texts, written
@@ -20,7 +19,7 @@ from interp.data.sample import Sample
 from interp.extract.question import ask
 from interp.extract.references import Pool
 from interp.faithfulness import faithfulness
-from interp.inputs.completions import Completion, is_well_formed
+from interp.inputs.completions import Completion, is_right, is_well_formed
 from interp.measures import TOKEN_CLASSES
 from interp.model.state import fingerprint
 from interp.model.vlm import VLM

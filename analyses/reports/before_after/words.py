@@ -4,10 +4,10 @@ import numpy as np
 
 from analyses.reports.before_after.findings import (
     REFERENCE_TITLES,
-    RULE_TITLES,
     ArmFindings,
     controls,
 )
+from interp.vocabulary import RULE_TITLES
 
 SAME = "alignment, same text"
 LEAST_IMAGES = 100  # as for a verdict (METHODS.md 3.6)

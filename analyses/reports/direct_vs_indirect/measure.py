@@ -19,7 +19,7 @@ from analyses.run.texts import Text, filled, readable, stored_texts, written
 from interp import measures
 from interp.data.sample import Sample
 from interp.extract.references import Pool
-from interp.inputs.completions import Completion
+from interp.inputs.completions import Completion, is_right
 from interp.loading import resolve
 from interp.model.vlm import VLM
 from interp.store.joining import stack
@@ -127,11 +127,6 @@ class Paths:
         if self.options.text == "reference":
             return [None] * len(samples)
         return written(self.measurer.vlm, samples, budget, self.options.max_new_tokens)
-
-
-def is_right(answer: str, reference: str) -> bool:
-    """Exact match after lower-casing and stripping."""
-    return answer.strip().lower() == reference.strip().lower()
 
 
 def _written(sample: Sample, text: Text) -> dict:

@@ -50,7 +50,7 @@ def find(run: xr.Dataset) -> MapFindings:
     return MapFindings(
         run=run,
         scores=_scores(run),
-        agreement=_table(run["agreement"], ["explainer", "exact"]),
+        agreement=_table(run, run["agreement"], ["explainer", "exact"]),
         alignment=_alignment(run),
         costs=_costs(run),
         excess=_excess(run),
@@ -58,9 +58,9 @@ def find(run: xr.Dataset) -> MapFindings:
     )
 
 
-def _table(values: xr.DataArray, by: list[str]) -> pd.DataFrame:
+def _table(run: xr.Dataset, values: xr.DataArray, by: list[str]) -> pd.DataFrame:
     """Mean with interval over images, one row per combination of `by`."""
-    return _rows(stats.mean_interval(values), by)
+    return _rows(stats.mean_interval(values, seed=run.attrs["seed"]), by)
 
 
 def _rows(interval: xr.Dataset, by: list[str]) -> pd.DataFrame:
@@ -74,7 +74,8 @@ def _rows(interval: xr.Dataset, by: list[str]) -> pd.DataFrame:
 
 def _scores(run: xr.Dataset) -> pd.DataFrame:
     part, whole = normalised(run)
-    return _rows(stats.share_interval(part, whole), ["text", "explainer", "change", "share"])
+    found = stats.share_interval(part, whole, seed=run.attrs["seed"])
+    return _rows(found, ["text", "explainer", "change", "share"])
 
 
 def _alignment(run: xr.Dataset) -> pd.DataFrame | None:
@@ -84,13 +85,14 @@ def _alignment(run: xr.Dataset) -> pd.DataFrame | None:
         [run[name].rename("score") for name in CONTROLS],
         pd.Index(list(CONTROLS.values()), name="score_of"),
     )
-    return _table(every, ["explainer", "score_of"])
+    return _table(run, every, ["explainer", "score_of"])
 
 
 def _costs(run: xr.Dataset) -> pd.DataFrame:
-    median = stats.median_interval(run["seconds"])
+    seed = run.attrs["seed"]
+    median = stats.median_interval(run["seconds"], seed=seed)
     rows = _rows(median, ["explainer"])
-    memory = stats.median_interval(run["extra_bytes"] / 2**20)
+    memory = stats.median_interval(run["extra_bytes"] / 2**20, seed=seed)
     n_empty = (~run["has_mass"].astype(bool)).sum("sample")
     cheapest = float(median["estimate"].sel(explainer=_cheapest(median)))
     return rows.assign(
@@ -111,19 +113,20 @@ def _cheapest(median: xr.Dataset) -> str:
 def _excess(run: xr.Dataset) -> pd.DataFrame | None:
     if not np.isfinite(run["asked_excess"]).any():
         return None
-    return _table(run["asked_excess"], ["explainer", "weights"])
+    return _table(run, run["asked_excess"], ["explainer", "weights"])
 
 
 def _pairs(run: xr.Dataset) -> pd.DataFrame:
     """Second minus first by image: faithfulness of the answer, agreement, mass, time."""
     part, whole = (one.sel(text="answer").mean("share") for one in normalised(run))
-    rows = []
+    rows, seed = [], run.attrs["seed"]
     for first, second in PAIRS:
         if not {first, second} <= set(run["explainer"].values.tolist()):
             continue
         for change, better in (("deletion", "less"), ("insertion", "more")):
             gap = _difference(part.sel(change=change), first, second)
-            found = stats.share_interval(gap, whole.sel(change=change, explainer=first, drop=True))
+            scale = whole.sel(change=change, explainer=first, drop=True)
+            found = stats.share_interval(gap, scale, seed=seed)
             rows.append(_pair_row(first, second, f"{change}, answer ({better} is better)", found))
         measures = {}
         if second != "occlusion":
@@ -132,10 +135,10 @@ def _pairs(run: xr.Dataset) -> pd.DataFrame:
         if "alignment" in run:
             measures["mass on the evidence"] = run["alignment"]
         for name, values in measures.items():
-            found = stats.mean_interval(_difference(values, first, second))
+            found = stats.mean_interval(_difference(values, first, second), seed=seed)
             rows.append(_pair_row(first, second, name, found))
         ratio = run["seconds"].sel(explainer=second) / run["seconds"].sel(explainer=first)
-        found = stats.median_interval(ratio.drop_vars("explainer", errors="ignore"))
+        found = stats.median_interval(ratio.drop_vars("explainer", errors="ignore"), seed=seed)
         rows.append(_pair_row(first, second, "time, median ratio", found))
     return pd.DataFrame(rows)
 

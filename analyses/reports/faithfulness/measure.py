@@ -16,7 +16,6 @@ from torch.profiler import ProfilerActivity, profile
 
 import interp
 from analyses.reports.direct_vs_indirect.controls import random_weights
-from analyses.reports.direct_vs_indirect.measure import is_right
 from analyses.run.models import certificate, code_version, load
 from analyses.run.recipe import Budget, Shard, attempt, status
 from analyses.run.shards import write_run
@@ -28,7 +27,7 @@ from interp.data.images import open_image
 from interp.data.sample import Sample
 from interp.extract.question import ask
 from interp.faithfulness import faithfulness
-from interp.inputs.completions import Completion
+from interp.inputs.completions import Completion, is_right
 from interp.maps.alignment import alignment
 from interp.model.vlm import VLM
 from interp.store.joining import join
