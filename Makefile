@@ -1,4 +1,4 @@
-# make report   the main analysis on the embedded model and data, into reports/out
+# make report   what training moved, then the main analysis, which links it; into reports/out
 # make test     style, layers and the whole test-suite
 # make soak     what the suite repeats a little, repeated a lot, into reports/faults.json (half an hour)
 # make lab      JupyterLab on the notebooks
@@ -29,6 +29,7 @@ $(DONE): requirements.lock pyproject.toml
 	touch $(DONE)
 
 report: setup
+	$(BIN)/python analyses/before_after.py
 	$(BIN)/python analyses/direct_vs_indirect.py
 
 lint: setup

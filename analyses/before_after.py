@@ -11,37 +11,15 @@ on the same text teacher-forced through all models. Writes OUT/index.html, figur
 manifest.json.
 """
 
-import argparse
 import sys
 
-from analyses import command
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = command.parser(__doc__, with_model=False)
-    command.add_report(parser, out="reports/out/before_after", limit=100)
-    command.add_arms(parser)
-    parser.set_defaults(batch_size=32)
-    return parser.parse_args()
+from analyses.options import BeforeAfterReport, parse
+from analyses.run import command
 
 
 def main() -> int:
     """Measures, unless redrawing, and reports."""
-    options = arguments()
-
-    def report() -> dict[str, int]:
-        command.refuse_several_processes()
-        run = options.from_run
-        if run is None:
-            from analyses.reports.before_after.models import run_arms
-
-            run = run_arms(options, options.out / "run")
-        from analyses.reports.before_after.page import write_report
-
-        return write_report(run, options.out)
-
-    return command.run(options, report)
+    return command.make_report("before_after", parse(BeforeAfterReport, __doc__))
 
 
 if __name__ == "__main__":

@@ -9,45 +9,16 @@ Random weights at real widths; an image makes up most of the tokens. Writes JSON
 a figure and a table beside it.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from analyses.benchmarks.models import SHAPES, TEXT_TOKENS, Setting, make_model
 from analyses.benchmarks.timing import EXTRACTIONS, paired, peak_memory, tasks
+from analyses.options import Benchmark, parse
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--shape", choices=list(SHAPES), default="3b", help="whose widths (default: 3b)")
-    add("--layers", type=int, default=4, help="decoder layers (default: 4)")
-    add("--tokens", type=int, nargs="+", default=[741], help="sequence lengths (default: 741)")
-    add("--sequences", type=int, default=1, help="time the ledger of a batch of so many too")
-    add("--repeats", type=int, default=5, help="pairs of runs (default: 5)")
-    add("--device", default="cpu")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"))
-    add("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    add("--all-memory", action="store_true", help="peak memory of every extraction")
-    add("--skip-release", action="store_true", help="leave out the release's arithmetic (a minute)")
-    add(
-        "--growth",
-        nargs="*",
-        metavar="AXIS",
-        choices=("tokens", "targets", "sets", "layers"),
-        help="only how time and memory grow with tokens, targets, sets or layers, into files of "
-        "its own (default: the first three)",
-    )
-    add("--reward", action="store_true", help="only what a reward adds to a GRPO step, likewise")
-    add("--out", type=Path, default=Path("reports/benchmarks"), help="folder of the JSON file")
-    return parser.parse_args()
-
-
-def at_length(model, setting: Setting, options: argparse.Namespace) -> dict:
+def at_length(model, setting: Setting, options: Benchmark) -> dict:
     """All extractions at one length."""
     todo, n_tokens = tasks(model, setting), setting.tokens
     names = [*EXTRACTIONS, *(["ledger of a batch"] if setting.sequences > 1 else [])]
@@ -88,11 +59,11 @@ def head_of(setting: Setting, repeats: int) -> dict:
     }  # fmt: skip
 
 
-def grow(setting: Setting, options: argparse.Namespace, path: Path) -> dict:
+def grow(setting: Setting, options: Benchmark, path: Path) -> dict:
     """The sweeps, drawn."""
     from analyses.benchmarks.growth import draw_growth, measure_growth
 
-    axes = options.growth or ["tokens", "targets", "sets"]
+    axes = list(options.growth) or ["tokens", "targets", "sets"]
     records = measure_growth(setting, options.repeats, axes)
     title = (
         f"{setting.shape} width, {setting.layers} layers, {setting.dtype}, {setting.device}; "
@@ -102,7 +73,7 @@ def grow(setting: Setting, options: argparse.Namespace, path: Path) -> dict:
     return {"growth": records}
 
 
-def in_training(setting: Setting, options: argparse.Namespace) -> dict:
+def in_training(setting: Setting, options: Benchmark) -> dict:
     """What a reward adds to a GRPO step, printed."""
     from analyses.benchmarks.reward import reward_cost
 
@@ -116,7 +87,7 @@ def in_training(setting: Setting, options: argparse.Namespace) -> dict:
     return {"reward": found}
 
 
-def at_all_lengths(setting: Setting, options: argparse.Namespace) -> dict:
+def at_all_lengths(setting: Setting, options: Benchmark) -> dict:
     """The extractions at every length, and the release's arithmetic."""
     from dataclasses import replace
 
@@ -133,7 +104,7 @@ def at_all_lengths(setting: Setting, options: argparse.Namespace) -> dict:
 
 def main() -> int:
     """Measures, prints and writes JSON."""
-    options = arguments()
+    options = parse(Benchmark, __doc__)
     import torch
 
     torch.set_num_threads(options.threads)

@@ -12,63 +12,34 @@ the result is the same, bit for bit. Where memory runs out the batch is halved a
 a sample that cannot be measured is counted as skipped or failed, with its reason.
 """
 
-import argparse
-import os
 import sys
+from importlib import import_module
 
-from analyses import command
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    reports = parser.add_subparsers(dest="report", required=True, metavar="REPORT")
-    own = {
-        "direct_vs_indirect": (command.add_paths, True),
-        "faithfulness": (command.add_methods, True),
-        "before_after": (command.add_arms, False),
-    }
-    for name, (add_own, with_model) in own.items():
-        made = command.parser(f"What analyses/{name}.py reads.", with_model=with_model)
-        command.add_extraction(made, out=f"reports/out/{name}", limit=200)
-        add_own(made)
-        made.add_argument(
-            "--dry-run", action="store_true", help="say what it would take; no weights needed"
-        )
-        about = made.description
-        reports.add_parser(name, parents=[made], add_help=False, description=about, help=about)
-    return parser.parse_args()
+from analyses.options import EXTRACTIONS, parse_one_of
+from analyses.run import command
 
 
-def _extract(options: argparse.Namespace) -> dict[str, int] | None:
+def _extract(report: str, options) -> dict[str, int] | None:
     """Writes OUT/run and counts statuses; or tells what that would take."""
-    from analyses.reports.before_after import models as arms_run
-    from analyses.reports.before_after import runs as arms
-    from analyses.reports.direct_vs_indirect import measure as extraction
-    from analyses.reports.faithfulness import measure as map_run
     from analyses.run.shards import counts
 
     if options.dry_run:
         from analyses.run.estimate import tell
 
-        return tell(options)  # nothing is made, nothing to count
-    path = options.out / "run"
-    runs = {
-        "direct_vs_indirect": extraction.extract_runs,
-        "faithfulness": map_run.run_methods,
-        "before_after": arms_run.run_arms,
-    }
-    made = runs[options.report](options, path)
-    return counts(arms.runs_in(made) or [made])
+        return tell(report, options)  # nothing is made, nothing to count
+    measure = import_module(f"analyses.reports.{report}.measure")
+    return counts(measure.measure_run(options, options.out / "run"))
 
 
 def main() -> int:
     """Extracts."""
-    options = arguments()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler reports on every start
-    return command.run(options, lambda: _extract(options), made="run")
+    report, options = parse_one_of(EXTRACTIONS, __doc__)
+    return command.run(
+        lambda: _extract(report, options),
+        options.out / "run",
+        log_level=options.log_level,
+        threads=options.threads,
+    )
 
 
 if __name__ == "__main__":

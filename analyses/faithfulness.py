@@ -10,38 +10,15 @@ occlusion, mass on the evidence, and what the map costs. Writes OUT/index.html, 
 and manifest.json.
 """
 
-import argparse
-import os
 import sys
 
-from analyses import command
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = command.parser(__doc__)
-    command.add_report(parser, out="reports/out/faithfulness", limit=100)
-    command.add_methods(parser)
-    return parser.parse_args()
+from analyses.options import FaithfulnessReport, parse
+from analyses.run import command
 
 
 def main() -> int:
-    """Scores, unless redrawing, and reports."""
-    options = arguments()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler reports on every start
-
-    def report() -> dict[str, int]:
-        command.refuse_several_processes()
-        run = options.from_run
-        if run is None:
-            from analyses.reports.faithfulness.measure import run_methods
-
-            run = run_methods(options, options.out / "run")
-        from analyses.reports.faithfulness.page import write_report
-
-        return write_report(run, options.out)
-
-    return command.run(options, report)
+    """Measures, unless redrawing, and reports."""
+    return command.make_report("faithfulness", parse(FaithfulnessReport, __doc__))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ since the first shard, resident memory of the writer, bytes and files, and for o
 seconds and memory with all bytes compared, and with names, sizes and metadata alone.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,6 +15,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+from analyses.options import Scaling, parse
 
 ROOT = Path(__file__).parent.parent
 STEPS = (100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
@@ -30,20 +31,6 @@ opened = time.perf_counter() - start
 mean = float(run["total"].sel(source_set="image").mean())
 print(opened, time.perf_counter() - start, rss() - before)
 """
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--samples", type=int, default=20000, help="how many (default: 20000)")
-    add("--detail", choices=("tokens", "summary"), default="summary")
-    add("--out", type=Path, default=Path("runs/scaling"), help="folder of the run")
-    add("--resume", action="store_true", help="go on with it")
-    add("--only-open", action="store_true", help="of what is there, measure the opening alone")
-    return parser.parse_args()
 
 
 def _watched(command: list[str]) -> int:
@@ -126,7 +113,7 @@ def measure(run: Path) -> list[dict]:
 
 def main() -> int:
     """Extracts, opens, writes what was measured."""
-    options = arguments()
+    options = parse(Scaling, __doc__)
     memory = None
     if not options.only_open:
         command = [
@@ -141,7 +128,7 @@ def main() -> int:
         "model": "tiny", "effects": "edge", "detail": options.detail, "threads": 1,
         "largest_resident_bytes_of_the_writer": memory, "sizes": measure(options.out / "run"),
     }  # fmt: skip
-    path = ROOT / f"reports/benchmarks/scaling-{options.detail}.json"
+    path = options.json or ROOT / f"reports/benchmarks/scaling-{options.detail}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     return 0
 

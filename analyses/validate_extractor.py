@@ -8,29 +8,16 @@ Runs the oracles of METHODS.md 6 on the loaded model with a few samples, prints 
 error and bound, and writes the certificate as JSON. Exit code 1 if a check failed.
 """
 
-import argparse
 import logging
 import sys
 import time
-from pathlib import Path
 
-from analyses import command
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = command.parser(__doc__)
-    add = parser.add_argument
-    add("--revision", help="of the hub id")
-    add("--attn-implementation", default="sdpa", help="default: sdpa")
-    add("--limit", type=int, default=3, help="number of embedded samples (default: 3)")
-    add("--out", type=Path, default=Path("reports/out/certificate.json"), help="file to write")
-    return parser.parse_args()
+from analyses.options import Validation, parse
 
 
 def main() -> int:
     """Certifies, prints and writes."""
-    options = arguments()
+    options = parse(Validation, __doc__)
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(message)s")
     start = time.monotonic()
     import interp

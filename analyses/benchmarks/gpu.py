@@ -10,7 +10,6 @@ step that is out of time is stopped, and what it has measured stays.
 `python -m analyses.benchmarks.wheels` packs what a machine without a package index lacks.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from analyses.benchmarks import steps
 from analyses.benchmarks.steps import STEPS
+from analyses.options import GPU, parse
 
 PRELOADED = ["analyses.benchmarks.timing", "interp.validate"]
 SHARES = {"exactness": 0.2, "certificate": 0.2, "3b": 0.4, "profile": 0.1, "reward": 0.25}
@@ -32,22 +32,7 @@ SHARES = {"exactness": 0.2, "certificate": 0.2, "3b": 0.4, "profile": 0.1, "rewa
 POLL_SECONDS = 0.2
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--minutes", type=float, default=8.0, help="when to stop (default: 8)")
-    add("--device", default="cuda", help="(default: cuda)")
-    add("--steps", nargs="+", choices=list(STEPS)[1:], default=list(STEPS)[1:], metavar="STEP",
-        help=f"some of {', '.join(list(STEPS)[1:])} (default: all)")  # fmt: skip
-    add("--toy", action="store_true", help="toy sizes, to try the command itself")
-    add("--out", type=Path, default=Path("reports/benchmarks"), help="folder of the JSON file")
-    return parser.parse_args()
-
-
-def run(options: argparse.Namespace, clock: Callable[[], float] = time.monotonic) -> dict:
+def run(options: GPU, clock: Callable[[], float] = time.monotonic) -> dict:
     """Runs the steps in order until the minutes are over.
 
     Args:
@@ -61,7 +46,7 @@ def run(options: argparse.Namespace, clock: Callable[[], float] = time.monotonic
     end = clock() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     found = {"minutes": options.minutes, "steps": {}}
-    for name in ("machine", *options.steps):
+    for name in ("machine", *steps_of(options)):
         found["steps"][name] = {"status": "not started", "seconds": 0.0, "records": []}
     for name, step in found["steps"].items():
         if "machine" not in found and name != "machine":
@@ -81,7 +66,20 @@ def run(options: argparse.Namespace, clock: Callable[[], float] = time.monotonic
     return found
 
 
-def _run_step(name: str, options: argparse.Namespace, limit: float, clock) -> dict:
+def steps_of(options: GPU) -> tuple[str, ...]:
+    """The steps that are asked for.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    every = tuple(name for name in STEPS if name != "machine")
+    asked = options.steps or every
+    if set(asked) - set(every):
+        raise ValueError(f"expected steps of {every}, got {sorted(set(asked) - set(every))}")
+    return asked
+
+
+def _run_step(name: str, options: GPU, limit: float, clock) -> dict:
     """One step in a process of its own, stopped at its limit; its records, and why it ended."""
     # Imports are done once, in a server that has never touched the device, and forked from there.
     processes = multiprocessing.get_context("forkserver")
@@ -137,8 +135,12 @@ def _write(found: dict, folder: Path) -> Path:
 
 def main() -> int:
     """Runs, and says where the results are: 0 if every step was done, 3 if some were not."""
-    options = arguments()
-    found = run(options)
+    options = parse(GPU, __doc__)
+    try:
+        found = run(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if "machine" not in found:
         lines = found["steps"]["machine"].get("log", ["it ran out of time"])
         print(f"error: expected a device {options.device!r}, got none: {lines[-1]}",

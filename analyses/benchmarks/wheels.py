@@ -7,12 +7,13 @@ installs it there and runs the benchmark. The machine's own Python brings torch 
 `PRESENT` names; its versions may differ from the lock, and the benchmark's JSON says how.
 """
 
-import argparse
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from analyses.options import Wheels, parse
 
 ROOT = Path(__file__).parents[2]
 WANTED = ("accelerate", "annotated-types", "beartype", "certifi", "cloudpickle", "einops",
@@ -23,23 +24,8 @@ PRESENT = ("huggingface-hub", "jaxtyping", "numpy", "packaging", "pillow", "psut
            "pyyaml", "regex", "safetensors", "scikit-learn", "scipy", "tokenizers", "torch",
            "torchvision", "tqdm", "typer")  # fmt: skip
 """What the machine has to have, with whatever these need."""
-FOLDER = ".wheels"
 MIB = 2**20
 GLIBC = range(17, 40)  # 2.17 … 2.39: pip takes only the ones that are named
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--python", default="3.12", help="the machine's Python (default: 3.12)")
-    add("--out", type=Path, default=ROOT / FOLDER, help=f"folder of the wheels (default: {FOLDER})")
-    add(
-        "--limit", type=int, default=40, metavar="MIB", help="most that may be packed (default: 40)"
-    )
-    return parser.parse_args()
 
 
 def locked() -> dict[str, str]:
@@ -71,16 +57,15 @@ def download(python: str, folder: Path) -> None:
 
 def install_line(folder: Path) -> str:
     """What installs the wheels on the machine and starts the benchmark there."""
-    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     return (
         f"python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target .site "
-        f"{where}/*.whl && PYTHONPATH=.site python3 -m analyses.benchmarks.gpu --minutes 8"
+        f"{folder}/*.whl && PYTHONPATH=.site python3 -m analyses.benchmarks.gpu --minutes 8"
     )
 
 
 def main() -> int:
     """Packs, weighs and prints the line."""
-    options = arguments()
+    options = parse(Wheels, __doc__)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         download(options.python, options.out)

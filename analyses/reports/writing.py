@@ -1,45 +1,85 @@
-"""Figures, tables, page and manifest of a report on disk."""
+"""A report on disk: OUT/index.html, figures, tables, more JSON, and the manifest.
 
-import base64
-import io
+One function for all reports: each makes a `Report` out of a run, without a model, and `write` puts
+it down. The same run gives the same files.
+"""
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
-import matplotlib.pyplot as plt
 import pandas as pd
 import xarray as xr
+from matplotlib.figure import Figure
 
+from analyses.reports import drawing
 from interp.store.opening import write_json
 
-PAGE_DPI = 100
 TEMPLATES = Path(__file__).parent
+PACKAGES = ("xarray", "scipy", "seaborn", "matplotlib")
 # Attributes of a run that are long; they stay in the run's own manifest.
 LONG = ("statuses", "data_hashes", "controls", "certificate", "reasons", "codes", "packages",
         "curves", "reduced")  # fmt: skip
+# What pdflatex does not know as it is.
+LATEX = {"−": "$-$", "–": "--", "≤": r"$\leq$", "≥": r"$\geq$", "±": r"$\pm$", "×": r"$\times$",
+         "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "²": r"$^2$", "→": r"$\to$"}  # fmt: skip
 
 
-def save_figures(figures: dict, folder: Path) -> dict[str, str]:
-    """PDF, SVG and PNG of each; the PNG as base64 for the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    images = {}
-    for name, figure in figures.items():
-        # No creation date: the same run redraws to the same file.
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=PAGE_DPI)
-        (folder / f"{name}.png").write_bytes(buffer.getvalue())
-        images[name] = base64.b64encode(buffer.getvalue()).decode()
-        plt.close(figure)
-    return images
+@dataclass(frozen=True)
+class Report:
+    """What a report makes of a run, before anything is written."""
+
+    name: str
+    """Of `analyses.reports.REPORTS`; its folder has the page's template."""
+    run: xr.Dataset
+    run_path: Path
+    figures: dict[str, Figure | None]
+    """By file name; None for what the run has no numbers for."""
+    tables: dict[str, pd.DataFrame | None]
+    page: dict
+    """What the page's template is filled with, besides images, attributes and counts."""
+    records: dict[str, dict] = field(default_factory=dict)
+    """More JSON files by name, for machines and for other reports."""
 
 
-def save_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
-    """CSV and LaTeX of each."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(report: Report, out: Path) -> dict[str, int]:
+    """Writes a report into `out`; returns how many samples were ok, skipped and failed.
+
+    Figures and tables of an earlier report in that folder go.
+    """
+    for folder in ("figures", "tables"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for old in (out / folder).glob("*.*"):
+            old.unlink()
+    images = drawing.save(report.figures, out / "figures")
+    save_tables(report.tables, out / "tables")
+    for name, content in report.records.items():
+        write_json(out / f"{name}.json", content)
+    counts, short = statuses(report.run), short_attributes(report.run)
+    page = render(f"{report.name}/page.html", images=images, attributes=report.run.attrs,
+                  provenance=short, counts=counts, **report.page)  # fmt: skip
+    (out / "index.html").write_text(page)
+    content = {
+        "report": report.name,
+        "run": str(report.run_path),
+        "counts": counts,
+        "provenance": short,
+        "packages": {name: version(name) for name in PACKAGES},
+        "files": sorted(str(path.relative_to(out)) for path in out.glob("[ft]*/*")),
+    }
+    write_json(out / "manifest.json", content)
+    return counts
+
+
+def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
+    """Writes each table as CSV and LaTeX."""
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-        table.to_latex(folder / f"{name}.tex", index=False, float_format="%.3g", escape=True)
+        if table is None:
+            continue
+        table.to_csv(folder / f"{name}.csv", index=False)
+        latex = table.to_latex(index=False, float_format="%.3g", escape=True)
+        (folder / f"{name}.tex").write_text(latex.translate(str.maketrans(LATEX)))
 
 
 def render(template: str, **values) -> str:
@@ -57,7 +97,6 @@ def statuses(run: xr.Dataset) -> dict[str, int]:
     return {name: states.count(name) for name in ("ok", "skipped", "failed")}
 
 
-def save_manifest(run: xr.Dataset, out: Path) -> None:
-    """What was measured on what, beside the page."""
-    short = {key: value for key, value in run.attrs.items() if key not in LONG}
-    write_json(out / "manifest.json", {"counts": statuses(run)} | short)
+def short_attributes(run: xr.Dataset) -> dict:
+    """The run's attributes without the long ones."""
+    return {key: value for key, value in run.attrs.items() if key not in LONG}

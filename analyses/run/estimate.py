@@ -5,21 +5,17 @@ model with the layers, heads and vocabulary of the one that was asked for, and r
 """
 
 import tempfile
-from argparse import Namespace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-import interp
-from analyses.reports.before_after.measure import Arm
-from analyses.reports.direct_vs_indirect.measure import Paths
-from analyses.reports.faithfulness.measure import Maps
+from analyses.options import DirectVsIndirect, Extraction
+from analyses.run import samples as samples_of
 from analyses.run.recipe import Budget
 from analyses.run.shards import in_shards
-from analyses.run.texts import readable
-from interp.attribution import METHODS
 from interp.capture.memory import Load, needed
 from interp.data.sample import Sample
 from interp.inputs import completions
@@ -47,19 +43,17 @@ class _Writer(VLM):
         return [completions.completion(tokenizer, [*one, tokenizer.eos_token_id]) for one in ids]
 
 
-def tell(options: Namespace) -> None:
+def tell(report: str, options: Extraction) -> None:
     """Prints the estimate.
 
     Raises:
         ValueError: a model or data set that is not there, or samples that cannot be measured.
     """
-    samples = interp.load_samples(
-        options.data, split=options.split, limit=options.limit, seed=options.seed
-    )
-    probes = list(islice(readable(samples), N_PROBES))
+    samples = samples_of.load(options)
+    probes = list(islice(samples_of.readable(samples), N_PROBES))
     if not probes:
         raise ValueError("expected at least one readable sample, got none")
-    name = options.before if options.report == "before_after" else options.model
+    name = options.before if report == "before_after" else options.model
     whole = outline(name, is_narrow=False)
     lengths = [_lengths(whole, sample) for sample in probes]
     shards = in_shards(samples, options)
@@ -68,7 +62,7 @@ def tell(options: Namespace) -> None:
     print(f"tokens  {_span(tokens)} per sample, {_span(targets)} of them targets, as the samples'")
     print(f"        own texts have them; a text of the model may have {options.max_new_tokens}")
     _tell_memory(whole, options, int(tokens.max()), int(targets.max()))
-    _tell_disk(name, options, probes[:N_STORED], len(samples), len(shards))
+    _tell_disk(name, report, options, probes[:N_STORED], len(samples), len(shards))
 
 
 def _lengths(vlm: VLM, sample: Sample) -> tuple[int, int]:
@@ -81,10 +75,10 @@ def _span(numbers: np.ndarray) -> str:
     return f"{low:.0f} to {high:.0f} (median {middle:.0f})" if high > low else f"{low:.0f}"
 
 
-def _tell_memory(whole: VLM, options: Namespace, n_tokens: int, n_targets: int) -> None:
+def _tell_memory(whole: VLM, options: Extraction, n_tokens: int, n_targets: int) -> None:
     weights = sum(p.numel() * p.element_size() for p in whole.model.parameters())
     size = next(whole.model.parameters()).element_size()
-    is_full = getattr(options, "detail", "") == "full"
+    is_full = isinstance(options, DirectVsIndirect) and options.detail == "full"
     load = Load(n_tokens, n_targets, n_variants=8, is_full=is_full)
     where = parts(whole.model)
     one = needed(where, [load], size)
@@ -98,11 +92,17 @@ def _tell_memory(whole: VLM, options: Namespace, n_tokens: int, n_targets: int) 
           f"{options.max_memory / GIB:.2f} GiB")  # fmt: skip
 
 
-def _tell_disk(name: str, options: Namespace, probes: list[Sample], n: int, n_shards: int) -> None:
+def _tell_disk(
+    name: str, report: str, options: Extraction, probes: list[Sample], n: int, n_shards: int
+) -> None:
     narrow = outline(name, is_narrow=True)
     vlm = _Writer(**vars(narrow))
     vlm.__dict__["texts"] = {sample.question: sample.text for sample in probes}
-    shard = _recipe(vlm, probes, options).measure(probes, Budget(1, options.max_memory))
+    shard = (
+        import_module(f"analyses.reports.{report}.measure")
+        .probe(vlm, probes, options)
+        .measure(probes, Budget(1, options.max_memory))
+    )
     if shard.dataset is None:
         reasons = {one["reason"] for one in shard.statuses.values()}
         raise ValueError(f"expected samples that can be measured, got none: {sorted(reasons)}")
@@ -114,7 +114,7 @@ def _tell_disk(name: str, options: Namespace, probes: list[Sample], n: int, n_sh
         files = [f for f in run.path.rglob("*") if f.is_file()]
         fixed = sum(f.stat().st_size for f in files if f.suffix == ".json")
         each = (sum(f.stat().st_size for f in files) - fixed) / len(probes)
-    n_arms = 1 + len(options.after) if options.report == "before_after" else 1
+    n_arms = 1 + len(options.after) if report == "before_after" else 1
     total = n_arms * (n * each + n_shards * fixed)
     files_in_all = len(files) * n_shards * n_arms
     each, fixed = n_arms * each / 2**10, n_arms * fixed / 2**10
@@ -123,14 +123,6 @@ def _tell_disk(name: str, options: Namespace, probes: list[Sample], n: int, n_sh
         f"        {each:.0f} KiB per sample and {fixed:.0f} KiB per shard, as a narrow random model"
     )
     print("        stores them; longer texts take more in proportion")
-
-
-def _recipe(vlm: VLM, probes: list[Sample], options: Namespace):
-    if options.report == "faithfulness":
-        return Maps(vlm, probes, options.methods or list(METHODS), options, certificate={})
-    if options.report == "before_after":
-        return Arm(vlm, probes, options, "reference", certificate={})
-    return Paths(vlm, probes, options, certificate={})
 
 
 def _tell_arrays(dataset: xr.Dataset) -> None:

@@ -2,17 +2,23 @@
 
 import json
 import subprocess
-from argparse import Namespace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForImageTextToText
+
 import interp
+from analyses.options import Command
 from analyses.run.processes import this_device
+from interp.model.families import base_model
+from interp.model.state import fingerprint
 from interp.model.vlm import VLM
 from interp.validate import certify
 
 
-def load(options: Namespace, model: str, adapter: str | None, prompt: str | None = None) -> VLM:
+def load(options: Command, model: str, adapter: str | None, prompt: str | None = None) -> VLM:
     """A model as the command line says."""
     device = this_device(options.device)
     return interp.load_model(
@@ -20,7 +26,7 @@ def load(options: Namespace, model: str, adapter: str | None, prompt: str | None
     )
 
 
-def certificate(vlm: VLM, options: Namespace) -> dict:
+def certificate(vlm: VLM, options: Command) -> dict:
     """That the extractor passes its oracles on the model; raises NotCertified where it does not."""
     return json.loads(certify(vlm, witness=options.witness).to_json())
 
@@ -30,3 +36,11 @@ def code_version() -> str:
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     found = subprocess.run(asked, capture_output=True, text=True, check=False)
     return f"{version('vlm-interp')} {found.stdout.strip()}".strip()
+
+
+def random_weights(vlm: VLM, seed: int) -> VLM:
+    """The same architecture with weights drawn anew."""
+    torch.manual_seed(seed)
+    config = base_model(vlm.model).config
+    model = AutoModelForImageTextToText.from_config(config).to(vlm.model.dtype).to(vlm.device)
+    return replace(vlm, model=model.eval(), name="random weights", fingerprint=fingerprint(model))

@@ -6,7 +6,6 @@ are those of `accelerate launch` (or torchrun): number r of n writes the shards 
 """
 
 import logging
-from argparse import Namespace
 from collections import Counter
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -15,7 +14,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from analyses.run.images import _save_images
+from analyses.options import Extraction
+from analyses.run.images import save_images
 from analyses.run.processes import this_process, wait_for_all
 from analyses.run.recipe import Budget, Recipe, Shard
 from interp.capture.memory import is_out_of_memory
@@ -27,7 +27,7 @@ log = logging.getLogger("extraction")
 PACKAGES = ("torch", "transformers", "nnsight", "xarray", "zarr")
 
 
-def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Namespace) -> None:
+def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Extraction) -> None:
     """Writes a run, or with `options.resume` what is missing of it.
 
     Args:
@@ -71,13 +71,13 @@ def _done(run: writing.Run) -> set[int]:
     return {number for number, found in states.items() if "failed" not in found}
 
 
-def in_shards(samples: list[Sample], options: Namespace) -> list[list[Sample]]:
+def in_shards(samples: list[Sample], options: Extraction) -> list[list[Sample]]:
     """The samples of each shard."""
-    size = options.shard_size or (4 if getattr(options, "detail", "") == "full" else 64)
+    size = options.samples_per_shard
     return [samples[k : k + size] for k in range(0, len(samples), size)]
 
 
-def _settings(options: Namespace) -> dict:
+def _settings(options: Extraction) -> dict:
     names = ("seed", "batch_size", "max_memory", "no_images")
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()
     return {name: getattr(options, name) for name in names} | {
@@ -87,7 +87,7 @@ def _settings(options: Namespace) -> dict:
     }
 
 
-def _write_shards(run, mine: list[int], by_shard, recipe: Recipe, options: Namespace) -> None:
+def _write_shards(run, mine: list[int], by_shard, recipe: Recipe, options: Extraction) -> None:
     budget = Budget(options.batch_size, options.max_memory)
     total = sum(len(by_shard[k]) for k in mine)
     with tqdm(total=total, desc="samples", disable=None, position=this_process()[0]) as bar:
@@ -104,7 +104,7 @@ def _write_shards(run, mine: list[int], by_shard, recipe: Recipe, options: Names
                     f"{failed[0]['reason']}; mend that and go on with --resume"
                 )
             if not options.no_images:
-                _save_images(run.path, samples, made.sizes)
+                save_images(run.path, samples, made.sizes)
             run.commit(number, made.dataset, facts)
             bar.update(len(samples))
 

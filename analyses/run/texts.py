@@ -1,24 +1,16 @@
 """The texts that are explained: the model's own, stored ones, or the samples' reference."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import xarray as xr
 
-from analyses.run.recipe import Budget, attempt
+from analyses.run.recipe import Budget
 from interp.capture.memory import is_out_of_memory
-from interp.data.images import open_image
 from interp.data.sample import Sample
 from interp.inputs.completions import Completion, completion
 from interp.model.vlm import VLM
 
 Text = Completion | Exception | None
 """What a model wrote, or why it wrote nothing; None for the samples' reference text."""
-
-
-def readable(samples: list[Sample]) -> Iterator[Sample]:
-    """Samples whose image opens; the others get their reason when they are measured."""
-    return (one for one in samples if not isinstance(attempt(open_image, one.image), Exception))
 
 
 def written(vlm: VLM, samples: list[Sample], budget: Budget, max_new_tokens: int) -> list[Text]:

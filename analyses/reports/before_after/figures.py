@@ -3,23 +3,17 @@
 from collections import Counter
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
+from analyses.reports import drawing
 from analyses.reports.before_after.findings import REFERENCE_TITLES, ArmFindings
+from analyses.reports.drawing import COLORS
 from interp import plots
 from interp.data.images import open_image
 from interp.store import opening as store
 from interp.vocabulary import RULE_TITLES
 
-COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "os^vDPX"
 SMOOTH = 10  # steps that a training curve averages
 CURVES = {
     "accuracy": "Right answers", "saliency/alignment": "Alignment of the rewarded map",
@@ -29,30 +23,16 @@ CURVES = {
 N_EXAMPLES = 4
 
 
-def draw(found: ArmFindings, run_path: Path) -> dict[str, Figure]:
+def draw(found: ArmFindings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name."""
     plots.use_style()
-    figures = {
+    return {
         "alignment": alignment(found),
         "effects": effects(found),
         "paths": paths(found),
         "curves": curves(found),
         "examples": examples(found, run_path),
     }
-    return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def _dots(ax, tables: list[tuple[str, pd.DataFrame]], arms: list[str]) -> None:
-    """Estimates with intervals, a line per arm, a mark per named table."""
-    for k, (name, table) in enumerate(tables):
-        one = table.set_index("arm").loc[arms]
-        errors = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
-        at = np.arange(len(arms)) + (k - (len(tables) - 1) / 2) * 0.6 / max(3, len(tables))
-        ax.errorbar(one["estimate"], at, xerr=errors, fmt=MARKERS[k % len(MARKERS)],
-                    color=COLORS[k % len(COLORS)],
-                    markersize=4, capsize=2, label=name)  # fmt: skip
-    ax.set_yticks(np.arange(len(arms)), arms)
-    ax.set_ylim(len(arms) - 0.5, -0.5)
 
 
 def alignment(found: ArmFindings) -> Figure:
@@ -63,11 +43,11 @@ def alignment(found: ArmFindings) -> Figure:
     chance = found.levels[found.levels["quantity"].str.contains("chance")]["estimate"].mean()
     for ax, title in zip(axes, RULE_TITLES.values(), strict=True):
         mine = found.levels[found.levels["quantity"] == f"{title} [share]"]
-        tables = [
-            (f"{text} text", mine[mine["group"] == f"alignment, {text} text"])
+        tables = {
+            f"{text} text": mine[mine["group"] == f"alignment, {text} text"]
             for text in ("same", "own")
-        ]
-        _dots(ax, tables, arms)
+        }
+        drawing.dots(ax, tables, arms, by="arm")
         ax.axvline(chance, color="0.3", linewidth=0.8, linestyle="--")
         ax.set(title=title[0].upper() + title[1:], xlabel="Alignment [share]", xlim=(0, None))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -83,9 +63,10 @@ def effects(found: ArmFindings) -> Figure:
                                 figsize=(8.6, 0.9 + 0.6 * len(found.after)))  # fmt: skip
     for ax, title in zip(axes, REFERENCE_TITLES.values(), strict=True):
         group = table[table["group"] == f"exact effect on answer tokens, against the {title}"]
-        tables = [(name.split(": ")[1].split(" [")[0], group[group["quantity"] == name])
-                  for name in parts]  # fmt: skip
-        _dots(ax, tables, found.after)
+        tables = {
+            name.split(": ")[1].split(" [")[0]: group[group["quantity"] == name] for name in parts
+        }
+        drawing.dots(ax, tables, found.after, by="arm")
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set(title=f"Evidence replaced by the {title}", xlabel="After minus before [logit]")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -99,8 +80,8 @@ def paths(found: ArmFindings) -> Figure:
     for ax, token_class in zip(axes, ("answer", "thinking"), strict=True):
         group = table[table["group"] == f"edge effect of the evidence on {token_class} tokens"]
         names = list(dict.fromkeys(group["quantity"]))
-        turned = group.assign(name=group["arm"], arm=group["quantity"])
-        _dots(ax, [(arm, turned[turned["name"] == arm]) for arm in found.after], names)
+        tables = {arm: group[group["arm"] == arm] for arm in found.after}
+        drawing.dots(ax, tables, names, by="quantity")
         ax.set_yticklabels([name.removesuffix(" [logit]") for name in names])
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set(title=f"Targets: {token_class} tokens", xlabel="After minus before [logit]")
@@ -123,7 +104,7 @@ def curves(found: ArmFindings) -> Figure | None:
             smooth = table[name].rolling(SMOOTH, min_periods=1).mean()
             line = ("-", "--", ":", "-.")[counts[paid[arm]] % 4]
             counts[paid[arm]] += 1
-            ax.plot(table["step"], smooth, color=COLORS[1 + rewards.index(paid[arm])],
+            ax.plot(table["step"], smooth, color=COLORS[rewards.index(paid[arm])],
                     linestyle=line, linewidth=1.2, label=arm)  # fmt: skip
         ax.set_title(title, fontsize=8)
         ax.set_xlabel("Step")

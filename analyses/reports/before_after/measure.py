@@ -3,7 +3,6 @@
 On the text that the model writes itself (own), and on one text that is the same for all models.
 """
 
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,14 @@ import pandas as pd
 import xarray as xr
 
 import interp
-from analyses.run.models import code_version
+from analyses.options import BeforeAfter
+from analyses.reports.before_after import models
+from analyses.reports.before_after.runs import runs_in
+from analyses.run import samples as samples_of
+from analyses.run.models import certificate, code_version
 from analyses.run.recipe import Budget, Shard, attempt, status
-from analyses.run.texts import filled, readable, stored_texts, written
+from analyses.run.shards import write_run
+from analyses.run.texts import filled, stored_texts, written
 from interp.data.images import open_image
 from interp.data.sample import Sample
 from interp.extract.question import ask
@@ -37,14 +41,47 @@ MOST_MEMORY = 4 * 2**30  # besides the model, of a batch of maps
 TEXTS = ("own", "same")
 
 
-class Arm:
+def measure_run(options: BeforeAfter, path: Path) -> list[Path]:
+    """Measures all models on all samples, a run each, numbered; what cannot be measured is NaN.
+
+    Raises:
+        ValueError: a model or data set that is not there, models with other tokens or prompts,
+            no sample that can be read and has boxes, and as `shards.write_run`.
+        NotCertified: the extractor fails an oracle on one of the models.
+    """
+    given = {models.label_of(name): name for name in (options.before, *options.after)}
+    if len(given) < 1 + len(options.after):
+        raise ValueError(
+            f"expected models with different names, got {options.before} and {options.after}"
+        )
+    samples = samples_of.load(options)
+    is_reference = options.text == "reference" or (
+        options.text is None and all(one.thinking for one in samples)
+    )
+    for number, (label, name, vlm) in enumerate(models.models(given, options)):
+        texts_of = path / "0" if number and not is_reference else None
+        text = "reference" if is_reference else "before"
+        said = certificate(vlm, options)
+        arm = Measurement(vlm, samples, options, text, certificate=said, texts_of=texts_of)
+        arm.settings["arm"] = label
+        arm.facts |= {"reward": models.reward_of(name), "curve": models.curve_of(name)}
+        write_run(path / str(number), samples, arm, options)
+    return runs_in(path)
+
+
+def probe(vlm: VLM, samples: list[Sample], options: BeforeAfter) -> "Measurement":
+    """What measures some samples with a model that is not certified, to say what it would take."""
+    return Measurement(vlm, samples, options, "reference", certificate={})
+
+
+class Measurement:
     """The recipe: one model before or after training."""
 
     def __init__(
         self,
         vlm: VLM,
         samples: list[Sample],
-        options: Namespace,
+        options: BeforeAfter,
         text: str,
         *,
         certificate: dict,
@@ -61,7 +98,9 @@ class Arm:
             texts_of: the first model's run, for "before" and another model.
         """
         self.vlm, self.options, self.texts_of, self.text = vlm, options, texts_of, text
-        self.pool = Pool(vlm, [one for one in readable(samples) if one.boxes is not None])
+        self.pool = Pool(
+            vlm, [one for one in samples_of.readable(samples) if one.boxes is not None]
+        )
         self.settings = {
             "report": "before_after", "text_of_all": text, "text": "completion",
             "base": vlm.name, "adapter": vlm.adapter, "model_hash": vlm.fingerprint,

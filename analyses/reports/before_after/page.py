@@ -5,55 +5,66 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analyses.reports.before_after import figures as arms_figures
-from analyses.reports.before_after import findings as arms_findings
+from analyses.reports import intervals
+from analyses.reports.before_after import figures, findings
 from analyses.reports.before_after.findings import ArmFindings, controls
 from analyses.reports.before_after.runs import open_arms
-from analyses.reports.before_after.words import sentences, text
-from analyses.reports.writing import render, save_figures, save_manifest, save_tables, statuses
-
-RUN = "before_after/run"  # in the folder of a whole report
+from analyses.reports.before_after.words import sentences
+from analyses.reports.writing import Report, statuses, write
 
 
 def write_report(run_path: Path, out: Path) -> dict[str, int]:
-    """Writes the report of a run into `out`; returns how many samples were ok and skipped.
-
-    Raises:
-        ValueError: a run that cannot be opened.
-    """
-    return write_page(run_path, out)["counts"]
-
-
-def write_page(run_path: Path, out: Path) -> dict:
-    """`write_report`; returns the counts, and what another page says of this one.
+    """Writes the report of a run into `out`; returns how many samples were ok, skipped, failed.
 
     Raises:
         ValueError: a run that cannot be opened.
     """
     run = open_arms(run_path)
-    found = arms_findings.find(run)
-    out.mkdir(parents=True, exist_ok=True)
-    images = save_figures(arms_figures.draw(found, run_path), out / "figures")
-    tables = {"levels": found.levels, "changes": found.changes, "curves": found.curves,
-              "seeds": found.seeds}  # fmt: skip
-    save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
-    counts = statuses(run)
-    same = {"reference": "the samples' reference text", "before": f"what {found.before} wrote"}[
-        run.attrs["text"]
-    ]
-    page = render(
-        "before_after/page.html", attributes=run.attrs, counts=counts,
-        images=images, sentences=sentences(found),
-        before=found.before, after=found.after, groups=_groups(found),
-        missing={arm: len(said) for arm, said in run.attrs["reasons"].items() if said},
-        costs=_costs(found), same=same, seeds=_seeds(found), controls=controls(run),
-    )  # fmt: skip
-    (out / "index.html").write_text(page)
-    save_manifest(run, out)
+    found = findings.find(run)
+    report = Report(
+        name="before_after",
+        run=run,
+        run_path=run_path,
+        figures=figures.draw(found, run_path),
+        tables={
+            "levels": found.levels,
+            "changes": found.changes,
+            "curves": found.curves,
+            "seeds": found.seeds,
+        },
+        page=_page(found),
+        records={"summary": _summary(found)},
+    )
+    return write(report, out)
+
+
+def _page(found: ArmFindings) -> dict:
+    """What the template is filled with."""
+    reasons, text = found.run.attrs["reasons"], found.run.attrs["text"]
     return {
-        "counts": counts, "sentences": sentences(found), "image": images["effects"],
-        "before": found.before, "arms": run.attrs["arms"],
-    }  # fmt: skip
+        "sentences": sentences(found),
+        "before": found.before,
+        "after": found.after,
+        "groups": _groups(found),
+        "missing": {arm: len(said) for arm, said in reasons.items() if said},
+        "costs": _costs(found),
+        "same": {
+            "reference": "the samples' reference text",
+            "before": f"what {found.before} wrote",
+        }[text],
+        "seeds": _seeds(found),
+        "controls": controls(found.run),
+    }
+
+
+def _summary(found: ArmFindings) -> dict:
+    """What another report's page says of this one."""
+    return {
+        "before": found.before,
+        "counts": statuses(found.run),
+        "sentences": sentences(found),
+        "figure": "figures/effects.png",
+    }
 
 
 def _groups(found: ArmFindings) -> list[dict]:
@@ -76,7 +87,14 @@ def _groups(found: ArmFindings) -> list[dict]:
                 }
                 for arm in found.after
             ]
-            rows.append({"name": name, "before": text(before), "n": n_before, "cells": cells})
+            rows.append(
+                {
+                    "name": name,
+                    "before": intervals.text(before, digits=None),
+                    "n": n_before,
+                    "cells": cells,
+                }
+            )
         groups.append({"name": group, "rows": rows})
     return groups
 
@@ -106,7 +124,9 @@ def _spread(row: dict) -> str:
 
 def _cell(row: pd.Series, n_before: int) -> dict:
     """A difference, whether its interval leaves 0 out, and its images where they are fewer."""
-    said = text(row) if row["n"] == n_before else f"{text(row)}, n {row['n']:.0f}"
+    said = intervals.text(row, digits=None)
+    if row["n"] != n_before:
+        said += f", n {row['n']:.0f}"
     return {"text": said, "is_clear": bool(row["lower"] > 0 or row["upper"] < 0)}
 
 

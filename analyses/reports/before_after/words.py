@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from analyses.reports import intervals
 from analyses.reports.before_after.findings import (
     REFERENCE_TITLES,
     ArmFindings,
@@ -37,9 +38,10 @@ def _sentence(found: ArmFindings, arm: str) -> str:
 def _clauses(found: ArmFindings, arm: str, rule: str, against: str) -> str:
     """Where the map went, and what the evidence does to the answer."""
     moved, totals, directs, rests = _rows(found, arm, rule, against)
+    by_how_much = intervals.text(moved, digits=None)
     words = {1: "moved onto the evidence", -1: "moved off the evidence", 0: "is not seen to move"}
     return (
-        f"{words.get(direction([moved]), 'was not measured')} on the same text ({text(moved)}); "
+        f"{words.get(direction([moved]), 'was not measured')} on the same text ({by_how_much}); "
         f"the exact effect of the evidence on the answer {_agreed(totals)} ({_list(totals)} "
         f"logits), its direct write {_agreed(directs)} ({_list(directs)}), all other paths "
         f"{_agreed(rests)} ({_list(rests)})."
@@ -96,14 +98,6 @@ def direction(rows: list[dict]) -> int | None:
     return -1 if all(high < 0 for _, high in bounds) else 0
 
 
-def text(row: dict) -> str:
-    """An estimate with its interval."""
-    if not np.isfinite(row["lower"]):
-        return "–"
-    digits = 3 if max(abs(row["lower"]), abs(row["upper"])) < 0.1 else 2
-    return f"{row['estimate']:.{digits}f} [{row['lower']:.{digits}f}, {row['upper']:.{digits}f}]"
-
-
 def _title(rule: str, paid: str) -> str:
     named = RULE_TITLES[rule][0].upper() + RULE_TITLES[rule][1:]
     return f"{named}, which it was paid for," if paid in RULE_TITLES else f"{named} (not paid for)"
@@ -116,7 +110,7 @@ def _agreed(rows: list[dict]) -> str:
 
 def _list(rows: list[dict]) -> str:
     named = zip(REFERENCE_TITLES.values(), rows, strict=True)
-    return "; ".join(f"{title} {text(row)}" for title, row in named)
+    return "; ".join(f"{title} {intervals.text(row, digits=None)}" for title, row in named)
 
 
 def _row(found: ArmFindings, arm: str, against: str, group: str, quantity: str) -> dict:

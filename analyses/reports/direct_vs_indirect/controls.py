@@ -14,17 +14,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText
 
 import interp
 from analyses.reports.direct_vs_indirect.sample import GAUGES, REFERENCES, Measurer
+from analyses.run.models import random_weights
 from interp.data.images import open_image
 from interp.data.sample import Sample
 from interp.extract.references import Pool
 from interp.inputs.completions import Completion
-from interp.model.families import base_model
-from interp.model.state import fingerprint
-from interp.model.vlm import VLM, embed
+from interp.model.vlm import embed
 
 log = logging.getLogger("controls")
 N_CONTROL = 100  # samples of each control
@@ -64,14 +62,6 @@ def _of_sample(measurer: Measurer, untrained: Measurer, sample: Sample, text) ->
         *_record("shuffled targets", measurer, sample, text, targets_of=other),
         *_record("wrong image", measurer, wrong, text),
     ]
-
-
-def random_weights(vlm: VLM, seed: int) -> VLM:
-    """The same architecture with weights drawn anew."""
-    torch.manual_seed(seed)
-    config = base_model(vlm.model).config
-    model = AutoModelForImageTextToText.from_config(config).to(vlm.model.dtype).to(vlm.device)
-    return replace(vlm, model=model.eval(), name="random weights", fingerprint=fingerprint(model))
 
 
 def _image_like(other: Sample, sample: Sample):

@@ -1,12 +1,7 @@
-"""Findings → figures as PDF, SVG and PNG, one function each."""
+"""Findings → figures, one function each."""
 
-import io
 import textwrap
 from pathlib import Path
-
-import matplotlib as mpl
-
-mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,10 +18,10 @@ from interp.store import opening as store
 N_EXAMPLES = 5
 
 
-def draw_all(found: Findings, run_path: Path, folder: Path) -> dict[str, bytes]:
-    """Draws and saves every figure; returns the PNG of each by name."""
+def draw(found: Findings, run_path: Path) -> dict[str, Figure | None]:
+    """Every figure by name; None for those that the run has no numbers for."""
     plots.use_style()
-    figures = {
+    return {
         "paths": paths(found),
         "shares": shares(found),
         "by_layer": by_layer(found),
@@ -37,21 +32,6 @@ def draw_all(found: Findings, run_path: Path, folder: Path) -> dict[str, bytes]:
         "examples": examples(found, run_path),
         "exactness": exactness(found),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    for name, figure in figures.items():
-        if figure is None:
-            continue
-        for suffix in ("pdf", "svg"):
-            # No creation date: the same run redraws to the same file.
-            metadata = {"CreationDate": None} if suffix == "pdf" else {"Date": None}
-            figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        drawn[name] = buffer.getvalue()
-        (folder / f"{name}.png").write_bytes(drawn[name])
-        plt.close(figure)
-    return drawn
 
 
 def _classes(found: Findings) -> list[str]:

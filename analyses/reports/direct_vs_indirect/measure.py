@@ -1,6 +1,5 @@
 """Samples → the run of `direct_vs_indirect.py`: the model's texts, and what is measured on them."""
 
-from argparse import Namespace
 from itertools import islice
 from pathlib import Path
 
@@ -9,13 +8,15 @@ import xarray as xr
 from transformers.utils import find_adapter_config_file
 
 import interp
+from analyses.options import DirectVsIndirect
 from analyses.reports.direct_vs_indirect.comparison import compared_path
 from analyses.reports.direct_vs_indirect.controls import N_CONTROL, measure_controls
 from analyses.reports.direct_vs_indirect.sample import Measurer
+from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version, load
 from analyses.run.recipe import Budget, Shard, status
 from analyses.run.shards import write_run
-from analyses.run.texts import Text, filled, readable, stored_texts, written
+from analyses.run.texts import Text, filled, stored_texts, written
 from interp import measures
 from interp.data.sample import Sample
 from interp.extract.references import Pool
@@ -30,8 +31,8 @@ COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt"
           "xarray")  # fmt: skip
 
 
-def extract_runs(options: Namespace, path: Path) -> Path:
-    """Extracts all samples, and for `--compare` the same texts through a second model.
+def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
+    """Measures all samples, and for `--compare` the same texts through a second model.
 
     Every sample gets a status. The second run lies beside the first, at `compared_path`.
 
@@ -41,10 +42,8 @@ def extract_runs(options: Namespace, path: Path) -> Path:
         NotCertified: the extractor fails an oracle on one of the models.
     """
     vlm = load(options, options.model, options.adapter)
-    samples = interp.load_samples(
-        options.data, split=options.split, limit=options.limit, seed=options.seed
-    )
-    recipe = Paths(vlm, samples, options, certificate=certificate(vlm, options))
+    samples = samples_of.load(options)
+    recipe = Measurement(vlm, samples, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
     if options.compare is not None:
         second = _load_compared(options, vlm.prompt)
@@ -55,26 +54,31 @@ def extract_runs(options: Namespace, path: Path) -> Path:
             )
         del vlm
         said = certificate(second, options)
-        recipe = Paths(second, samples, options, certificate=said, texts_of=path)
+        recipe = Measurement(second, samples, options, certificate=said, texts_of=path)
         write_run(compared_path(path), samples, recipe, options)
-    return path
+    return [path]
 
 
-def _load_compared(options: Namespace, prompt: str) -> VLM:
+def _load_compared(options: DirectVsIndirect, prompt: str) -> VLM:
     """The second model, under the first one's prompt: an adapter on the first, or of its own."""
     if find_adapter_config_file(resolve(options.compare)[0]) is not None:
         return load(options, options.model, options.compare, prompt)
     return load(options, options.compare, None, prompt)
 
 
-class Paths:
+def probe(vlm: VLM, samples: list[Sample], options: DirectVsIndirect) -> "Measurement":
+    """What measures some samples with a model that is not certified, to say what it would take."""
+    return Measurement(vlm, samples, options, certificate={})
+
+
+class Measurement:
     """The recipe: ledger, effects, order-free shares and patch maps of every token of a text."""
 
     def __init__(
         self,
         vlm: VLM,
         samples: list[Sample],
-        options: Namespace,
+        options: DirectVsIndirect,
         *,
         certificate: dict,
         texts_of: Path | None = None,
@@ -83,7 +87,7 @@ class Paths:
         self.options, self.texts_of = options, texts_of
         pool = None
         if options.effects != "edge":
-            pool = Pool(vlm, list(islice(readable(samples), POOL)))
+            pool = Pool(vlm, list(islice(samples_of.readable(samples), POOL)))
         self.measurer = Measurer(vlm, pool, options.gauge, options.seed, options.detail)
         names = ("text", "limit", "effects", "detail", "max_new_tokens")
         self.settings = {"report": "direct_vs_indirect", "model_hash": vlm.fingerprint}

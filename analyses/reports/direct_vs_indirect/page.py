@@ -2,85 +2,67 @@
 
 import base64
 import json
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 import interp
-from analyses.reports.before_after.page import RUN, write_page
+from analyses.reports import intervals
 from analyses.reports.direct_vs_indirect import comparison, figures, findings, verdict
 from analyses.reports.direct_vs_indirect.all_paths import Indirect
 from analyses.reports.direct_vs_indirect.findings import MARK, Findings
-from analyses.reports.direct_vs_indirect.words import headlines, interval_text, verdict_sentence
-from analyses.reports.writing import LONG, render, statuses
-from interp.store.opening import write_json
+from analyses.reports.direct_vs_indirect.words import headlines, verdict_sentence
+from analyses.reports.writing import Report, write
 from interp.vocabulary import PATH_TITLES
 
 CELL_NUMBERS = ("te", "delta", "share", "weighted_share", "median_share", "strict_share")
 
 
 def write_report(run_path: Path, out: Path) -> dict[str, int]:
-    """Writes OUT/index.html, figures, tables and manifest; returns the counts of statuses.
+    """Writes the report of a run into `out`; returns how many samples were ok, skipped, failed.
 
     Raises:
         ValueError: a run that cannot be opened.
     """
     run = interp.open_run(run_path)
     found = findings.find(run)
-    for folder in ("figures", "tables"):
-        for old in (out / folder).glob("*.*"):
-            old.unlink()
-    drawn = figures.draw_all(found, run_path, out / "figures")
     tables = findings.tables(found)
     second = comparison.compared_path(run_path)
     compared = interp.open_run(second) if second.is_dir() else None
     if compared is not None:
         tables["comparison"] = comparison.compare(run, compared)
-    (out / "tables").mkdir(parents=True, exist_ok=True)
-    for name, frame in tables.items():
-        frame.to_csv(out / "tables" / f"{name}.csv", index=False)
-        latex = frame.to_latex(index=False, float_format="%.3g", escape=True)
-        (out / "tables" / f"{name}.tex").write_text(latex)
-    if found.indirect is not None:
-        write_json(out / "verdict.json", _verdict(found))
-    counts = statuses(run)
-    training = run_path.parent / RUN
-    after = write_page(training, out / "before_after") if training.is_dir() else None
-    page = _page(found, drawn, counts, _compared(tables, compared), after)
-    (out / "index.html").write_text(page)
-    packages = ("xarray", "scipy", "seaborn", "matplotlib")
-    content = {
-        "run": str(run_path),
-        "seed": run.attrs["seed"],
-        "counts": counts,
-        "provenance": {k: v for k, v in run.attrs.items() if k not in LONG},
-        "packages": {name: version(name) for name in packages},
-        "files": sorted(str(p.relative_to(out)) for p in out.glob("[ft]*/*")),
-    }
-    write_json(out / "manifest.json", content)
-    return counts
+    report = Report(
+        name="direct_vs_indirect",
+        run=found.run,
+        run_path=run_path,
+        figures=figures.draw(found, run_path),
+        tables=tables,
+        page=_page(found, _compared(tables, compared), _other_report(out)),
+        records={} if found.indirect is None else {"verdict": _verdict(found)},
+    )
+    return write(report, out)
 
 
-def _page(
-    found: Findings,
-    drawn: dict,
-    counts: dict[str, int],
-    compared: dict | None,
-    training: dict | None,
-) -> str:
+def _other_report(out: Path) -> dict | None:
+    """What the report on training that lies in OUT/before_after says of itself; None without."""
+    folder = out / "before_after"
+    if not (folder / "summary.json").is_file():
+        return None
+    summary = json.loads((folder / "summary.json").read_text())
+    image = base64.b64encode((folder / summary["figure"]).read_bytes()).decode()
+    return summary | {"image": image}
+
+
+def _page(found: Findings, compared: dict | None, training: dict | None) -> dict:
+    """What the template is filled with."""
     run = found.run
-    images = {name: base64.b64encode(png).decode() for name, png in drawn.items()}
     skipped = [
         (name, entry["reason"])
         for name, entry in run.attrs["statuses"].items()
         if entry["status"] != "ok"
     ]
-    return render(
-        "direct_vs_indirect/page.html",
-        images=images,
+    return dict(
         headline=headlines(found),
         share_rows=_share_rows(found),
         path_rows=_path_rows(found),
@@ -96,11 +78,9 @@ def _page(
         certificate=run.attrs.get("certificate"),
         bound=found.bound,
         is_exact=findings.is_exact(found),
-        counts=counts,
         skipped=skipped,
         reduced=list(run.attrs.get("reduced", {})),
         gate=verdict.GATE,
-        attributes={k: v for k, v in run.attrs.items() if k not in LONG},
         n_targets={c: int((run["target_role"] == c).sum()) for c in ("answer", "thinking")},
         n_sequence=(int(run["n_sources"].min()), int(run["n_sources"].max())),
     )  # fmt: skip
@@ -113,7 +93,7 @@ def _compared(tables: dict[str, pd.DataFrame], second: xr.Dataset | None) -> dic
     names = ("first", "second", "difference")
     rows = [
         {"token_class": row["token_class"], "quantity": row["quantity"], "n": row["n"]}
-        | {name: _bounds(row, f"{name}_") for name in names}
+        | {name: intervals.text(row, f"{name}_") for name in names}
         for row in tables["comparison"].to_dict("records")
     ]
     keys = ("model", "adapter", "model_hash")
@@ -133,13 +113,8 @@ def _indirect(found: Findings) -> dict:
             | {name: _cell_text(row, name) for name in CELL_NUMBERS}
             for row in headline.to_dict("records")
         ],
-        "gates": [row | {"text": _bounds(row)} for row in more.verdicts.gates.to_dict("records")],
-        "modes": [
-            {"mode": row["mode"], "token_class": row["token_class"], "total": _bounds(row, "total")}
-            | {"share": _bounds(row, "share") if row["total_lower"] >= verdict.GATE else "no share"}
-            | {name: _bounds(row, name) for name in ("total_change", "direct_change")}
-            for row in more.modes.to_dict("records")
-        ],
+        "gates": _with_text(more.verdicts.gates),
+        "modes": [_mode_row(row) for row in more.modes.to_dict("records")],
         "families": None if more.families is None else [
             row | {name: _cell_text(row, name) for name in ("te", "delta", "share")}
             for row in more.families.query("gauge == 'centered' and n > 0").to_dict("records")
@@ -147,18 +122,34 @@ def _indirect(found: Findings) -> dict:
         "natural": _natural_rows(more),
         "references": more.natural["reference"].values.tolist(),
         "origins": [
-            row | {"text": _bounds(row), "share": _bounds(row, "share_")}
+            row | {"text": intervals.text(row), "share": intervals.text(row, "share_")}
             for row in more.origins.to_dict("records")
         ],
-        "agreement": [row | {"text": _bounds(row)} for row in more.agreement.to_dict("records")],
-        "masses": [row | {"text": _bounds(row)} for row in more.masses.to_dict("records")],
-        "controls": None if more.controls is None else [
-            row | {"text": _bounds(row)} for row in more.controls.to_dict("records")
-        ],
+        "agreement": _with_text(more.agreement),
+        "masses": _with_text(more.masses),
+        "controls": None if more.controls is None else _with_text(more.controls),
         "rules": {"images": verdict.LEAST_IMAGES, "negative": verdict.MOST_NEGATIVE},
         "n_sinks": int(found.run["n_sinks"].sum()),
         "peak": float(found.run["largest_peak"].max()),
     }  # fmt: skip
+
+
+def _with_text(table: pd.DataFrame) -> list[dict]:
+    """A table's rows, each with its estimate and interval as text."""
+    return [row | {"text": intervals.text(row)} for row in table.to_dict("records")]
+
+
+def _mode_row(row: dict) -> dict:
+    """Edge effects of the image in one mode of the cut; no share of a total that may be small."""
+    has_share = row["total_lower"] >= verdict.GATE
+    changes = ("total_change", "direct_change")
+    return {
+        "mode": row["mode"],
+        "token_class": row["token_class"],
+        "total": intervals.text(row, "total"),
+        "share": intervals.text(row, "share") if has_share else "no share",
+        **{name: intervals.text(row, name) for name in changes},
+    }
 
 
 def _verdict(found: Findings) -> dict:
@@ -186,29 +177,18 @@ def _natural_rows(more: Indirect) -> list[dict]:
         one = found.sel(at)
         for name in one[dim].values:
             cells = [one.sel({dim: name, "reference": r}) for r in one["reference"].values]
-            rows.append({"name": str(name), "cells": [interval_text(cell) for cell in cells]})
+            rows.append({"name": str(name), "cells": [intervals.text(cell) for cell in cells]})
     return rows
 
 
 def _cell_text(row: dict, name: str) -> str:
     """A number of a verdict's cell; no share where the total effect is too small for one."""
     is_share = name.endswith("share")
-    return "no share" if is_share and not row["te_lower"] >= verdict.GATE else _bounds(row, name)
-
-
-def _bounds(row: dict, name: str = "") -> str:
-    """An estimate with its interval, out of a table's row.
-
-    The columns are called "delta", "delta_lower", …; for a name that is empty or ends in _,
-    "first_estimate", "first_lower", ….
-    """
-    keys = (name or "estimate", f"{name}_lower", f"{name}_upper")
-    if not name or name.endswith("_"):
-        keys = tuple(f"{name}{end}" for end in ("estimate", "lower", "upper"))
-    estimate, low, high = (row[key] for key in keys)
-    if np.isnan(low):  # one image has no interval
-        return "–" if np.isnan(estimate) else f"{estimate:.2f} [–]"
-    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+    return (
+        "no share"
+        if is_share and not row["te_lower"] >= verdict.GATE
+        else intervals.text(row, name)
+    )
 
 
 def _share_rows(found: Findings) -> list[dict]:
@@ -225,11 +205,11 @@ def _share_rows(found: Findings) -> list[dict]:
                     "token_class": token_class,
                     "source_set": str(source_set),
                     "n": int(total["n"]),
-                    "total": interval_text(total),
-                    "share": interval_text(one)
+                    "total": intervals.text(total),
+                    "share": intervals.text(one)
                     if bool(one["is_shown"])
                     else findings.reading(total),
-                    "margin": interval_text(margin),
+                    "margin": intervals.text(margin),
                 }
             )
     return rows
@@ -241,7 +221,7 @@ def _path_rows(found: Findings) -> list[dict]:
         {
             "path": "total effect" if path == "total" else PATH_TITLES[str(path)],
             **{
-                str(c): interval_text(one.sel(token_class=c, path=path), digits=3)
+                str(c): intervals.text(one.sel(token_class=c, path=path), digits=3)
                 for c in one["token_class"].values
                 if int(one.sel(token_class=c, path=path)["n"])
             },

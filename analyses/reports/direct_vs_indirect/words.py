@@ -1,21 +1,12 @@
 """Findings → plain sentences. Needs no model."""
 
-import numpy as np
 import xarray as xr
 
+from analyses.reports import intervals
 from analyses.reports.direct_vs_indirect import findings
 from analyses.reports.direct_vs_indirect.findings import Findings
 from analyses.reports.direct_vs_indirect.verdict import GATE, Judgement
 from interp.vocabulary import PATH_TITLES
-
-
-def interval_text(one: xr.Dataset, digits: int = 2) -> str:
-    """An estimate with its interval, as text."""
-    estimate, low, high = (float(one[name]) for name in ("estimate", "lower", "upper"))
-    if np.isnan(low):  # one image has no interval
-        return "–" if np.isnan(estimate) else f"{estimate:.{digits}f} [–]"
-    return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
 
 READINGS = {
     "negative": "The effect is negative: without the image these tokens' logits would be higher.",
@@ -34,7 +25,7 @@ def headlines(found: Findings) -> list[str]:
             continue
         sentence = (
             f"When the row that predicts a token of the {token_class} cannot read the image's "
-            f"values, that token loses {interval_text(total)} logits on average. "
+            f"values, that token loses {intervals.text(total)} logits on average. "
         )
         read = findings.reading(total)
         share = found.shares.sel(token_class=token_class, source_set="image")
@@ -57,7 +48,7 @@ def _shared(one: xr.Dataset, share: xr.Dataset) -> str:
     return (
         f"The direct path of Eq. 1 carries {100 * estimate:.0f} % of it "
         f"[{100 * low:.0f}, {100 * high:.0f}], {against}; the largest other part is "
-        f"{PATH_TITLES[largest]} with {interval_text(one.sel(path=largest))} logits.{more}"
+        f"{PATH_TITLES[largest]} with {intervals.text(one.sel(path=largest))} logits.{more}"
     )
 
 

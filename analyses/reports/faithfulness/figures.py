@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from analyses.reports import drawing
+from analyses.reports.drawing import BLACK, COLORS, MARKERS
 from analyses.reports.faithfulness.findings import MapFindings
 from interp import plots
 from interp.data.images import open_image
@@ -21,23 +18,21 @@ OURS = ("direct (Eq. 1)", "bottleneck (Saliency-R1)", "two hops", "first order, 
         "exact edge", "exact slot")  # fmt: skip
 
 
-def draw(found: MapFindings, run_path: Path) -> dict[str, Figure]:
+def draw(found: MapFindings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name."""
     plots.use_style()
-    figures = {
+    return {
         "curves": curves(found, "all"),
         "curves_answer": curves(found, "answer"),
         "agreement": agreement(found),
         "costs": costs(found),
         "examples": examples(found, run_path),
     }
-    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _styles(methods: list[str]) -> dict[str, dict]:
     """Colours that the colour-blind tell apart, ours solid and thick, others dashed and thin."""
-    colors = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000")
-    markers = "os^vDPX*<>hdp8H1"
+    colors, markers = (*COLORS, BLACK), MARKERS
     mine = [m for m in methods if m in OURS]
     others = [m for m in methods if m not in OURS]
     found = {}
@@ -71,20 +66,10 @@ def curves(found: MapFindings, text: str) -> Figure:
     return figure
 
 
-def _dots(ax, table, group: str, label: str) -> None:
+def _by_method(ax, table, group: str, label: str) -> None:
     """Estimates with intervals by method, one mark per value of `group`."""
-    methods = table["method"].drop_duplicates().tolist()
-    groups = table[group].drop_duplicates().tolist()
-    marks = (("#D55E00", "o"), ("#0072B2", "^"), ("#000000", "s"))
-    for k, name in enumerate(groups):
-        one = table[table[group] == name].set_index("method").loc[methods]
-        errors = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
-        at = np.arange(len(methods)) + (k - (len(groups) - 1) / 2) * 0.22
-        color, marker = marks[k]
-        ax.errorbar(one["estimate"], at, xerr=errors, fmt=marker, color=color, markersize=3.5,
-                    capsize=1.5, label=name)  # fmt: skip
-    ax.set_yticks(np.arange(len(methods)), methods)
-    ax.set_ylim(len(methods) - 0.5, -0.5)
+    tables = dict(list(table.groupby(group, sort=False)))
+    drawing.dots(ax, tables, table["method"].drop_duplicates().tolist(), by="method")
     ax.axvline(0, color="0.3", linewidth=0.8)
     ax.set_xlabel(label)
 
@@ -94,10 +79,10 @@ def agreement(found: MapFindings) -> Figure:
     n_panels = 1 + (found.excess is not None)
     figure, axes = plt.subplots(1, n_panels, figsize=(4.4 * n_panels, 5.2), sharey=True,
                                 squeeze=False)  # fmt: skip
-    _dots(axes[0, 0], found.agreement, "exact", "Rank agreement (Spearman) with the exact map")
+    _by_method(axes[0, 0], found.agreement, "exact", "Rank agreement (Spearman) with the exact map")
     axes[0, 0].legend(title="Exact map", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3)
     if found.excess is not None:
-        _dots(axes[0, 1], found.excess, "weights", "Mass on the asked digit beyond chance")
+        _by_method(axes[0, 1], found.excess, "weights", "Mass on the asked digit beyond chance")
         axes[0, 1].legend(title="Weights", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
     return figure
 

@@ -2,7 +2,6 @@
 
 import time
 import zlib
-from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -14,12 +13,12 @@ import xarray as xr
 from scipy.stats import spearmanr
 from torch.profiler import ProfilerActivity, profile
 
-import interp
-from analyses.reports.direct_vs_indirect.controls import random_weights
-from analyses.run.models import certificate, code_version, load
+from analyses.options import Faithfulness
+from analyses.run import samples as samples_of
+from analyses.run.models import certificate, code_version, load, random_weights
 from analyses.run.recipe import Budget, Shard, attempt, status
 from analyses.run.shards import write_run
-from analyses.run.texts import Text, readable, written
+from analyses.run.texts import Text, written
 from interp.attribution import METHODS
 from interp.data.boxes import box_overlap
 from interp.data.digits.scenes import object_boxes
@@ -41,27 +40,30 @@ SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "bord
           "border_area")  # fmt: skip
 
 
-def run_methods(options: Namespace, path: Path) -> Path:
+def measure_run(options: Faithfulness, path: Path) -> list[Path]:
     """Scores all methods on all samples; what cannot be explained is skipped with its reason.
 
     Raises:
         ValueError: a model, data set or method that is not there, no sample that can be read, and
             as `shards.write_run`.
     """
-    methods = options.methods or list(METHODS)
+    methods = list(options.methods or METHODS)
     if set(methods) - set(METHODS):
         unknown = sorted(set(methods) - set(METHODS))
         raise ValueError(f"expected methods of {list(METHODS)}, got {unknown}")
     vlm = load(options, options.model, options.adapter)
-    samples = interp.load_samples(
-        options.data, split=options.split, limit=options.limit, seed=options.seed
-    )
-    recipe = Maps(vlm, samples, methods, options, certificate=certificate(vlm, options))
+    samples = samples_of.load(options)
+    recipe = Measurement(vlm, samples, methods, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
-    return path
+    return [path]
 
 
-class Maps:
+def probe(vlm: VLM, samples: list[Sample], options: Faithfulness) -> "Measurement":
+    """What measures some samples with a model that is not certified, to say what it would take."""
+    return Measurement(vlm, samples, list(options.methods or METHODS), options, certificate={})
+
+
+class Measurement:
     """The recipe: every method's map of a sample's answer, and how faithful it is."""
 
     def __init__(
@@ -69,17 +71,17 @@ class Maps:
         vlm: VLM,
         samples: list[Sample],
         methods: list[str],
-        options: Namespace,
+        options: Faithfulness,
         *,
         certificate: dict,
     ):
-        """Of its model, and where there is none better, of random weights beside it."""
+        """Measures the model's maps and, for the control, those of random weights beside it."""
         self.vlm, self.methods, self.options = vlm, methods, options
         is_small = sum(p.numel() for p in vlm.model.parameters()) < LARGEST  # there will be two
         with_random = options.data == "digits" and is_small
         self.untrained = random_weights(vlm, options.seed) if with_random else None
         # Profiling takes as long as the map.
-        self.with_memory = {one.id for one in islice(readable(samples), N_MEMORY)}
+        self.with_memory = {one.id for one in islice(samples_of.readable(samples), N_MEMORY)}
         self.settings = {
             "report": "faithfulness", "methods": methods, "limit": options.limit,
             "max_new_tokens": options.max_new_tokens, "model": vlm.name, "adapter": vlm.adapter,

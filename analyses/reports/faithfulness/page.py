@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 import interp
-from analyses.reports.faithfulness import figures as map_figures
-from analyses.reports.faithfulness import findings as map_findings
+from analyses.reports import intervals
+from analyses.reports.faithfulness import figures, findings
 from analyses.reports.faithfulness.findings import MapFindings
-from analyses.reports.writing import render, save_figures, save_manifest, save_tables, statuses
+from analyses.reports.writing import Report, write
 
 BOUNDS = ("estimate", "lower", "upper")
 LOWER_IS_BETTER = {"deletion": True, "insertion": False}
@@ -22,33 +22,45 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
         ValueError: a run that cannot be opened.
     """
     run = interp.open_run(run_path).load()
-    found = map_findings.find(run)
-    out.mkdir(parents=True, exist_ok=True)
-    images = save_figures(map_figures.draw(found, run_path), out / "figures")
-    tables = {
-        "scores": found.scores, "table1_all": table1(found, "all"),
-        "table1_answer": table1(found, "answer"), "agreement": found.agreement,
-        "alignment": found.alignment, "costs": found.costs, "random_weights": found.excess,
-        "direct_suffices": found.pairs,
-    }  # fmt: skip
-    save_tables({name: one for name, one in tables.items() if one is not None}, out / "tables")
-    counts = statuses(run)
-    page = render(
-        "faithfulness/page.html", attributes=run.attrs, counts=counts,
-        images=images, sentences=sentences(found),
-        table1={text: table1(found, text).to_dict("records") for text in ("all", "answer")},
-        best={text: _best(found, text) for text in ("all", "answer")},
-        agreement=_wide(found.agreement, "exact"), exact=run["exact"].values.tolist(),
-        alignment=None if found.alignment is None else _wide(found.alignment, "score_of"),
-        weights=run["weights"].values.tolist(), controls=list(map_findings.CONTROLS.values()),
-        excess=None if found.excess is None else _wide(found.excess, "weights"),
-        costs=_cost_rows(found), pairs=_pair_rows(found),
-        n_excess=0 if found.excess is None else int(found.excess["n"].max()),
-        n_correct=int(run["is_correct"].sum()),
-    )  # fmt: skip
-    (out / "index.html").write_text(page)
-    save_manifest(run, out)
-    return counts
+    found = findings.find(run)
+    report = Report(
+        name="faithfulness",
+        run=run,
+        run_path=run_path,
+        figures=figures.draw(found, run_path),
+        tables={
+            "scores": found.scores,
+            "table1_all": table1(found, "all"),
+            "table1_answer": table1(found, "answer"),
+            "agreement": found.agreement,
+            "alignment": found.alignment,
+            "costs": found.costs,
+            "random_weights": found.excess,
+            "direct_suffices": found.pairs,
+        },
+        page=_page(found),
+    )
+    return write(report, out)
+
+
+def _page(found: MapFindings) -> dict:
+    """What the template is filled with."""
+    run = found.run
+    return {
+        "sentences": sentences(found),
+        "table1": {text: table1(found, text).to_dict("records") for text in ("all", "answer")},
+        "best": {text: _best(found, text) for text in ("all", "answer")},
+        "agreement": _wide(found.agreement, "exact"),
+        "exact": run["exact"].values.tolist(),
+        "alignment": None if found.alignment is None else _wide(found.alignment, "score_of"),
+        "weights": run["weights"].values.tolist(),
+        "controls": list(findings.CONTROLS.values()),
+        "excess": None if found.excess is None else _wide(found.excess, "weights"),
+        "costs": _cost_rows(found),
+        "pairs": _pair_rows(found),
+        "n_excess": 0 if found.excess is None else int(found.excess["n"].max()),
+        "n_correct": int(run["is_correct"].sum()),
+    }
 
 
 def table1(found: MapFindings, text: str) -> pd.DataFrame:
@@ -57,17 +69,9 @@ def table1(found: MapFindings, text: str) -> pd.DataFrame:
     for method, table in found.scores.query("text == @text").groupby("method", sort=False):
         row = {"method": method}
         for one in table.sort_values(["change", "share"]).to_dict("records"):
-            row[f"{one['change']} {100 * one['share']:.0f} %"] = interval_text(one, 1)
+            row[f"{one['change']} {100 * one['share']:.0f} %"] = intervals.text(one, digits=1)
         rows.append(row)
     return pd.DataFrame(rows).set_index("method").loc[found.run["explainer"].values].reset_index()
-
-
-def interval_text(row: dict, digits: int = 2) -> str:
-    """An estimate with its interval."""
-    estimate, low, high = (row[key] for key in BOUNDS)
-    if not np.isfinite(estimate):
-        return "–"
-    return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def sentences(found: MapFindings) -> list[str]:
@@ -76,10 +80,10 @@ def sentences(found: MapFindings) -> list[str]:
     for (first, second), table in found.pairs.groupby(["first", "second"], sort=False):
         rows = {row["measure"]: row for row in table.to_dict("records")}
         clauses = [
-            f"{name.split(' (')[0]} {_verb(row)} ({interval_text(row)})"
+            f"{name.split(' (')[0]} {_verb(row)} ({intervals.text(row)})"
             for name, row in rows.items() if not name.startswith("time")
         ]  # fmt: skip
-        time = interval_text(rows["time, median ratio"], 1)
+        time = intervals.text(rows["time, median ratio"], digits=1)
         said.append(
             f"{second} instead of {first}: {'; '.join(clauses)}; for {time} times the time."
         )
@@ -108,7 +112,7 @@ def _best(found: MapFindings, text: str) -> dict[str, str]:
 def _wide(table: pd.DataFrame, column: str) -> list[dict]:
     """A row per method, a cell with its interval per value of a column."""
     return [
-        {"method": method, "cells": [interval_text(row) for row in one.to_dict("records")]}
+        {"method": method, "cells": [intervals.text(row) for row in one.to_dict("records")]}
         for method, one in table.groupby("method", sort=False)
         if one[column].notna().all()
     ]
@@ -118,10 +122,10 @@ def _cost_rows(found: MapFindings) -> list[dict]:
     return [
         {
             "method": row["method"],
-            "milliseconds": interval_text({k: 1e3 * row[k] for k in BOUNDS}, 1),
+            "milliseconds": intervals.text({k: 1e3 * row[k] for k in BOUNDS}, digits=1),
             "ratio": f"{row['ratio']:.1f}",
             "n_empty": row["n_empty"],
-            "memory": f"{row['memory']:.1f} [{row['memory_lower']:.1f}, {row['memory_upper']:.1f}]",
+            "memory": intervals.text(row, "memory", digits=1),
         }
         for row in found.costs.to_dict("records")
     ]  # fmt: skip
@@ -129,6 +133,6 @@ def _cost_rows(found: MapFindings) -> list[dict]:
 
 def _pair_rows(found: MapFindings) -> list[dict]:
     return [
-        row | {"text": interval_text(row), "verb": "" if "time" in row["measure"] else _verb(row)}
+        row | {"text": intervals.text(row), "verb": "" if "time" in row["measure"] else _verb(row)}
         for row in found.pairs.to_dict("records")
     ]

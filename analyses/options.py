@@ -1,0 +1,337 @@
+"""Every option of every command, once: frozen dataclasses that argparse fills.
+
+    options = parse(DirectVsIndirect, __doc__)
+
+A field is an option: its name with hyphens, its type, default and help. Nothing heavy is imported
+here, so that `--help` answers at once.
+"""
+
+import argparse
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+Options = TypeVar("Options")
+
+
+def option(default, text: str, **how):
+    """A field with its help, and what else argparse is to know of it."""
+    return field(default=default, metadata={"help": text} | how)
+
+
+def size(text: str) -> int:
+    """A size in bytes with a unit of 1024s, as 500M or 8G."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    number, unit = (text[:-1], text[-1]) if text[-1:].upper() in units else (text, "")
+    try:
+        return int(float(number) * units.get(unit.upper(), 1))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a size as 500M or 8G, got {text!r}") from error
+
+
+def parse(kind: type[Options], description: str, argv: list[str] | None = None) -> Options:
+    """The options that a command line gives, or an exit with what was wrong (code 2)."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add(parser, kind)
+    return filled(kind, parser.parse_args(argv))
+
+
+def parse_one_of(
+    kinds: dict[str, type], description: str, argv: list[str] | None = None
+) -> tuple[str, object]:
+    """Which of several kinds the first word of a command line names, and its options."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = parser.add_subparsers(dest="name", required=True, metavar="REPORT")
+    for name, kind in kinds.items():
+        about = f"What analyses/{name}.py reads."
+        add(names.add_parser(name, description=about, help=about), kind)
+    found = parser.parse_args(argv)
+    return found.name, filled(kinds[found.name], found)
+
+
+def add(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Adds an argument for every field."""
+    for one in fields(kind):
+        how = dict(one.metadata)
+        if one.type is bool:
+            how |= {"action": "store_true"}
+        elif one.type == (bool | None):
+            how |= {"action": argparse.BooleanOptionalAction, "default": one.default}
+        else:
+            how |= {"default": one.default if one.default is not MISSING else None}
+            how.setdefault("type", one.type if isinstance(one.type, type) else None)
+        positional = how.pop("positional", False)
+        parser.add_argument(one.name if positional else f"--{one.name.replace('_', '-')}", **how)
+
+
+def filled(kind: type[Options], found: argparse.Namespace) -> Options:
+    """The dataclass with what argparse found."""
+    values = {one.name: getattr(found, one.name) for one in fields(kind)}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Command:
+    """Options of every command that runs a model."""
+
+    device: str | None = option(None, "default: a GPU where there is one")
+    dtype: str = option(
+        "auto",
+        "default: auto, the checkpoint's",
+        choices=("auto", "float32", "bfloat16", "float64"),
+    )
+    witness: bool | None = option(
+        None, "ask TransformerLens too, on a copy; default below 2e9 parameters"
+    )
+    seed: int = option(0, "of the samples and the bootstrap (default: 0)")
+    log_level: str = option(
+        "warning", "default: warning", choices=("debug", "info", "warning", "error")
+    )
+
+
+@dataclass(frozen=True)
+class Extraction(Command):
+    """Options of every command that measures samples."""
+
+    data: str = option(
+        "digits",
+        "digits, the embedded scenes (default), or jsonl:FOLDER, visual_cot:PATH, "
+        "saliency_r1:FOLDER or hf:FOLDER",
+    )
+    split: str = option("test", "its split (default: test)")
+    limit: int = option(200, "number of samples (default: %(default)s)")
+    max_new_tokens: int = option(256, "length limit of the model's text (default: 256)")
+    out: Path = option(Path("reports/out"), "folder to write (default: %(default)s)")
+    no_images: bool = option(False, "do not copy the samples' images into the run")
+    resume: bool = option(False, "go on with the run that is in OUT")
+    shard_size: int | None = option(
+        None, "samples per shard (default: 64; with full detail 4)", type=int
+    )
+    batch_size: int = option(16, "samples that write at once (default: %(default)s)")
+    max_memory: int = option(
+        size("2G"), "of a batch besides the model, as 500M or 8G (default: 2G)", type=size
+    )
+    threads: int | None = option(
+        None, "of this process on a CPU (default: torch's choice)", type=int
+    )
+
+    @property
+    def samples_per_shard(self) -> int:
+        """As asked for, or so many as a shard can hold in memory."""
+        return self.shard_size or 64
+
+
+@dataclass(frozen=True)
+class OfOneModel(Extraction):
+    """Options of reports on one model."""
+
+    model: str = option("tiny", "embedded name, hub id or folder (default: tiny)")
+    adapter: str | None = option(None, "peft adapter, a folder or hub id")
+
+
+@dataclass(frozen=True)
+class DirectVsIndirect(OfOneModel):
+    """Options of what `direct_vs_indirect.py` measures."""
+
+    compare: str | None = option(
+        None, "a second model or an adapter on the first, on the same texts"
+    )
+    text: str = option(
+        "completion",
+        "explain the model's own greedy text, or the samples' text (default: completion)",
+        choices=("completion", "reference"),
+    )
+    gauge: str = option(
+        "centered", "gauge of the logits (default: centered)", choices=("centered", "raw")
+    )
+    effects: str = option(
+        "all",
+        "all paths and the verdict, or edge effects alone, which is quick (default: all)",
+        choices=("all", "edge"),
+    )
+    detail: str = option(
+        "tokens",
+        "of direct contributions: by layer, head and source token; by source token; or sums by "
+        "role, layer and target alone (default: tokens)",
+        choices=("full", "tokens", "summary"),
+    )
+
+    @property
+    def samples_per_shard(self) -> int:
+        """Fewer in full detail, which is large."""
+        return self.shard_size or (4 if self.detail == "full" else 64)
+
+
+@dataclass(frozen=True)
+class Faithfulness(OfOneModel):
+    """Options of what `faithfulness.py` measures."""
+
+    methods: tuple[str, ...] | None = option(
+        None, "some of the methods by name (default: all)", nargs="+", type=str
+    )
+
+
+@dataclass(frozen=True)
+class BeforeAfter(Extraction):
+    """Options of what `before_after.py` measures."""
+
+    before: str = option("tiny-cold", "the model that was trained (default: tiny-cold)")
+    after: tuple[str, ...] = option(
+        ("tiny-saliency-r1", "tiny-effect", "tiny-grpo-control"),
+        "adapters or models, a control without saliency reward last",
+        nargs="+",
+        type=str,
+    )
+    text: str | None = option(
+        None,
+        "forced through all models: the samples' text, the default where all have thinking, or the "
+        "first model's own",
+        choices=("reference", "before"),
+        type=str,
+    )
+    batch_size: int = option(32, "samples that write at once (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class _FromRun:
+    """Options of commands that draw a report."""
+
+    from_run: Path | None = option(None, "redraw from this run instead of a model", type=Path)
+
+
+@dataclass(frozen=True)
+class _DryRun:
+    """Options of `extract.py` besides its report's."""
+
+    dry_run: bool = option(False, "say what it would take; no weights needed")
+
+
+@dataclass(frozen=True)
+class DirectVsIndirectReport(_FromRun, DirectVsIndirect):
+    """Options of `direct_vs_indirect.py`."""
+
+
+@dataclass(frozen=True)
+class FaithfulnessReport(_FromRun, Faithfulness):
+    """Options of `faithfulness.py`."""
+
+    limit: int = option(100, "number of samples (default: %(default)s)")
+    out: Path = option(Path("reports/out/faithfulness"), "folder to write (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class BeforeAfterReport(_FromRun, BeforeAfter):
+    """Options of `before_after.py`."""
+
+    limit: int = option(100, "number of samples (default: %(default)s)")
+    out: Path = option(Path("reports/out/before_after"), "folder to write (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class ExtractDirectVsIndirect(_DryRun, DirectVsIndirect):
+    """Options of `extract.py direct_vs_indirect`."""
+
+    out: Path = option(
+        Path("reports/out/direct_vs_indirect"), "folder to write (default: %(default)s)"
+    )
+
+
+@dataclass(frozen=True)
+class ExtractFaithfulness(_DryRun, Faithfulness):
+    """Options of `extract.py faithfulness`."""
+
+    out: Path = option(Path("reports/out/faithfulness"), "folder to write (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class ExtractBeforeAfter(_DryRun, BeforeAfter):
+    """Options of `extract.py before_after`."""
+
+    out: Path = option(Path("reports/out/before_after"), "folder to write (default: %(default)s)")
+
+
+EXTRACTIONS = {
+    "direct_vs_indirect": ExtractDirectVsIndirect,
+    "faithfulness": ExtractFaithfulness,
+    "before_after": ExtractBeforeAfter,
+}
+"""By the report that the run is for."""
+
+
+@dataclass(frozen=True)
+class Validation(Command):
+    """Options of `validate_extractor.py`."""
+
+    model: str = option("tiny", "embedded name, hub id or folder (default: tiny)")
+    adapter: str | None = option(None, "peft adapter, a folder or hub id")
+    revision: str | None = option(None, "of the hub id")
+    attn_implementation: str = option("sdpa", "default: sdpa")
+    limit: int = option(3, "number of embedded samples (default: 3)")
+    out: Path = option(Path("reports/out/certificate.json"), "file to write (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Options of `benchmark.py`."""
+
+    shape: str = option("3b", "whose widths (default: 3b)", choices=("3b", "7b", "toy"))
+    layers: int = option(4, "decoder layers (default: 4)")
+    tokens: tuple[int, ...] = option((741,), "sequence lengths (default: 741)", nargs="+", type=int)
+    sequences: int = option(1, "time extractions of a batch of so many too (default: 1)")
+    repeats: int = option(5, "pairs of runs (default: 5)")
+    device: str = option("cpu", "default: cpu")
+    dtype: str = option("float32", "default: float32", choices=("float32", "bfloat16"))
+    threads: int = option(1, "CPU threads (default: 1)")
+    all_memory: bool = option(False, "peak memory of every extraction")
+    skip_release: bool = option(False, "leave out the release's arithmetic (a minute)")
+    growth: tuple[str, ...] | None = option(
+        None,
+        "only how time and memory grow with tokens, targets, sets or layers, into files of its own "
+        "(default: the first three)",
+        nargs="*",
+        metavar="AXIS",
+        choices=("tokens", "targets", "sets", "layers"),
+        type=str,
+    )
+    reward: bool = option(False, "only what a reward adds to a GRPO step, likewise")
+    out: Path = option(Path("reports/benchmarks"), "folder of the JSON file (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class GPU:
+    """Options of `analyses.benchmarks.gpu`."""
+
+    minutes: float = option(8.0, "when to stop (default: 8)")
+    device: str = option("cuda", "default: cuda")
+    steps: tuple[str, ...] | None = option(
+        None, "some of the steps by name (default: all)", nargs="+", metavar="STEP", type=str
+    )
+    toy: bool = option(False, "toy sizes, to try the command itself")
+    out: Path = option(Path("reports/benchmarks"), "folder of the JSON file (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """Options of `analyses.benchmarks.wheels`."""
+
+    python: str = option("3.12", "the machine's Python (default: 3.12)")
+    out: Path = option(Path(".wheels"), "folder of the wheels (default: %(default)s)")
+    limit: int = option(40, "most that may be packed, in MiB (default: 40)", metavar="MIB")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Options of `scaling.py`."""
+
+    samples: int = option(20000, "how many (default: 20000)")
+    detail: str = option("summary", "default: summary", choices=("tokens", "summary"))
+    out: Path = option(Path("runs/scaling"), "folder of the run (default: %(default)s)")
+    json: Path | None = option(
+        None, "file to write (default: reports/benchmarks/scaling-DETAIL.json)", type=Path
+    )
+    resume: bool = option(False, "go on with it")
+    only_open: bool = option(False, "of what is there, measure the opening alone")

@@ -1,0 +1,57 @@
+"""Figures of the reports: palette, dots with intervals, saving."""
+
+import base64
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLACK = "#000000"
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's, told apart by the colour-blind."""
+MARKERS = "os^vDPX*<>hdp8H1"
+
+
+def dots(ax: Axes, tables: dict[str, pd.DataFrame], rows: list[str], by: str) -> None:
+    """Estimates with their intervals: a line per row, a mark per table.
+
+    Args:
+        ax: where to draw.
+        tables: estimate, lower and upper by the column `by`, under the names of the legend.
+        rows: values of that column, from top to bottom.
+        by: the column.
+    """
+    for k, (name, table) in enumerate(tables.items()):
+        one = table.set_index(by).loc[rows]
+        reach = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
+        at = np.arange(len(rows)) + (k - (len(tables) - 1) / 2) * 0.6 / max(3, len(tables))
+        color, marker = COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
+        ax.errorbar(one["estimate"], at, xerr=reach, fmt=marker, color=color, markersize=4,
+                    capsize=2, label=name)  # fmt: skip
+    ax.set_yticks(np.arange(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def save(figures: dict[str, Figure | None], folder: Path) -> dict[str, str]:
+    """Saves each figure as PDF, SVG and PNG; returns the PNGs as base64, for a page."""
+    images = {}
+    for name, figure in figures.items():
+        if figure is None:
+            continue
+        # No creation date: the same run redraws to the same file.
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        (folder / f"{name}.png").write_bytes(buffer.getvalue())
+        images[name] = base64.b64encode(buffer.getvalue()).decode()
+        plt.close(figure)
+    return images

@@ -1,0 +1,87 @@
+"""What every command does around its work: log level, threads, one last line, the exit code."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def run(
+    report: Callable[[], dict[str, int] | None],
+    out: Path,
+    *,
+    log_level: str = "warning",
+    threads: int | None = None,
+) -> int:
+    """Does the work, says where it went and how many samples were ok; the exit code.
+
+    0 for done, 2 for wrong options or input, 3 where samples failed, 130 for an interruption.
+
+    Args:
+        report: the work; returns how many samples were ok, skipped and failed, if any were.
+        out: what to point at.
+        log_level: of Python's logging.
+        threads: of torch on a CPU.
+    """
+    # Set before torch is imported: its profiler, which measures memory, reports on every start.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(message)s")
+    start = time.monotonic()
+    try:
+        _set_threads(threads)
+        counts = report()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on", file=sys.stderr)
+        return 130
+    if counts is None:
+        return 0
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(
+            f"{out}: {counts['ok']} samples ok, {counts['skipped']} skipped, "
+            f"{counts['failed']} failed, {time.monotonic() - start:.0f} s"
+        )
+    return 3 if counts["failed"] else 0
+
+
+def make_report(name: str, options) -> int:
+    """Measures, unless redrawing, and draws a report; the exit code.
+
+    Args:
+        name: of the report.
+        options: of its command, with from_run and out.
+    """
+
+    def work() -> dict[str, int]:
+        from importlib import import_module
+
+        refuse_several_processes()
+        path = options.from_run
+        if path is None:
+            path = options.out / "run"
+            import_module(f"analyses.reports.{name}.measure").measure_run(options, path)
+        return import_module(f"analyses.reports.{name}.page").write_report(path, options.out)
+
+    page = options.out / "index.html"
+    return run(work, page, log_level=options.log_level, threads=options.threads)
+
+
+def refuse_several_processes() -> None:
+    """Raises ValueError under a launcher of several processes, which would all draw the report."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        raise ValueError(
+            f"expected one process to draw a report, got WORLD_SIZE={count}; launch "
+            "analyses/extract.py, then redraw with --from-run"
+        )
+
+
+def _set_threads(asked: int | None) -> None:
+    if asked is not None:
+        import torch
+
+        torch.set_num_threads(asked)

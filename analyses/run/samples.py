@@ -1,0 +1,25 @@
+"""The samples that a command names."""
+
+from collections.abc import Iterator
+
+import interp
+from analyses.options import Extraction
+from analyses.run.recipe import attempt
+from interp.data.images import open_image
+from interp.data.sample import Sample
+
+
+def load(options: Extraction) -> list[Sample]:
+    """The samples of a data set, as the command line says.
+
+    Raises:
+        ValueError: as `interp.load_samples`.
+    """
+    return interp.load_samples(
+        options.data, split=options.split, limit=options.limit, seed=options.seed
+    )
+
+
+def readable(samples: list[Sample]) -> Iterator[Sample]:
+    """Samples whose image opens; the others get their reason when they are measured."""
+    return (one for one in samples if not isinstance(attempt(open_image, one.image), Exception))
