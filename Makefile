@@ -14,8 +14,9 @@ DONE := $(VENV)/.setup-done
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-FAULTS := $(addprefix tests/test_,store_faults.py faults.py extract.py capture.py model.py judge.py \
-  run.py hygiene.py properties.py)
+FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py analyses/test_extract.py \
+  interp/store/test_opening.py interp/test_hygiene.py interp/test_properties.py interp/test_loading.py \
+  interp/capture/test_replay.py train/test_judge.py)
 
 .PHONY: setup report test soak lint lab tiny arms lock
 

@@ -5,13 +5,11 @@ import re
 import subprocess
 import tomllib
 from itertools import chain
-from pathlib import Path
 
 import yaml
 
 from analyses import faults
-
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
 
 
 def tracked():

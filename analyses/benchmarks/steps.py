@@ -20,7 +20,7 @@ from analyses.benchmarks.models import SHAPES, Setting, as_vlm, make_model
 from analyses.benchmarks.wheels import ROOT, locked
 
 PACKAGES = ("torch", "transformers", "nnsight", "peft", "accelerate", "xarray", "numpy")
-EXACTNESS = "tests/test_device.py"
+EXACTNESS = "tests/interp/test_device.py"
 Write = Callable[[dict], None]
 
 

@@ -1,0 +1,247 @@
+"""Before and after training: a run of two models, its tables, its words."""
+
+import html
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import interp
+from analyses import before_after, direct_vs_indirect
+from analyses.options import BeforeAfterReport
+from analyses.reports.before_after import findings, measure, words
+from analyses.reports.before_after.runs import open_arms
+from interp.extract.references import Pool
+from interp.store import joining as stacking
+from tests.support import ROOT, commands
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The command on six scenes: the cold start, the same again, and a trained adapter."""
+    out = tmp_path_factory.mktemp("arms")
+    again = tmp_path_factory.mktemp("models") / "again"
+    again.symlink_to(ROOT / "interp/checkpoints/tiny-cold")
+    done = commands.run(
+        before_after, "--limit", 6, "--before", "tiny-cold", "--after", "tiny-saliency-r1", again,
+        "--no-witness", "--out", out,
+    )  # fmt: skip
+    assert "6 samples ok, 0 skipped, 0 failed" in done.stdout
+    return out
+
+
+def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
+    page = (report / "index.html").read_text()
+    assert "Did the map move because the effect moved?" in page
+    assert "On 6 images, where 100 are needed to say so: " in page
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
+    assert {p.stem for p in (report / "figures").glob("*.pdf")} == {
+        "alignment", "effects", "paths", "curves", "examples"}  # fmt: skip
+    commands.run(before_after, "--from-run", report / "run", "--out", tmp_path)
+    for name in ("index.html", "tables/levels.csv", "tables/changes.csv", "figures/effects.svg"):
+        assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
+
+
+def test_the_whole_report_tells_of_the_training_too(report, tmp_path, monkeypatch):
+    """The main page says what a report beside it found, and without one nothing."""
+    monkeypatch.setattr("interp.stats.RESAMPLES", 50)
+    out = tmp_path / "out"
+    asked = ("--limit", 2, "--effects", "edge", "--no-witness")
+    commands.run(direct_vs_indirect, *asked, "--out", out)
+    title = "Before and after training on a saliency reward"
+    assert title not in (out / "index.html").read_text()
+    shutil.copytree(report, out / "before_after")
+    commands.run(direct_vs_indirect, "--from-run", out / "run", "--out", out)
+    page = (out / "index.html").read_text()
+    assert title in page and 'href="before_after/index.html"' in page
+    summary = json.loads((report / "summary.json").read_text())
+    assert summary["counts"]["ok"] == 6
+    for _, sentence in summary["sentences"]:
+        assert html.escape(sentence) in page.replace("&#39;", "&#x27;").replace("&#34;", "&quot;")
+
+
+def test_a_model_compared_with_itself_changes_nothing(report):
+    found = findings.find(open_arms(report / "run"))
+    same = found.changes.query("arm == 'again' and against == 'before'")
+    assert len(same) > 50
+    measured = same.dropna()
+    assert (measured[["estimate", "lower", "upper"]].abs() < 1e-9).all(axis=None)
+    other = found.changes.query("arm == 'tiny-saliency-r1' and against == 'before'")
+    assert (other["estimate"].abs() > 1e-4).sum() > 20
+
+
+def test_the_numbers_are_those_of_the_public_calls(report):
+    """One image's exact effect, path and alignment, by hand."""
+    run = open_arms(report / "run")
+    vlm = interp.load_model("tiny-saliency-r1")
+    samples = interp.load_samples("digits", split="test", limit=6)
+    sample, name = samples[2], samples[2].id
+    mine = run.sel(arm="tiny-saliency-r1", sample=name)
+    edge = interp.extract.effects(vlm, sample, sources=("evidence",))
+    is_answer = (edge["target_role"] == "answer").values
+    expected = edge["effect"].isel(target=is_answer, source_set=0).mean("target")
+    got = mine["effect"].sel(token_class="answer", source_set="evidence")
+    np.testing.assert_allclose(got.sel(path=expected["path"]), expected, atol=1e-4)
+    refs = interp.extract.references(vlm, sample, kinds=["twin"])
+    exact = interp.extract.shapley(vlm, sample, references=refs, sources=("evidence",))
+    live = exact["total"].sel(norm="live").isel(target=is_answer).squeeze()
+    defined = exact["is_defined"].isel(target=is_answer).squeeze()
+    assert bool(defined.any())
+    at = {"token_class": "answer", "visual_set": "evidence", "reference": "twin"}
+    assert float(mine["shapley_total"].sel(at)) == pytest.approx(
+        float(live.where(defined).mean()), abs=1e-4
+    )
+    maps = interp.extract.maps(vlm, sample, kinds=("bottleneck",), only="answer")
+    score = interp.alignment.alignment(interp.maps.holistic(maps), sample.boxes)
+    at = {"text_of": "same", "rule": "direct"}
+    assert float(mine["alignment"].sel(at)) == pytest.approx(float(score.alignment), abs=1e-4)
+    own = vlm.answer(sample.image, sample.question)
+    assert str(mine["written"].item()) == own.text
+
+
+@pytest.mark.parametrize(
+    ("moved", "total", "direct", "rest", "is_paid", "said"),
+    [
+        (1, 1, 1, -1, True, "grew with it"),
+        (1, 0, 1, 0, True, "not decided"),  # not seen is not absent
+        (1, 0, 1, -1, True, "That is reward hacking"),
+        (1, -1, 1, 0, True, "That is reward hacking"),
+        (1, -1, 1, 0, False, "only the direct part grew."),
+        (1, -1, 0, -1, True, "not decided"),
+        (0, 1, 1, 1, True, "the map does not show it"),
+        (-1, 1, 1, 1, True, "the map does not show it"),
+        (0, 0, 1, 1, True, "did not move measurably"),
+        (-1, 0, 1, 1, True, "moved off"),
+        (0, -1, 1, 1, True, "effect of the evidence fell"),
+        (None, 1, 1, 1, True, "Not enough"),
+        (1, None, 1, 1, True, "Not enough"),
+    ],
+)
+def test_four_directions_are_read_as_one_sentence(moved, total, direct, rest, is_paid, said):
+    read = words.reading(moved, total, direct, rest, is_paid=is_paid)
+    assert said in read
+    assert ("hacking" in read) == ("hacking" in said)
+
+
+def _row(low, high):
+    return {"lower": low, "upper": high, "estimate": (low + high) / 2}
+
+
+def test_a_direction_needs_all_intervals_on_one_side():
+    assert words.direction([_row(0.1, 1), _row(0.2, 3)]) == 1
+    assert words.direction([_row(-2, -0.1)]) == -1
+    assert words.direction([_row(0.1, 1), _row(-0.2, 3)]) == 0
+    assert words.direction([_row(np.nan, np.nan)]) is None
+
+
+def planted(n=120):
+    """Two models; in the second the evidence's direct write is larger by 1, its total is not."""
+    rng = np.random.default_rng(0)
+    total, direct = rng.normal(4, 1, n), rng.normal(1, 0.3, n)
+    noise = rng.normal(0, 0.05, n)
+    return [
+        (np.stack([total, total + noise]),),
+        (np.stack([direct, direct + 1 + noise]),),
+        (np.stack([direct, direct + 1]), np.stack([total, total])),
+    ]
+
+
+def test_planted_changes_are_found_and_shares_are_ratios_of_sums():
+    total, direct, share = (
+        tuple(xr.DataArray(x, dims=("arm", "sample"), coords={"arm": ["a", "b"]}) for x in one)
+        for one in planted()
+    )
+    found = findings._change(total, "b", "a", seed=0)
+    assert found["lower"] < 0 < found["upper"]
+    found = findings._change(direct, "b", "a", seed=0)
+    assert 0.97 < found["lower"] < 1 < found["upper"] < 1.03
+    level = findings._level(share, "a", seed=0)
+    assert level["estimate"] == pytest.approx(float(share[0][0].sum() / share[1][0].sum()))
+    gap = findings._change(share, "b", "a")
+    assert gap["estimate"] == pytest.approx(120 / float(share[1][0].sum()))
+    none = (share[0], share[1] * 0 + 1e-3 * np.where(np.arange(120) % 2, 1, -1))
+    assert np.isnan(findings._level(none, "a")["estimate"])
+
+
+def options(before, *after):
+    return commands.parsed(BeforeAfterReport, "--limit", 2, "--no-witness", "--before", before,
+                            "--after", *after)  # fmt: skip
+
+
+def adapter(folder, **changed):
+    """tiny-effect's adapter, telling of another training."""
+    shutil.copytree(ROOT / "interp/checkpoints/tiny-effect", folder)
+    said = json.loads((folder / "base.json").read_text())
+    assert said["base"] == "tiny-cold"
+    (folder / "base.json").write_text(json.dumps(said | changed))
+    return str(folder)
+
+
+def test_models_that_cannot_be_compared_are_refused(tmp_path):
+    other = adapter(tmp_path / "other", prompt="think")
+    with pytest.raises(ValueError, match="expected adapters of one prompt"):
+        measure.measure_run(options("tiny-cold", "tiny-effect", other), tmp_path / "a")
+    coarse = adapter(tmp_path / "coarse", max_pixels=50_000)
+    with pytest.raises(ValueError, match="expected adapters of one max_pixels"):
+        measure.measure_run(options("tiny-cold", "tiny-effect", coarse), tmp_path / "b")
+    with pytest.raises(ValueError, match="expected models with different names"):
+        measure.measure_run(options("tiny-cold", "tiny-cold"), tmp_path / "c")
+
+
+def measure_nothing(monkeypatch):
+    """What is checked before and between the measurements is what is left."""
+    monkeypatch.setattr(measure, "certificate", lambda *_: {})
+    monkeypatch.setattr(measure, "write_run", lambda *_: None)
+
+
+def test_adapters_of_another_base_are_refused(tmp_path, monkeypatch):
+    measure_nothing(monkeypatch)
+    with pytest.raises(ValueError, match="expected adapters of tiny, got tiny-effect of tiny-cold"):
+        measure.measure_run(options("tiny", "tiny-effect"), tmp_path)
+
+
+def test_bounds_of_images_are_those_of_the_training(tmp_path):
+    coarse = adapter(tmp_path / "coarse", max_pixels=50_000)
+    vlm = interp.load_model(coarse)
+    assert vlm.processor.image_processor.size["longest_edge"] == 50_000
+    again = interp.load_model(coarse, max_pixels=70_000)
+    assert again.processor.image_processor.size["longest_edge"] == 70_000
+
+
+def test_an_adapter_fits_its_base_in_any_dtype():
+    assert interp.load_model("tiny-effect", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_samples_without_a_twin_or_a_background_keep_what_they_have(tmp_path):
+    vlm = interp.load_model("tiny-cold")
+    sample = replace(interp.load_samples("digits", limit=1)[0], twin=None)
+    found = measure._effects(vlm, Pool(vlm, [sample]), sample, None, None)
+    total = found["shapley_total"].sel(token_class="answer", visual_set="evidence")
+    assert np.isfinite(total.sel(reference="mean"))
+    assert np.isnan(total.sel(reference="twin"))
+    whole = replace(sample, boxes=np.array([[0.0, 0.0, 1.0, 1.0]]))
+    found = measure._effects(vlm, Pool(vlm, [whole]), whole, None, None)
+    total = found["total"].sel(token_class="answer")
+    assert np.isfinite(total.sel(source_set="evidence"))
+    assert np.isnan(total.sel(source_set="background"))
+
+
+def test_what_was_not_measured_on_a_sample_is_missing_and_not_an_end():
+    whole = xr.Dataset({"a": 1.0, "b": ("path", [1, 2])}, coords={"path": ["x", "y"]})
+    pieces = [one.expand_dims(sample=[name]) for name, one in (("s", whole), ("t", whole[["a"]]))]
+    joined = stacking.join(pieces)
+    assert np.isnan(joined["b"].isel(sample=1)).all()
+    assert joined["b"].isel(sample=0).values.tolist() == [1, 2]
+
+
+def test_a_model_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+    measure_nothing(monkeypatch)
+    asked = ["x", "--limit", "2", "--after", "no-such-model", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", asked)
+    assert before_after.main() == 2
+    assert "got 'no-such-model'" in capsys.readouterr().err

@@ -1,0 +1,310 @@
+"""The main command in miniature: every file, redrawing without a model, bad samples, the page."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+
+import interp
+from analyses import direct_vs_indirect
+from analyses.options import DirectVsIndirectReport
+from analyses.run.shards import write_run
+from interp.data.sample import Sample
+from interp.store import opening as store
+from tests.support import ROOT, commands
+
+SCRIPT = ROOT / "analyses/direct_vs_indirect.py"
+
+
+def report(*arguments, code=0):
+    return commands.run(direct_vs_indirect, *arguments, code=code)
+
+
+def in_a_process(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True, text=True, timeout=600, env=os.environ | environment,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "out"
+    done = report("--limit", 7, "--batch-size", 3, "--shard-size", 4, "--seed", 3, "--out", folder)
+    assert re.search(r"index.html: 7 samples ok, 0 skipped, 0 failed, \d+ s", done.stdout)
+    return folder
+
+
+def test_every_file_is_there(out):
+    names = ("paths", "shares", "by_layer", "scatter", "examples", "exactness", "verdict",
+             "path_classes", "nodes")  # fmt: skip
+    for name in names:
+        for suffix in ("pdf", "svg", "png"):
+            assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 1000
+    for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness", "targets",
+                 "verdict", "verdict_cells", "verdict_gates", "path_classes", "node_effects",
+                 "mediated_roles", "modes", "natural_effects", "interactions", "direct_writes",
+                 "map_agreement", "masses", "controls", "origins", "families"):  # fmt: skip
+        assert len(pd.read_csv(out / "tables" / f"{name}.csv")) > 0
+        assert (out / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["counts"] == {"ok": 7, "skipped": 0, "failed": 0}
+    assert manifest["provenance"]["gauge"] == "centered"
+    judged = json.loads((out / "verdict.json").read_text())
+    assert {j["token_class"] for j in judged["judgements"]} == {"answer", "thinking"}
+    assert judged["rule"]["least_images"] == 100
+    assert {c["reference"] for c in judged["cells"]} == {"mean", "other", "twin"}
+    assert len(list((out / "run/shards").glob("*.zarr"))) == 2
+
+
+def test_the_page_stands_alone_and_says_what_it_found(out):
+    page = (out / "index.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?https?:", page)
+    assert page.count("data:image/png;base64,") == 9
+    share = pd.read_csv(out / "tables/shares.csv").query("token_class == 'thinking'")
+    image = share.query("source_set == 'image'").iloc[0]
+    assert (f"carries {100 * image.estimate:.0f} % of it" in page) == bool(image.is_shown)
+    assert str(ROOT) not in page
+    assert "and against TransformerLens" in page
+    certificate = interp.open_run(out / "run").attrs["certificate"]
+    assert certificate["is_passed"]
+    assert f"{len(certificate['checks'])} oracles were run on this very model" in page
+    for check in certificate["checks"]:
+        assert html.escape(check["check"]) in page.replace("&#39;", "&#x27;")
+
+
+def test_no_report_where_the_extractor_is_wrong(tmp_path, monkeypatch):
+    from analyses.reports.direct_vs_indirect import measure
+    from interp.algebra import readout
+
+    right = readout.value_biases
+    monkeypatch.setattr(readout, "value_biases", lambda *a: [2 * bias for bias in right(*a)])
+    asked = ("--limit", 1, "--effects", "edge", "--text", "reference", "--no-witness")
+    options = commands.parsed(DirectVsIndirectReport, *asked)
+    with pytest.raises(ValueError, match="oracles on this model, got .*folded value biases equal"):
+        measure.measure_run(options, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_are_what_the_run_holds(out):
+    """The page's numbers, computed again from the stored arrays in plain numpy."""
+    run = interp.open_run(out / "run")
+    paths = pd.read_csv(out / "tables/paths.csv").set_index(["token_class", "source_set", "path"])
+    for token_class in ("answer", "thinking"):
+        images = []
+        for name in run["sample"].values:
+            mine = (run["target_sample"] == name) & (run["target_role"] == token_class)
+            one = run.isel(target=mine.values).sel(source_set="image")
+            images.append((float(one["total"].mean()), float(one["effect"].sel(path="ffn").mean())))
+        total, ffn = np.mean(images, axis=0)
+        assert paths.loc[(token_class, "image", "total"), "estimate"] == pytest.approx(
+            total, abs=1e-5
+        )
+        assert paths.loc[(token_class, "image", "ffn"), "estimate"] == pytest.approx(ffn, abs=1e-5)
+    exactness = pd.read_csv(out / "tables/exactness.csv").set_index("check")
+    assert (exactness["largest"] < exactness["bound"]).all()
+    assert exactness["largest"].max() > 0
+
+
+def test_completions_and_facts_are_stored(out):
+    run = interp.open_run(out / "run")
+    right = run["answer"].values == run["reference_answer"].values
+    assert right.tolist() == run["is_correct"].values.tolist()
+    for k, name in enumerate(run["sample"].values):
+        answer = run.isel(
+            target=((run["target_sample"] == name) & (run["target_role"] == "answer")).values
+        )
+        assert "".join(answer["target_token"].values) == run["answer"].values[k]
+        assert store.image_path(out / "run", str(name)).is_file()
+
+
+def test_redrawing_needs_no_model_and_gives_the_same(out, tmp_path):
+    """With torch and transformers out of reach."""
+    blocked = tmp_path / "blocked"
+    for name in ("torch", "transformers", "nnsight"):
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text("raise ImportError('not on this laptop')")
+    asked = ("--from-run", out / "run", "--out", tmp_path / "again")
+    done = in_a_process(*asked, PYTHONPATH=str(blocked))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for table in (out / "tables").iterdir():
+        assert (tmp_path / "again/tables" / table.name).read_text() == table.read_text()
+    for figure in (out / "figures").glob("*.*g"):  # PNG and SVG
+        assert (tmp_path / "again/figures" / figure.name).read_bytes() == figure.read_bytes()
+
+
+def test_a_damaged_run_is_an_error_in_one_line(out, tmp_path):
+    shutil.copytree(out / "run", tmp_path / "run")
+    chunk = next(p for p in (tmp_path / "run/shards/00001.zarr").rglob("c/*") if p.is_file())
+    chunk.unlink()
+    done = report("--from-run", tmp_path / "run", "--out", tmp_path / "x", code=2)
+    assert "00001.zarr" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def has_nan(page):
+    """Whether a number is missing in what a reader sees."""
+    return re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
+
+
+def test_one_image_has_no_intervals_and_the_page_says_so(tmp_path):
+    report("--limit", 1, "--no-witness", "--out", tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert not has_nan(page)
+    assert "100 images with each of two references are needed, got 1" in page
+    assert "[–]" in page
+
+
+def many_boxes(sample):
+    """The sample with ten boxes, one of them its own."""
+    small = [[x / 20, 0.9, (x + 1) / 20, 0.95] for x in range(9)]
+    return replace(sample, boxes=np.concatenate([sample.boxes[:1], small]))
+
+
+def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, caplog):
+    from analyses.reports.direct_vs_indirect import measure, page
+
+    vlm = interp.load_model("tiny")
+    good = interp.load_samples("digits", limit=3)
+    good[2] = many_boxes(good[2])
+    bad = [
+        Sample("missing", tmp_path / "none.png", "what?", "a"),
+        Sample("special", good[0].image, "what <|image_pad|>?", "a"),
+    ]
+    # In the second shard not one can be measured.
+    samples = [good[0], bad[0], good[1], bad[1], replace(bad[1], id="b"), replace(bad[1], id="c"),
+               good[2]]  # fmt: skip
+    options = commands.parsed(
+        DirectVsIndirectReport, "--effects", "edge", "--shard-size", 3, "--no-witness",
+        "--max-new-tokens", 40,
+    )  # fmt: skip
+    write_run(
+        tmp_path / "run",
+        samples,
+        measure.Measurement(vlm, samples, options, certificate={}),
+        options,
+    )
+    opened = interp.open_run(tmp_path / "run")
+    assert opened["sample"].values.tolist() == [s.id for s in good]
+    statuses = opened.attrs["statuses"]
+    assert [statuses[s.id]["status"] for s in bad] == ["skipped", "skipped"]
+    assert "readable image" in statuses["missing"]["reason"]
+    assert "special tokens" in statuses["special"]["reason"]
+    assert "skipped missing" in caplog.text
+    assert opened["n_boxes"].values.tolist() == [len(s.boxes) for s in good]
+    np.testing.assert_array_equal(opened["box"][2], good[2].boxes)
+    completion = vlm.answer(good[1].image, good[1].question)
+    alone = interp.extract.effects(vlm, good[1], completion=completion)
+    mine = opened.isel(target=(opened["target_sample"] == good[1].id).values)
+    mine = mine.sel(source_set=alone["source_set"])
+    np.testing.assert_allclose(mine["total"], alone["total"], atol=1e-5)
+    assert page.write_report(tmp_path / "run", tmp_path / "out") == {
+        "ok": 3, "skipped": 4, "failed": 0}  # fmt: skip
+
+
+def test_unfinished_texts_count_as_wrong(tmp_path):
+    report(
+        "--limit", 3, "--max-new-tokens", 16, "--effects", "edge", "--no-witness", "--out", tmp_path
+    )
+    accuracy = pd.read_csv(tmp_path / "tables/accuracy.csv").set_index("family")
+    assert accuracy.loc["all", "n"] == 3
+    statuses = interp.open_run(tmp_path / "run").attrs["statuses"].values()
+    assert any(s["status"] == "skipped" and not s["is_correct"] for s in statuses)
+    assert "ended at the length limit" in (tmp_path / "index.html").read_text()
+
+
+def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_path):
+    from analyses.reports.direct_vs_indirect import measure, page
+
+    vlm = interp.load_model("tiny")
+    bare = [
+        replace(s, thinking=None, boxes=None, twin=None)
+        for s in interp.load_samples("digits", limit=3)
+    ]
+    options = commands.parsed(DirectVsIndirectReport, "--text", "reference", "--no-witness")
+    recipe = measure.Measurement(vlm, bare, options, certificate={})
+    recipe.finish = lambda *_: {}  # random weights and wrong images are other tests' business
+    write_run(tmp_path / "run", bare, recipe, options)
+    assert page.write_report(tmp_path / "run", tmp_path / "out")["ok"] == 3
+    text = (tmp_path / "out/index.html").read_text()
+    assert "token of the thinking" not in text
+    assert not has_nan(text)
+    assert "Is the model any good?" not in text
+
+
+def test_edge_effects_alone_are_the_quick_form(tmp_path):
+    report("--limit", 2, "--effects", "edge", "--no-witness", "--out", tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert "Cutting edges" not in page.split("What was measured")[0]
+    assert "The verdict" not in page
+    assert not has_nan(page)
+    assert "shapley" not in interp.open_run(tmp_path / "run")
+    assert not (tmp_path / "tables/verdict.csv").exists()
+
+
+def test_two_models_on_the_same_texts(out, tmp_path):
+    """The first model beside itself changes nothing; beside a damaged copy it does."""
+    from analyses.reports.direct_vs_indirect import comparison
+    from interp.loading import CHECKPOINTS
+
+    shutil.copytree(CHECKPOINTS / "tiny", tmp_path / "other")
+    weights = load_file(tmp_path / "other/model.safetensors")
+    name = next(n for n in weights if n.endswith("layers.3.mlp.down_proj.weight"))
+    weights[name] *= 0.5
+    save_file(weights, tmp_path / "other/model.safetensors", metadata={"format": "pt"})
+    report("--limit", 4, "--no-witness", "--out", tmp_path / "out", "--compare", tmp_path / "other")
+    first = interp.open_run(tmp_path / "out/run")
+    second = interp.open_run(comparison.compared_path(tmp_path / "out/run"))
+    assert first["text"].values.tolist() == second["text"].values.tolist()
+    assert first.attrs["model_hash"] != second.attrs["model_hash"]
+    frame = pd.read_csv(tmp_path / "out/tables/comparison.csv").set_index("quantity")
+    mine = frame[frame.token_class == "answer"]
+    total = mine.loc["edge effect of the image [logit]"]
+    means = []
+    for run in (first, second):
+        totals = run["total"].sel(source_set="image").where(run["target_role"] == "answer")
+        means.append(float(totals.groupby("target_sample").mean().mean()))
+    assert total.difference_estimate == pytest.approx(means[1] - means[0], abs=1e-5)
+    assert abs(total.difference_estimate) > 1e-3
+    assert "Two models on the same texts" in (tmp_path / "out/index.html").read_text()
+    same = comparison.compare(first, first)
+    assert (same.difference_estimate == 0).all()
+    other_prompt = second.assign_attrs(prompt="think")
+    with pytest.raises(ValueError, match="same prompts"):
+        comparison.compare(first, other_prompt)
+    assert second.attrs["prompt"] == first.attrs["prompt"] == "plain"
+    with pytest.raises(ValueError, match="common samples"):
+        comparison.compare(first, second.assign_coords(sample=[f"x{k}" for k in range(4)]))
+
+
+def test_reference_text_is_explained_where_asked(tmp_path):
+    asked = ("--limit", 2, "--text", "reference", "--effects", "edge", "--no-images",
+             "--no-witness")  # fmt: skip
+    report(*asked, "--out", tmp_path)
+    run = interp.open_run(tmp_path / "run")
+    assert run["text"].values.tolist() == [s.text for s in interp.load_samples("digits", limit=2)]
+    assert not (tmp_path / "run/images").exists()
+    assert not (tmp_path / "figures/examples.png").exists()
+
+
+def test_help_answers_at_once_and_errors_are_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(SCRIPT), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "--from-run" in done.stdout
+    for heavy in ("torch", "xarray", "matplotlib", "numpy"):
+        assert f" {heavy}\n" not in done.stderr
+    done = report("--model", "nowhere/nothing", "--out", tmp_path, code=2)
+    assert done.stderr.strip().splitlines()[-1].startswith("error: expected a hub id")

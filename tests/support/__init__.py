@@ -1,0 +1,5 @@
+"""What tests share: random models, planted circuits, the slow reference, commands in process."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
