@@ -26,7 +26,7 @@ from train.judge import judge_from_environment
 from train.options import parsed
 from train.policy import Policy, load_policy, lora
 from train.rewards import Reward
-from train.tiny.mix import questions, usable
+from train.rows import questions, usable
 
 # Of what TRL logs, and of what the reward does.
 KEPT = ("step", "reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "step_time",

@@ -23,7 +23,8 @@ from interp.model.vlm import PROMPTS
 from train.certified import Certified
 from train.options import parsed
 from train.policy import Policy, load_policy, lora
-from train.tiny.mix import Mix, texts, usable
+from train.rows import texts, usable
+from train.tiny.mix import Mix
 
 
 @dataclass

@@ -103,8 +103,7 @@ def _layer(
     """direct, value_bias, ffn and attention of one layer."""
     folded, bias = readout.folded[layer], readout.biases[layer]
     constant = bias_scores(folded, bias)
-    slots = context.values[layer].to(folded.dtype) - rearrange(bias, "kv d -> 1 kv 1 d")
-    scores = slot_scores(folded, slots)
+    scores = slot_scores(folded, readout.values(context, layer))
     own = own_scores(folded, played.own_values[layer].to(folded.dtype) - bias)
     weights = played.weights[layer]
     clean, second = weights[0], weights[1:]

@@ -109,7 +109,7 @@ def _layer(
     gradient, bias = cut.played.own(gradient), cut.readout.biases[layer]
     n_variants = len(gradient)
     folded = fold(where, layer, rearrange(gradient.to(bias.dtype), "v t d -> (v t) d"))
-    values = cut.context.values[layer].to(bias.dtype) - rearrange(bias, "kv d -> 1 kv 1 d")
+    values = cut.readout.values(cut.context, layer)
     weights = rearrange(cut.played.weights[layer].detach(), "v t h p -> (v t) h p")
     write = torch.einsum("nhp,nhp->np", weights, slot_scores(folded, values))
     of_bias = torch.einsum("nhp,nh->np", weights, bias_scores(folded, bias))

@@ -112,10 +112,7 @@ def _layer(
 ) -> Float[Tensor, "part source_set target"]:
     """direct, routing, self and ffn of one layer."""
     folded, bias = readout.folded[layer], readout.biases[layer]
-    clean, reference = (
-        slot_scores(folded, run.values[layer].to(folded.dtype) - rearrange(bias, "k d -> 1 k 1 d"))
-        for run in runs
-    )
+    clean, reference = (slot_scores(folded, readout.values(run, layer)) for run in runs)
     own = own_scores(folded, played.own_values[layer].to(folded.dtype) - bias)
     weights = played.weights[layer]
     change = weights[0] - weights[1:]

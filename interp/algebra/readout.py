@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.algebra.ledger import readout_vectors
+from interp.capture.prefill import Prefill
 from interp.model.linear import constant_of, embedding_rows, mean_row, transpose_apply
 from interp.model.parts import Parts
 from interp.vocabulary import GAUGES
@@ -33,6 +34,11 @@ class Readout:
     """W_oᵀ u, by layer."""
     biases: list[Float[Tensor, "kv_head d_head"]]
     """b_v, by layer."""
+
+    def values(self, run: Prefill, layer: int) -> Float[Tensor, "1 kv_head token d_head"]:
+        """v of every token in a layer, without the value bias."""
+        bias = self.biases[layer]
+        return run.values[layer].to(bias.dtype) - rearrange(bias, "kv d -> 1 kv 1 d")
 
 
 def read_out(

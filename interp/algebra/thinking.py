@@ -24,7 +24,7 @@ from interp.algebra.ledger import slot_scores
 from interp.algebra.readout import Readout, fold
 from interp.capture.prefill import Prefill
 from interp.capture.replay import Replay
-from interp.model.linear import apply_linear, transpose_apply
+from interp.model.linear import transpose_apply
 from interp.model.parts import Parts
 
 
@@ -62,7 +62,7 @@ def bottleneck(readout: Readout, context: Prefill, hops: Hops) -> Float[Tensor, 
     """The bottleneck's scores of every token, signed, summed over layers and heads."""
     total = 0.0
     for layer, folded in enumerate(readout.folded):
-        scores = slot_scores(folded, _values(readout, context, layer))
+        scores = slot_scores(folded, readout.values(context, layer))
         total = total + (product(hops, layer) * scores).sum(dim=1)
     return total
 
@@ -83,7 +83,7 @@ def two_hops(
         if layer < where.n_layers - 1:
             back = fold(where, layer, rearrange(read, "i t d -> (i t) d"))
             back = rearrange(back, "(i t) h d -> i t h d", i=len(total))
-            total += _read_by(back, hops.second(layer), _values(readout, context, layer))
+            total += _read_by(back, hops.second(layer), readout.values(context, layer))
         read = read + _read_at(where, readout, hops, streams[layer], layer)
     return total
 
@@ -121,50 +121,3 @@ def _streams(hops: Hops, dtype: torch.dtype) -> list[Float[Tensor, "thinking d_m
         before.append(stream)
         stream = stream + attention[0].to(dtype) + ffn[0].to(dtype)
     return before
-
-
-def _values(
-    readout: Readout, context: Prefill, layer: int
-) -> Float[Tensor, "1 kv_head token d_head"]:
-    """v of every token, without its bias."""
-    bias = rearrange(readout.biases[layer], "kv d -> 1 kv 1 d")
-    return context.values[layer].to(bias.dtype) - bias
-
-
-# ---------------------------------------------------------------------- as the released code does
-
-
-def as_released(
-    where: Parts,
-    gauge_rows: Float[Tensor, "target d_model"],
-    final: Float[Tensor, "target d_model"],
-    written: Float[Tensor, "target source d_model"],
-) -> Float[Tensor, "target source"]:
-    """The released code's reading of vectors written from each source: g·norm(w)‖w‖ / ‖h‖.
-
-    h is the target's state before the final norm. Because of the norm's ε this is linear in w only
-    where ‖w‖ ≫ √(dε), and so makes small contributions smaller.
-    """
-    final = final.to(gauge_rows.dtype)
-    length = torch.linalg.vector_norm(written, dim=-1)
-    scale = torch.rsqrt(written.square().mean(dim=-1) + where.epsilon)
-    read = written @ rearrange(gauge_rows * where.norm_weight.to(final.dtype), "i d -> i d 1")
-    whole = rearrange(torch.linalg.vector_norm(final, dim=-1), "i -> i 1")
-    return rearrange(read, "i p 1 -> i p") * scale * length / whole
-
-
-def released_writes(
-    where: Parts,
-    context: Prefill,
-    weights: list[Float[Tensor, "target head source"]],
-    sources: Tensor,
-    dtype: torch.dtype,
-) -> Float[Tensor, "target source d_model"]:
-    """Σ_{l,j} weight W_o v_p of some tokens, the value bias in v; by layer weights of any kind."""
-    total = 0.0
-    for layer, module in enumerate(where.layers):
-        values = context.values[layer][0][:, sources].to(dtype)
-        values = values.repeat_interleave(where.n_heads // where.n_kv_heads, dim=0)
-        read = torch.einsum("ihp,hpd->iphd", weights[layer].to(dtype), values)
-        total = total + apply_linear(module.o_proj, rearrange(read, "i p h d -> i p (h d)"))
-    return total

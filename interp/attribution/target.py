@@ -7,7 +7,6 @@ all tokens have in common, and maps of the two can differ as much as methods do.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -47,8 +46,7 @@ class Asked:
     @property
     def visual(self) -> Int[Tensor, " patch"]:
         """Rows of the visual tokens."""
-        rows = np.flatnonzero(self.query.tokens.image >= 0)
-        return torch.from_numpy(rows).to(self.query.rows.device)
+        return self.query.is_visual.nonzero()[:, 0]
 
     @property
     def reader(self) -> Float[Tensor, " d_model"]:

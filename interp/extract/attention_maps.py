@@ -18,7 +18,7 @@ THROUGH_THINKING = ("bottleneck", "two_hop")
 
 def seen(made: Asked, played: Replay) -> Float[Tensor, " target"]:
     """The share of attention that each target's row pays to visual tokens, in the clean run."""
-    is_visual = torch.from_numpy(made.query.tokens.image >= 0).to(made.query.rows.device)
+    is_visual = made.query.is_visual
     shares = [one[0][..., is_visual].float().sum(dim=-1).mean(dim=-1) for one in played.weights]
     return torch.stack(shares).mean(dim=0)
 
@@ -121,7 +121,7 @@ def thinking_columns(made: Asked, kinds: list[str]) -> Tensor:
 def _released(made: Asked, played: Replay, weights: list) -> Float[Tensor, "target token"]:
     """The release's scores of the visual tokens, one target after the other."""
     query, dtype = made.query, made.gauge_rows.dtype
-    sources = torch.from_numpy(np.flatnonzero(query.tokens.image >= 0)).to(query.rows.device)
+    sources = query.is_visual.nonzero()[:, 0]
     found = made.gauge_rows.new_zeros(len(query.rows), len(query.tokens.ids))
     for k in range(len(query.rows)):
         mine = [one[k : k + 1][..., sources] for one in weights]

@@ -148,8 +148,8 @@ def _layer(
     """direct (target, head, source), value_bias (target, head) and ffn (target) of one layer."""
     folded, bias = readout.folded[layer], readout.biases[layer]
     weights = played.weights[layer][0]
-    values, own = context.values[layer].to(folded.dtype), played.own_values[layer].to(folded.dtype)
-    direct = direct_terms(folded, values - bias[:, None], own[0] - bias, weights, rows)
+    own = played.own_values[layer][0].to(folded.dtype) - bias
+    direct = direct_terms(folded, readout.values(context, layer), own, weights, rows)
     value_bias = bias_scores(folded, bias)
     if include_value_bias:
         direct = direct + weights * value_bias[..., None]

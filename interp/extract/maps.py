@@ -152,7 +152,7 @@ def _labelled(made: Asked, found: dict, variant: str, attention: Tensor) -> xr.D
     scores = [as_array(s) if torch.is_tensor(s) else s for s, _ in found.values()]
     defined = [as_array(d) if torch.is_tensor(d) else d for _, d in found.values()]
     is_defined = np.stack(defined).astype(bool)
-    visual = made.query.tokens.image >= 0
+    visual = made.query.tokens.is_visual
     values = np.stack(scores) * is_defined[..., np.newaxis] * visual
     dataset = xr.Dataset(
         {

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 import xarray as xr
-from einops import rearrange
 
 from interp.algebra.ledger import direct_terms
 from interp.algebra.origins import layered_origins, origin_scores, stream_origins, summed_origins
@@ -90,7 +89,7 @@ def _chunk(made: Asked, stream, part, by_layer: bool):
         weights, resid_pre = played.weights[layer][0], stream["resid_pre"][layer]
         scores = origin_scores(where, readout, resid_pre, parts_of(embed, written, layer), layer)
         found = found + torch.einsum("thp,thpo->tpo", weights, scores)
-        values = context.values[layer].to(bias.dtype) - rearrange(bias, "kv d -> kv 1 d")
+        values = readout.values(context, layer)
         own = played.own_values[layer][0].to(bias.dtype) - bias
         terms = direct_terms(readout.folded[layer], values, own, weights, rows)
         direct = direct + terms.sum(dim=1)

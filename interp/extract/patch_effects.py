@@ -78,7 +78,7 @@ def patch_effects(
 
 def _reference_run(made: Asked, reference) -> tuple[Reference, Prefill]:
     query = made.query
-    rows = torch.from_numpy(query.tokens.image >= 0).to(query.rows.device).nonzero()[:, 0]
+    rows = query.is_visual.nonzero()[:, 0]
     named = {} if reference is None else {"reference": reference}
     (one,) = checked_references(named, len(rows)).values()
     return one, prefill_with(query.model, made.context, rows, one.embeddings)

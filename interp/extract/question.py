@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from interp.algebra.readout import check_gauge, runners_up
@@ -40,6 +40,11 @@ class Query:
     has_boxes: bool
     attributes: dict[str, str]
     """Which model and sample this is."""
+
+    @property
+    def is_visual(self) -> Bool[Tensor, " token"]:
+        """Which rows hold visual tokens, on the model's device."""
+        return torch.from_numpy(self.tokens.is_visual).to(self.rows.device)
 
     @property
     def places(self) -> list[tuple[str, int]]:

@@ -47,7 +47,7 @@ def cases(asked: Asked, sources, references) -> Cases:
         ValueError: no references, one that does not fit the visual tokens, a set of other rows.
     """
     query, context = asked.query, asked.context
-    is_visual = torch.from_numpy(query.tokens.image >= 0).to(query.rows.device)
+    is_visual = query.is_visual
     references = checked_references(references, int(is_visual.sum()))
     if sources is None:
         sources = visual_sets(query, context.is_sink)
@@ -86,7 +86,7 @@ def checked_references(references, n_visual: int) -> dict[str, Reference]:
 
 def reference_runs(made: Cases) -> Iterator[tuple[int, int, Prefill]]:
     """The prefill of every source set with every reference; with the numbers of both."""
-    visual = torch.from_numpy(made.query.tokens.image >= 0).to(made.members.device)
+    visual = made.query.is_visual
     for s, is_source in enumerate(made.members):
         rows: Int[Tensor, " row"] = is_source.nonzero()[:, 0]
         for r, reference in enumerate(made.references.values()):

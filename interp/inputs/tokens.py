@@ -37,6 +37,11 @@ class Tokens:
     is_evidence: Bool[np.ndarray, " token"]
     """At least half inside the union, or the patch with the largest share of one of the boxes."""
 
+    @property
+    def is_visual(self) -> Bool[np.ndarray, " token"]:
+        """Which rows hold visual tokens."""
+        return self.image >= 0
+
     def targets(self) -> list[int]:
         """Indices of the tokens to explain: those of thinking and answer, in order."""
         return [i for i, role in enumerate(self.role) if role in ("thinking", "answer")]

@@ -15,7 +15,7 @@ from interp.data.sample import Sample
 from interp.model.families import parts
 from interp.model.state import fingerprint, undisturbed
 from interp.model.vlm import VLM
-from interp.validate import forwards, interventions, naive, paths, state, sums
+from interp.validate import forwards, interventions, naive, paths, sums, traces
 from interp.validate import witness as other
 from interp.validate.case import Case, Finding, make_case
 from interp.vocabulary import BOUNDS
@@ -24,7 +24,7 @@ PER_SAMPLE = (
     sums.ledger_sums, sums.stream_sums, sums.effect_sums, sums.origin_sums, sums.batch_sums,
     sums.gauge_invariance, paths.first_order_sums, paths.patch_sums, paths.shapley_sums,
     forwards.rows_of_the_forward, interventions.interventions, naive.naive_terms,
-    state.liveness, state.unchanged,
+    traces.liveness, traces.unchanged,
 )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def _cut(
             given = {"attention_mask": {"full_attention": _mask(context, row, hidden)}}
             return _forward(where, context, **given)[row]
         stack.enter_context(attending(where.language_model, "eager"))
-        is_visual = torch.from_numpy(case.query.tokens.image >= 0).to(hidden.device)
+        is_visual = case.query.is_visual
         is_averaged = is_visual if mode == "mean" else None
         for layer in where.layers:
             hook = partial(_take_out, where, layer, row, hidden, is_averaged)

@@ -103,3 +103,11 @@ def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
         pad = torch.full((1, padding), fill, dtype=made[name].dtype)
         made[name] = torch.cat([pad, made[name]], dim=1)
     return made
+
+
+def random_references(inputs, model, seed=0):
+    """Two references of random embeddings about as large as real ones."""
+    n_visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    torch.manual_seed(seed)
+    width = model.config.text_config.hidden_size
+    return {name: torch.randn(n_visual, width, dtype=model.dtype) for name in ("one", "two")}

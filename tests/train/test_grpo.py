@@ -153,7 +153,7 @@ def test_another_training_in_the_same_folder_is_refused(whole):
 def test_samples_that_cannot_be_trained_on_are_counted(tmp_path, caplog):
     from dataclasses import replace
 
-    from train.tiny.mix import usable
+    from train.rows import usable
 
     good = interp.load_samples("digits", limit=3)
     (tmp_path / "broken.png").write_bytes(b"not an image")

@@ -91,7 +91,8 @@ def test_unknown_keys_are_refused(monkeypatch):
 
 
 def test_the_curriculum_is_the_order_of_the_rows():
-    from train.tiny.mix import Mix, texts
+    from train.rows import texts
+    from train.tiny.mix import Mix
 
     mix = Mix(1000, 3, (0.1, 0.2, 0.3), digits.QUESTIONS, reading=0.5)
     scenes = [mix.scene(i) for i in range(0, 1000, 7)]

@@ -246,7 +246,7 @@ def _faithful(vlm: VLM, _pool, sample: Sample, text: Completion, maps: dict) -> 
 def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _maps) -> xr.Dataset:
     """Of the same text edge effects by path, and total effects with their path classes."""
     tokens = ask(vlm, sample, completion=text).tokens
-    has_background = ((tokens.image >= 0) & ~tokens.is_evidence).any()
+    has_background = (tokens.is_visual & ~tokens.is_evidence).any()
     asked = {"completion": text, "sources": SETS if has_background else SETS[:-1]}
     edges = interp.extract.effects(vlm, sample, **asked)
     references = interp.extract.references(

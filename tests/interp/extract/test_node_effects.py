@@ -7,17 +7,9 @@ import torch
 import interp
 from interp.vocabulary import PATH_CLASSES
 from tests.support import odd_models, reference
-from tests.support.odd_models import batch, make
+from tests.support.odd_models import batch, make, random_references
 
 PADDING = 3
-
-
-def random_references(inputs, model, seed=0):
-    """Two references of random embeddings about as large as real ones."""
-    n_visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
-    torch.manual_seed(seed)
-    width = model.config.text_config.hidden_size
-    return {name: torch.randn(n_visual, width, dtype=model.dtype) for name in ("one", "two")}
 
 
 @pytest.fixture

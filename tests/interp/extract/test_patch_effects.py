@@ -8,8 +8,7 @@ import torch
 
 import interp
 from tests.support import reference
-from tests.support.odd_models import batch, make
-from tests.test_node_effects import random_references
+from tests.support.odd_models import batch, make, random_references
 
 
 @pytest.fixture

@@ -217,7 +217,8 @@ def test_certifying_disturbs_nobody(samples):
 def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
     from trl import SFTConfig, SFTTrainer
 
-    from train.tiny.mix import Mix, texts
+    from train.rows import texts
+    from train.tiny.mix import Mix
 
     vlm = interp.load_model("tiny")
     config = SFTConfig(
