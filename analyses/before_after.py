@@ -1,4 +1,4 @@
-"""What did training on a saliency reward move: the effect of the evidence, or only its direct part?
+"""Did training on a saliency reward move the effect of the evidence, or only its direct part?
 
     python analyses/before_after.py                                  # the embedded adapters
     python analyses/before_after.py --before FOLDER --after ADAPTER ADAPTER

@@ -1,4 +1,4 @@
-r"""What extraction costs, as ratios to the plain forward of the same model in the same run.
+r"""Cost of extraction, as ratios to the plain forward of the same model in the same run.
 
     python analyses/benchmark.py                                  # 3B's width, 4 layers, CPU
     python analyses/benchmark.py --growth                         # and how it grows: half an hour
@@ -45,7 +45,7 @@ def at_length(model, setting: Setting, options: Benchmark) -> dict:
 
 
 def head_of(setting: Setting, repeats: int) -> dict:
-    """What was measured, and where."""
+    """Description of the model and the machine."""
     import torch
 
     heads, kv_heads, width, _, vocabulary, _, _ = SHAPES[setting.shape]
@@ -74,7 +74,7 @@ def grow(setting: Setting, options: Benchmark, path: Path) -> dict:
 
 
 def in_training(setting: Setting, options: Benchmark) -> dict:
-    """What a reward adds to a GRPO step, printed."""
+    """Measures and prints how much a reward adds to a GRPO step."""
     from analyses.benchmarks.reward import reward_cost
 
     found = reward_cost(setting, setting.tokens, 512, options.repeats)

@@ -142,7 +142,7 @@ def masses(run: xr.Dataset) -> xr.Dataset:
 
 
 def of_sources(run: xr.Dataset) -> xr.Dataset:
-    """What reports read of a run's source tokens, in numbers per target and per sample.
+    """Numbers per target and per sample that reports read off a run's source tokens.
 
     `map_agreement`, `masses`, the products of a map and an exact one that a regression needs, and
     per sample how many tokens there are, how many are sinks, the largest max|h| / rms(h), and which
@@ -183,7 +183,7 @@ def with_sources(run: xr.Dataset) -> xr.Dataset:
 
 
 def normalised(scores: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
-    """What is above the blank image, and the original above the blank, by sample.
+    """Log-likelihoods above the blank image: of the changed image, and of the original, by sample.
 
     100 × Σ first / Σ second over samples is Table 1's score; single images with nearly no
     difference would decide a mean of ratios.

@@ -28,7 +28,7 @@ class Rule:
     """Which map is scored, over which targets."""
 
     kind: str
-    """Of `interp.vocabulary.MAP_KINDS`."""
+    """One of `interp.vocabulary.MAP_KINDS`."""
     role: str | None
     """Targets of one role, or of both."""
 

@@ -110,7 +110,7 @@ def _same_as_before(path: Path, task: dict) -> None:
 
 
 def curves(history: list[dict]) -> list[dict]:
-    """What the trainer logged, a row per logged step: the reward's parts and how texts change."""
+    """The trainer's log, a row per logged step: the reward's parts and how texts change."""
     rows = [row for row in history if "reward" in row]
     return [
         {name: value for name, value in row.items() if name in KEPT or name.startswith(OURS)}

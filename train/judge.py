@@ -115,7 +115,7 @@ class Endpoint:
 
 
 def messages(question: str, reference: str, candidate: str) -> list[dict]:
-    """What the endpoint is asked; the candidate between marks drawn anew for every question."""
+    """Messages to the endpoint; the candidate stands between marks drawn for every question."""
     mark = f"----{secrets.token_hex(12)}----"
     asked = f"Question: {question}\nReference answer: {reference}\nCandidate:\n{mark}\n"
     return [

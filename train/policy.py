@@ -10,7 +10,7 @@ from interp.model.vlm import VLM
 
 @dataclass
 class Policy:
-    """What to train."""
+    """The model to train, and its adapter."""
 
     model_name_or_path: str = field(metadata={"help": "embedded name, hub id or folder"})
     dtype: str = field(default="auto", metadata={"help": "of the weights"})

@@ -1,1 +1,1 @@
-"""Benchmarks that run where the package cannot be installed in the ordinary way."""
+"""Speed, memory and growth of extraction at real widths, on CPUs and GPUs."""

@@ -117,7 +117,7 @@ def _stop(child: BaseProcess) -> None:
 
 
 def _records(folder: Path) -> list[dict]:
-    """What a step has written; a line without an end was being written when it was stopped."""
+    """Records of a step; a line without an end was being written when it was stopped."""
     path = folder / "records.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -64,7 +64,7 @@ def _costs(found: dict, peak: dict[str, int], forward: dict[str, int]) -> dict:
 
 
 def estimated(setting: Setting, name: str) -> int:
-    """What the budget of `interp.extract.each` reckons with."""
+    """Bytes that the budget of `interp.extract.each` reckons with."""
     import torch
 
     from interp.capture.memory import Load, needed

@@ -14,7 +14,7 @@ CELL = 28  # pixels of a visual token's side
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: model, machine, and sizes of the question."""
+    """Model, machine and sizes of a measurement."""
 
     shape: str
     layers: int

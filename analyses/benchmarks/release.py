@@ -8,7 +8,8 @@ def release_arithmetic(setting: Setting, n_tokens=1024, n_visual=729, n_answer=8
     """Extraction alone for one layer and the head, folded and as Saliency-R1's release does it.
 
     The release gets all attention weights by attending to an identity matrix, projects the weighted
-    values of every visual token through W_o, and sends each result through the whole lm_head.
+    values of every visual token through W_o, and sends each result through the whole output
+    embedding.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a saliency reward adds to a GRPO step, from measured forwards at real widths.
+"""Share of a GRPO step that a saliency reward adds, from measured forwards at real widths.
 
 A step is, per completion: the prompt's prefill, as many decoding steps as the completion has tokens
 (a group of completions at a time, as Hugging Face's generation does it), the reference's forward,
@@ -106,7 +106,7 @@ def _case(setting: Setting, n_prompt: int, n_new: int):
 
 
 def _tasks(vlm, sample, text, n_new: int) -> dict:
-    """What is timed, by name."""
+    """Functions to time, by name."""
     import torch
 
     from interp.inputs import prompts as inputs

@@ -29,15 +29,15 @@ class Sizes:
     """How large the steps are: `FULL` on a GPU, `TOY` where the steps themselves are tested."""
 
     shapes: tuple[str, str]
-    """Of the first and of the second model."""
+    """Shapes of the first and of the second model."""
     tokens: tuple[int, ...]
     sequences: int
-    """Of a batch, at the first length."""
+    """Sequences of a batch, at the first length."""
     repeats: int
     new_tokens: int
-    """Of a completion in training."""
+    """Tokens of a completion in training."""
     dtypes: tuple[str, ...]
-    """Of the certificates; all that is timed is in the first."""
+    """Dtypes of the certificates; everything that is timed is in the first."""
     tests: str
     """Exactness tests by pytest's -k; all by default."""
 
@@ -180,7 +180,7 @@ def profile(sizes: Sizes, device: str, write: Write) -> None:
 
 
 def reward(sizes: Sizes, device: str, write: Write) -> None:
-    """What a saliency reward adds to a GRPO step, all layers and the whole generation measured."""
+    """Share of a GRPO step that a saliency reward adds, measured with all layers and tokens."""
     from analyses.benchmarks.reward import reward_cost
 
     setting = full_depth(sizes.shapes[0], sizes, device, sizes.tokens[0])

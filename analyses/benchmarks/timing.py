@@ -26,7 +26,7 @@ MAP_TEXT_TOKENS = 60  # about what stands around the picture
 
 
 def tasks(model, setting: Setting) -> dict[str, Callable]:
-    """What is timed: name -> function."""
+    """Functions to time, by name."""
     import torch
 
     import interp

@@ -56,7 +56,7 @@ def download(python: str, folder: Path) -> None:
 
 
 def install_line(folder: Path) -> str:
-    """What installs the wheels on the machine and starts the benchmark there."""
+    """The shell line that installs the wheels on the machine and starts the benchmark there."""
     return (
         f"python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target .site "
         f"{folder}/*.whl && PYTHONPATH=.site python3 -m analyses.benchmarks.gpu --minutes 8"

@@ -28,17 +28,17 @@ LATEX = {"−": "$-$", "–": "--", "≤": r"$\leq$", "≥": r"$\geq$", "±": r"
 
 @dataclass(frozen=True)
 class Report:
-    """What a report makes of a run, before anything is written."""
+    """A report's figures, tables and values, before anything is written."""
 
     name: str
-    """Of `analyses.reports.REPORTS`; its folder has the page's template."""
+    """One of `analyses.reports.REPORTS`; its folder has the page's template."""
     run: xr.Dataset
     run_path: Path
     figures: dict[str, Figure | None]
     """By file name; None for what the run has no numbers for."""
     tables: dict[str, pd.DataFrame | None]
     page: dict
-    """What the page's template is filled with, besides images, attributes and counts."""
+    """Values that fill the page's template, besides images, attributes and counts."""
     records: dict[str, dict] = field(default_factory=dict)
     """More JSON files by name, for machines and for other reports."""
 

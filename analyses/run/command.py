@@ -1,4 +1,4 @@
-"""What every command does around its work: log level, threads, one last line, the exit code."""
+"""The frame of every command: log level, threads, one last line, the exit code."""
 
 import logging
 import os

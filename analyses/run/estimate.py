@@ -1,4 +1,4 @@
-"""What an extraction would take, before any weights are loaded: shapes, disk and memory.
+"""Estimate of an extraction's shapes, disk and memory, before any weights are loaded.
 
 Shapes and bytes are those of a real shard: a few samples go through the same recipe on a narrow
 model with the layers, heads and vocabulary of the one that was asked for, and random weights.

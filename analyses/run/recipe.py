@@ -1,4 +1,4 @@
-"""A recipe: what is measured on the samples of a shard, one per report."""
+"""The protocol of a report's measurement: samples of a shard in, a dataset and statuses out."""
 
 import logging
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ log = logging.getLogger("extraction")
 
 @dataclass(frozen=True)
 class Budget:
-    """What one call of the model may take."""
+    """Limits of one call of the model."""
 
     batch_size: int
     max_memory: int
@@ -26,12 +26,12 @@ class Budget:
 
 @dataclass
 class Shard:
-    """What was made of a shard's samples."""
+    """The measured samples of a shard."""
 
     dataset: xr.Dataset | None
-    """Of those that are ok; None without one."""
+    """Dataset of the samples that are ok; None without one."""
     statuses: dict[str, dict]
-    """Of every sample: status ("ok", "skipped", "failed"), reason, and more."""
+    """Status ("ok", "skipped", "failed"), reason and more of every sample."""
     facts: dict = field(default_factory=dict)
     """More for the shard's confirmation."""
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -39,12 +39,12 @@ class Shard:
 
 
 class Recipe(Protocol):
-    """What is measured; one per report."""
+    """A measurement of samples; one per report."""
 
     settings: dict
     """All that decides what the shards hold, besides the samples."""
     facts: dict
-    """What is known before the first shard."""
+    """Attributes that are known before the first shard."""
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:
         """Measures the samples of a shard; raises what `is_out_of_memory` knows to get less."""
@@ -54,7 +54,7 @@ class Recipe(Protocol):
 
 
 def attempt(call, *arguments):
-    """What a call returns, or the exception that says why not; memory of a batch is no reason."""
+    """The result of a call, or the exception that says why there is none."""
     try:
         return call(*arguments)
     except (ValueError, RuntimeError, TypeError, MemoryError, OSError) as error:
@@ -63,7 +63,7 @@ def attempt(call, *arguments):
 
 
 def status(sample: Sample, error: Exception | None) -> dict:
-    """What becomes of a sample: skipped for what is wrong with it, failed for anything else."""
+    """Status of a sample: skipped for what is wrong with it, failed for anything else."""
     if error is None:
         return {"status": "ok", "reason": ""}
     if isinstance(error, ValueError):

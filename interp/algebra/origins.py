@@ -23,7 +23,7 @@ from interp.model.parts import Parts
 def stream_origins(
     where: Parts, readout: Readout, stream: dict[str, Float[Tensor, "layer token d_model"]]
 ) -> Float[Tensor, "kind layer token d_model"]:
-    """What layers wrote to the stream of every token: attention without its bias, bias, and FFN.
+    """Writes of every layer to every token's stream: attention without bias, bias, and FFN.
 
     Args:
         where, readout: the model's parts, and its value biases.

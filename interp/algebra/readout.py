@@ -24,7 +24,7 @@ RUNNER_UP = "runner-up"
 
 @dataclass(frozen=True)
 class Readout:
-    """What the algebra needs to turn written vectors into logits of the targets."""
+    """Vectors that read what is written to the residual stream in logits of the targets."""
 
     gauge_rows: Float[Tensor, "target d_model"]
     """g: the row of the output embedding in the chosen gauge."""

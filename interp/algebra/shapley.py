@@ -31,7 +31,7 @@ COALITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (a, b): the variants of the rep
 
 @dataclass(frozen=True)
 class Split:
-    """What a cube of eight values v(a', a, b) says."""
+    """Shares and interactions that a cube of eight values v(a', a, b) gives."""
 
     total: Float[Tensor, "*rest"]
     shapley: Float[Tensor, "path_class ..."]
@@ -131,7 +131,7 @@ def _shapley_value(cube: Tensor, player: int) -> Tensor:
 
 
 def _interaction_index(cube: Tensor, third: int) -> Tensor:
-    """What two players add together beyond what each adds, mean over the third's two states."""
+    """Interaction index of two players, mean over the third's two states."""
     face = cube.movedim(third, 0)
     return (face[:, 1, 1] - face[:, 1, 0] - face[:, 0, 1] + face[:, 0, 0]).mean(dim=0)
 

@@ -33,11 +33,11 @@ class Hops:
     """Attention from targets to some thinking tokens, and from those to everything before them."""
 
     targets: Replay
-    """Of the rows that predict the targets."""
+    """Replay of the rows that predict the targets."""
     thinking: Replay
-    """Of the rows at which thinking tokens look; see `looking_rows`."""
+    """Replay of the rows at which thinking tokens look; see `looking_rows`."""
     embeddings: Float[Tensor, "thinking d_model"]
-    """What enters the first layer at those rows."""
+    """Vectors that enter the first layer at those rows."""
     columns: Tensor
     """Positions of the thinking tokens, at which the targets look at them."""
     is_between: Bool[Tensor, "target thinking"]

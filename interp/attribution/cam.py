@@ -14,7 +14,7 @@ from interp.model.vlm import VLM
 def cam(
     vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
 ) -> xr.DataArray:
-    """What the target's logit would be at each visual row, signed.
+    """Class activation map: the target's logit read at each visual row, signed.
 
     Raises:
         ValueError: as `ask_one`.

@@ -1,4 +1,4 @@
-"""Nothing: what a method that knows nothing scores."""
+"""Noise: the score of a method that knows nothing."""
 
 import zlib
 

@@ -1,4 +1,4 @@
-"""What every method begins with: one target of one sample, its forward, and its patches.
+"""One target of one sample, its forward and its patches: every method begins with it.
 
 All methods explain the same number, the target's logit in the centered gauge: raw logits hold what
 all tokens have in common, and maps of the two can differ as much as methods do.
@@ -35,7 +35,7 @@ class Asked:
 
     @property
     def row(self) -> int:
-        """Of the sequence, which predicts the target."""
+        """Row of the sequence that predicts the target."""
         return int(self.query.rows[0])
 
     @property

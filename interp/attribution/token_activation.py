@@ -67,7 +67,7 @@ def _context(asked: Asked, ids: torch.Tensor) -> torch.Tensor:
 
 
 def without(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """What least squares leaves of a map when another is taken out, not negative."""
+    """A map without what least squares explains by another one; negative values become 0."""
     scale = (own @ other / (other @ other).clamp(min=1e-12)).clamp(min=0)
     return (own - scale * other).clamp(min=0)
 

@@ -1,4 +1,4 @@
-"""What an extraction needs besides the model, in bytes, from sizes alone: an upper estimate.
+"""Upper estimate of the bytes that an extraction needs besides the model, from sizes alone.
 
     base       what the first call of a process leaves behind: buffers of threads and libraries
     prefill    keys and values of every layer, and the activations of the widest module
@@ -26,13 +26,13 @@ class Load:
     n_tokens: int
     n_targets: int
     n_variants: int = 1
-    """Of a replay, the clean one included."""
+    """Variants of a replay, the clean one included."""
     is_full: bool = False
     """Whether direct contributions by layer and head are asked for."""
 
 
 def largest(loads: list[Load]) -> Load:
-    """Of several extractions from one sequence, one after the other, what is most in each."""
+    """Peak sizes over several extractions that run one after the other on the same sequence."""
     names = ("n_tokens", "n_targets", "n_variants", "is_full")
     return Load(**{name: max(getattr(one, name) for one in loads) for name in names})
 

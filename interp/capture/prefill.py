@@ -40,7 +40,7 @@ class Prefill:
     logits: Float[Tensor, "target vocabulary"] | None
     """The model's own output at the queried rows; None in a reference run."""
     given: dict
-    """What the language model was called with."""
+    """Keyword arguments of the language model's call."""
     peaks: Float[Tensor, " token"] | None
     """max|h| / rms(h), exceeded behind at least half of the layers L/4 … 3L/4: how sinks show
     (METHODS.md 3.6). None in a reference run."""
@@ -136,7 +136,7 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
 
 
 def _alone(given: dict, sequence: int, n_padding: int) -> dict:
-    """What the language model would be called with for one of the sequences."""
+    """Keyword arguments of the language model's call for one of the sequences alone."""
     one = slice(sequence, sequence + 1)
     mine = {
         "inputs_embeds": given["inputs_embeds"][one, n_padding:],
@@ -189,7 +189,7 @@ def prefill_with(
 
 @contextmanager
 def listening(where: Parts) -> Iterator[dict]:
-    """What the language model is called with inside, by keyword."""
+    """Records the keyword arguments of the language model's calls inside."""
     given: dict = {}
 
     def look(_module, _args, kwargs):

@@ -46,13 +46,13 @@ class Replay:
     """Attention rows, summing to 1, the own row's weight at its own position. Edges that were cut
     keep their weight here: a cut leaves out the value, not the weight."""
     own_values: list[Float[Tensor, "variant target kv_head d_head"]]
-    """Of each row itself, value bias included."""
+    """Values of each row itself, value bias included."""
     attention: list[Float[Tensor, "variant target d_model"]]
     ffn: list[Float[Tensor, "variant target d_model"]]
     final: Float[Tensor, "variant target d_model"]
     """The input of the final norm."""
     whole: list[Tensor] = field(default_factory=list)
-    """What `attention` is of: the outputs for all sequences of the replay, which gradients can be
+    """Attention outputs for all sequences of the replay, which gradients can be
     asked for. `own` takes this sequence's part of them."""
     own: Callable[[Tensor], Tensor] = lambda whole: whole
 

@@ -1,4 +1,4 @@
-"""What replayed rows read: slots of one or several prefills, with interventions side by side.
+"""The slots that replayed rows read: of one or several prefills, with interventions side by side.
 
 A replay sends single rows through the model again; each attends to the keys and values that a
 prefill left before it in its own sequence, and to its own. `Variants` says how every variant of a
@@ -30,7 +30,7 @@ class Variants:
     """Which prefill each slot is read from; 0 is the clean one."""
     is_cut: Bool[Tensor, "variant target token"]
     scale: Float[Tensor, " variant"]
-    """What is left of the value read over a cut edge."""
+    """Factor on the value that is read over a cut edge."""
     is_masked: bool = False
     """Whether cut edges get no weight and the others share it."""
     fill: list[Float[Tensor, "variant kv_head d_head"]] | None = None
@@ -79,7 +79,7 @@ def scaled(is_cut: Bool[Tensor, "target token"], nodes: Float[Tensor, " node"]) 
 
 @dataclass(frozen=True)
 class Slots:
-    """What the attention function reads in place of the context, for one or several sequences."""
+    """Slots that the attention function reads in place of the context, by sequence."""
 
     runs: list[Prefills | Prefill]
     rows: Int[Tensor, "sequence target"]

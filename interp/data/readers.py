@@ -1,4 +1,4 @@
-"""What readers of files share: an order, boxes clamped to the image, rows left out and counted."""
+"""Shared by all readers: rows in order, boxes clamped to the image, rows left out and counted."""
 
 import logging
 import re

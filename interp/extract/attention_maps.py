@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.algebra import thinking
+from interp.algebra import released_code, thinking
 from interp.algebra.readout import Readout, read_out
 from interp.capture.replay import Replay, replay
 from interp.extract.ledger import account
@@ -125,8 +125,8 @@ def _released(made: Asked, played: Replay, weights: list) -> Float[Tensor, "targ
     found = made.gauge_rows.new_zeros(len(query.rows), len(query.tokens.ids))
     for k in range(len(query.rows)):
         mine = [one[k : k + 1][..., sources] for one in weights]
-        written = thinking.released_writes(query.where, made.context, mine, sources, dtype)
-        found[k : k + 1, sources] = thinking.as_released(
+        written = released_code.released_writes(query.where, made.context, mine, sources, dtype)
+        found[k : k + 1, sources] = released_code.as_released(
             query.where, made.gauge_rows[k : k + 1], played.final[0][k : k + 1], written
         )
     return found

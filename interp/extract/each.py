@@ -114,7 +114,7 @@ class _Waiting:
 
     query: Query
     settings: list[dict]
-    """Of every call, by the names of its arguments."""
+    """Settings of every call, by the names of its arguments."""
     load: Load
 
 

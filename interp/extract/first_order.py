@@ -98,7 +98,7 @@ def members(made: Asked, source) -> Bool[Tensor, "target token"]:
 def together(
     made: list[Asked], batch: Prefills, parts: list, sources: list, n_nodes: int, objectives
 ) -> list[tuple[FirstOrder, Float[Tensor, " part"], Replay]]:
-    """Of some targets of every sequence the maps, the joint cuts' total effects, and the ends."""
+    """First-order maps of a chunk of targets, each joint cut's total effect, and the end-points."""
     model, where = made[0].query.model, made[0].query.where
     nodes, weights = quadrature(n_nodes, made[0].query.rows.device)
     rows = [one.query.rows[part] for one, part in zip(made, parts, strict=True)]

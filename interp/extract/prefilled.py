@@ -1,4 +1,4 @@
-"""What every call begins with: the question, its prefill, and the gauge it is read in."""
+"""A question with its prefill and its gauge: every call begins with it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What is asked of a model: which rows predict which tokens, and which rows form a source set.
+"""A question to a model: which rows of a sequence predict which tokens.
 
 Both call forms of `interp.extract`, a `VLM` with a `Sample` or a model with the processor's batch,
 end here as one `Query`.
@@ -48,7 +48,7 @@ class Query:
 
     @property
     def places(self) -> list[tuple[str, int]]:
-        """Of each target the role, and how many tokens of that role stand before it."""
+        """Each target's role, with the number of tokens of that role before it."""
         role = self.tokens.role
         after = [row + 1 for row in self.rows.tolist()]
         return [(role[i], role[:i].count(role[i])) if i < len(role) else ("", 0) for i in after]

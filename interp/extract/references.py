@@ -35,7 +35,7 @@ class Reference:
 
     embeddings: Float[Tensor, "visual d_model"]
     text: dict[str, list[int]] | None = None
-    """Of a twin: the token ids of its own thinking and answer. It is a reference only for targets
+    """Token ids of a twin's own thinking and answer. It is a reference only for targets
     in whose place its own text has another token."""
 
     def counterparts(self, places: list[tuple[str, int]]) -> list[int | None]:

@@ -1,4 +1,4 @@
-"""What node effects and Shapley values have in common: sets, references and their runs."""
+"""Replaced content, for node effects and Shapley values: source sets, references and their runs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Cases:
 
     asked: Asked
     names: tuple[str, ...]
-    """Of the source sets."""
+    """Names of the source sets."""
     members: Bool[Tensor, "source_set token"]
     references: Mapping[str, Reference]
     before: Bool[Tensor, "source_set target token"]

@@ -13,7 +13,7 @@ _THINK = re.compile(rb"\s*" + THINK_OPEN.encode() + rb"(.*?)" + THINK_CLOSE.enco
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote for one image and question."""
+    """A model's text for one image and question."""
 
     text: str
     """Decoded, without the end token."""

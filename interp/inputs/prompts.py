@@ -1,4 +1,4 @@
-"""Sample + processor → model inputs and the table of tokens.
+"""From a sample to the model's inputs: the prompt, and the text that is teacher-forced.
 
 Spans are found on the token ids themselves: every token of a byte-level BPE stands for bytes, the
 bytes spell the text, and roles are read off byte ranges. Nothing is decoded and tokenized again,
@@ -20,7 +20,7 @@ from interp.inputs.tokens import Tokens, token_table
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the model reads, and what each row of it is."""
+    """The model's inputs, and the table of their tokens."""
 
     batch: BatchFeature
     tokens: Tokens

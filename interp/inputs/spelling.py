@@ -11,7 +11,7 @@ def _byte_of() -> dict[str, int]:
 
 
 def token_bytes(tokenizer, ids: list[int]) -> list[bytes]:
-    """What each token of a byte-level BPE spells; an id without a token spells nothing."""
+    """The bytes that each token of a byte-level BPE spells; an id without a token spells none."""
     added = tokenizer.added_tokens_decoder
     byte_of = _byte_of()
     pieces = []

@@ -57,7 +57,7 @@ def tokens_by_role(tokens: Tokens) -> dict[str, list[int]]:
 
 
 def token_table(processor, batch, boxes: np.ndarray | None = None) -> Tokens:
-    """What each row of a batch of one sequence is; roles as `interp.vocabulary.ROLES`."""
+    """The token table of a batch of one sequence; roles as in `interp.vocabulary.ROLES`."""
     ids = batch["input_ids"][0].cpu().numpy()
     spelled = token_bytes(processor.tokenizer, ids.tolist())
     image_id = processor.image_token_id

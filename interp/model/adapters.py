@@ -21,7 +21,7 @@ def name_base(folder: Path, vlm, **facts) -> None:
 
 
 def base_of(folder: str) -> dict | None:
-    """What `name_base` wrote beside an adapter; None where it is not one, or says nothing."""
+    """The record that `name_base` wrote beside an adapter; None where there is none."""
     path = Path(folder) / BASE_FILE
     return json.loads(path.read_text()) if path.is_file() else None
 

@@ -75,7 +75,7 @@ def mean_row(module: nn.Module) -> Float[Tensor, " d_model"]:
 
 
 def _state(weight: Tensor) -> tuple:
-    """What tells that a weight was changed.
+    """Fingerprint of a weight, which tells that it was changed.
 
     Where it is, how often it was written to, and some of its values, because a write through
     `.data` is not counted.

@@ -25,7 +25,7 @@ PROMPTS = {
 
 
 def image_embeddings(model: nn.Module, pixel_values: Tensor, grids: Tensor) -> Tensor:
-    """What the vision tower gives the language model for some images, (visual token, d_model)."""
+    """Visual embeddings of images, as the language model gets them: (visual token, d_model)."""
     with undisturbed(model), torch.no_grad():
         found = parts(model).embed_images(
             pixel_values=pixel_values.to(model.device), image_grid_thw=grids.to(model.device)
@@ -44,7 +44,7 @@ class VLM:
     prompt: str
     """Key of `PROMPTS`: the system prompt of every question."""
     fingerprint: str
-    """Of the base model's weights as loaded."""
+    """Hash of the base model's weights as loaded."""
     revision: str = ""
     adapter: str = ""
 

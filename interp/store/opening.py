@@ -108,7 +108,7 @@ def open_run(path: str | Path, *, check: str = "bytes", partial: bool = False) -
 
 
 def _with_labels(dataset: xr.Dataset) -> xr.Dataset:
-    """What one selects and groups by, in memory; it is small, and dask does not group by itself."""
+    """Loads the labels into memory; they are small, and dask does not group by itself."""
     for name, array in dataset.variables.items():
         if array.dims == ("sample",) or (name in dataset.coords and array.ndim <= 1):
             dataset[name].load()
@@ -116,7 +116,7 @@ def _with_labels(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _confirmation(path: Path, number: int, samples: list, check: str, partial: bool) -> dict | None:
-    """What confirms a shard; None for one that an unfinished run has not come to."""
+    """The confirmation of a shard; None for one that an unfinished run has not come to."""
     store = shard_path(path, number)
     confirmation = store.with_suffix(".json")
     if not confirmation.is_file() and partial:
@@ -136,7 +136,7 @@ def _confirmation(path: Path, number: int, samples: list, check: str, partial: b
 
 
 def fault_of(path: Path, number: int, said: dict, check: str) -> str | None:
-    """What is wrong with a shard."""
+    """The fault of a shard in words; None where it is sound."""
     store = shard_path(path, number)
     if "bytes" not in said:
         return None
@@ -211,7 +211,7 @@ def _chunks():
 
 
 def digest(folder: Path, check: str) -> str:
-    """Of all files' names and sizes and the metadata's content; of "bytes", all content."""
+    """Digest over all files' names and sizes and the metadata; with "bytes", over all content."""
     found = sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         found.update(f"{file.relative_to(folder)}:{file.stat().st_size}\n".encode())

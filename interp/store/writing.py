@@ -72,7 +72,7 @@ class Run:
         return {k: one for k, one in said.items() if fault_of(self.path, k, one, "bytes") is None}
 
     def confirmations(self) -> dict[int, dict]:
-        """What is said of every shard, by number; those that cannot be read are left out."""
+        """Confirmations of shards by number; those that cannot be read are left out."""
         found = {}
         for number in range(len(self.shards)):
             try:

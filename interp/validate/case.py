@@ -1,4 +1,4 @@
-"""What every oracle gets: some targets of one sample of the model that is to be certified."""
+"""A case for every oracle: some targets of one sample of the model that is to be certified."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ class Case:
     stream: dict[str, Float[Tensor, "layer token d_model"]]
     """The traced residual stream of all tokens."""
     bound: float
-    """Of the model's dtype, relative to the sum of absolute parts (DESIGN.md 7)."""
+    """Bound of the model's dtype, relative to the sum of absolute parts (DESIGN.md 7)."""
 
     @property
     def asked(self) -> dict:

@@ -30,7 +30,7 @@ PER_SAMPLE = (
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was checked on which model."""
+    """The checks of one model, with their errors and bounds."""
 
     checks: xr.Dataset
     """error, bound, signal, layer and is_passed by check; which model, data and versions as

@@ -12,7 +12,7 @@ from interp.validate.case import Case, Finding, by_layer, relative
 
 @torch.no_grad()
 def rows_of_the_forward(case: Case) -> list[Finding]:
-    """What attention and FFN put out at the replayed rows, and the attention rows themselves."""
+    """Compares the outputs of attention and FFN at the replayed rows, and the attention rows."""
     findings = []
     query, stream = case.query, case.stream
     context = prefill(query.model, query.batch, query.rows)

@@ -52,7 +52,7 @@ def unchanged(case: Case) -> list[Finding]:
 
 
 def _state(model) -> list:
-    """What a caller would notice."""
+    """Everything about a model that a caller would notice."""
     base, where = base_model(model), parts(model)
     tensors = [t for t in model.parameters() if not t.is_inference()]
     gradients = [t.grad for t in tensors if t.grad is not None]

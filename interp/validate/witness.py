@@ -61,7 +61,7 @@ def merged_equals_unmerged(cases: list[Case]) -> list[Finding]:
 
 @torch.no_grad()
 def testimony(cases: list[Case]) -> list[Finding]:
-    """What TransformerLens says of the same model and inputs."""
+    """Compares with TransformerLens on the same model and inputs."""
     findings = []
     bridge = _boot(copied(cases[0].vlm), cases[0].vlm)
     for case in cases:

@@ -55,7 +55,7 @@ def alignment(found: ArmFindings) -> Figure:
 
 
 def effects(found: ArmFindings) -> Figure:
-    """What changed in the exact effect of the evidence on the answer, by reference."""
+    """Change of the exact effect of the evidence on the answer, by reference."""
     parts = ("evidence: total [logit]", "evidence: direct write [logit]",
              "evidence: all other paths [logit]")  # fmt: skip
     table = found.changes[found.changes["against"] == "before"]
@@ -74,7 +74,7 @@ def effects(found: ArmFindings) -> Figure:
 
 
 def paths(found: ArmFindings) -> Figure:
-    """What changed in the edge effect of the evidence, by path."""
+    """Change of the edge effect of the evidence, by path."""
     table = found.changes[found.changes["against"] == "before"]
     figure, axes = plt.subplots(1, 2, sharey=True, figsize=(8.6, 3.6))
     for ax, token_class in zip(axes, ("answer", "thinking"), strict=True):

@@ -70,7 +70,7 @@ def measure_run(options: BeforeAfter, path: Path) -> list[Path]:
 
 
 def probe(vlm: VLM, samples: list[Sample], options: BeforeAfter) -> "Measurement":
-    """What measures some samples with a model that is not certified, to say what it would take."""
+    """The measurement of a few samples with a model that is not certified, for an estimate."""
     return Measurement(vlm, samples, options, "reference", certificate={})
 
 
@@ -157,7 +157,7 @@ def _checked(sample: Sample) -> None:
 
 
 def _facts(samples: list[Sample], own: list[Completion]) -> xr.Dataset:
-    """What a page tells of the samples."""
+    """Facts about the samples that a page tells."""
     by_sample = {
         "question": [one.question for one in samples],
         "answer": [one.answer for one in samples],
@@ -203,7 +203,7 @@ def _maps(vlm: VLM, samples, texts, rule: str, reasons: list[str]) -> list:
 
 
 def _written(vlm: VLM, sample: Sample, text: Completion) -> xr.Dataset:
-    """What the model wrote, and whether it is right."""
+    """The model's text, and whether it is right."""
     facts = {
         "is_correct": float(is_right(text.answer, sample.answer)),
         "is_well_formed": float(is_well_formed(vlm.processor.tokenizer, text)),
@@ -244,7 +244,7 @@ def _faithful(vlm: VLM, _pool, sample: Sample, text: Completion, maps: dict) -> 
 
 
 def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _maps) -> xr.Dataset:
-    """Of the same text edge effects by path, and total effects with their path classes."""
+    """Edge effects by path, and total effects with their path classes, of the same text."""
     tokens = ask(vlm, sample, completion=text).tokens
     has_background = (tokens.is_visual & ~tokens.is_evidence).any()
     asked = {"completion": text, "sources": SETS if has_background else SETS[:-1]}

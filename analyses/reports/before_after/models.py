@@ -43,7 +43,7 @@ def label_of(name: str) -> str:
 
 
 def _said(name: str) -> dict:
-    """What an adapter says of its training; nothing for other models."""
+    """The record of an adapter's training; empty for other models."""
     return base_of(resolve(name)[0]) or {}
 
 

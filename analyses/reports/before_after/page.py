@@ -39,7 +39,7 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
 
 
 def _page(found: ArmFindings) -> dict:
-    """What the template is filled with."""
+    """Values that fill the template."""
     reasons, text = found.run.attrs["reasons"], found.run.attrs["text"]
     return {
         "sentences": sentences(found),
@@ -58,7 +58,7 @@ def _page(found: ArmFindings) -> dict:
 
 
 def _summary(found: ArmFindings) -> dict:
-    """What another report's page says of this one."""
+    """Summary that another report's page shows."""
     return {
         "before": found.before,
         "counts": statuses(found.run),
@@ -131,7 +131,7 @@ def _cell(row: pd.Series, n_before: int) -> dict:
 
 
 def _costs(found: ArmFindings) -> list[dict]:
-    """Of every training the share of its time that went into maps; the median over steps."""
+    """Share of every training's time that went into maps, median over steps."""
     if found.curves is None or "seconds/saliency" not in found.curves:
         return []
     share = found.curves["seconds/saliency"] / found.curves["step_time"]

@@ -51,7 +51,7 @@ def _clauses(found: ArmFindings, arm: str, rule: str, against: str) -> str:
 def reading(
     moved: int | None, total: int | None, direct: int | None, rest: int | None, *, is_paid: bool
 ) -> str:
-    """What four directions mean together.
+    """The reading of four directions together.
 
     Those of the map, of the evidence's total effect, of its direct write and of all other paths:
     each is 1, -1, or 0 where its interval, or one of them, includes 0; None where not measured.

@@ -150,7 +150,7 @@ def _origins(run: xr.Dataset, seed: int) -> pd.DataFrame:
 
 
 def _r_squared(xy, xx, yy, axis=-1):
-    """Of a regression through the origin."""
+    """R² of a regression through the origin."""
     return xy.sum(axis=axis) ** 2 / (xx.sum(axis=axis) * yy.sum(axis=axis))
 
 

@@ -16,7 +16,7 @@ def compared_path(path: Path) -> Path:
 
 
 def compare(first: xr.Dataset, second: xr.Dataset) -> pd.DataFrame:
-    """What the second model changes, one row per token class and quantity.
+    """Changes from the first model to the second, one row per token class and quantity.
 
     Over the images that both runs have; the same tokens are explained in both.
 

@@ -19,7 +19,7 @@ MARK = {"all": 0.90, "family": 0.85}  # accuracy that the embedded model is mean
 
 @dataclass(frozen=True)
 class Findings:
-    """What the figures, the tables and the text are made of."""
+    """Numbers behind the figures, the tables and the text."""
 
     run: xr.Dataset
     paths: xr.Dataset
@@ -31,7 +31,7 @@ class Findings:
     layers: xr.Dataset
     """Mean effect of the image by (token_class, layer_path, layer)."""
     accuracy: pd.DataFrame | None
-    """Of all texts that the model wrote, explained or not; None for reference text."""
+    """Accuracy of all texts that the model wrote, explained or not; None for reference text."""
     errors: xr.Dataset
     bound: float
     indirect: Indirect | None

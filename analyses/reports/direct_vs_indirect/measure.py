@@ -67,7 +67,7 @@ def _load_compared(options: DirectVsIndirect, prompt: str) -> VLM:
 
 
 def probe(vlm: VLM, samples: list[Sample], options: DirectVsIndirect) -> "Measurement":
-    """What measures some samples with a model that is not certified, to say what it would take."""
+    """The measurement of a few samples with a model that is not certified, for an estimate."""
     return Measurement(vlm, samples, options, certificate={})
 
 

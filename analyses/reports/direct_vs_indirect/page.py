@@ -45,7 +45,7 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
 
 
 def _other_report(out: Path) -> dict | None:
-    """What the report on training that lies in OUT/before_after says of itself; None without."""
+    """Summary of the report on training in OUT/before_after; None without one."""
     folder = out / "before_after"
     if not (folder / "summary.json").is_file():
         return None
@@ -55,7 +55,7 @@ def _other_report(out: Path) -> dict | None:
 
 
 def _page(found: Findings, compared: dict | None, training: dict | None) -> dict:
-    """What the template is filled with."""
+    """Values that fill the template."""
     run = found.run
     skipped = [
         (name, entry["reason"])
@@ -87,7 +87,7 @@ def _page(found: Findings, compared: dict | None, training: dict | None) -> dict
 
 
 def _compared(tables: dict[str, pd.DataFrame], second: xr.Dataset | None) -> dict | None:
-    """What the page says of a second model, with its estimates as text."""
+    """Values of the section on a second model, with its estimates as text."""
     if second is None:
         return None
     names = ("first", "second", "difference")
@@ -101,7 +101,7 @@ def _compared(tables: dict[str, pd.DataFrame], second: xr.Dataset | None) -> dic
 
 
 def _indirect(found: Findings) -> dict:
-    """What the page says beyond edge effects; nothing for a run of edge effects alone."""
+    """Values of the sections beyond edge effects; empty for a run of edge effects alone."""
     more = found.indirect
     if more is None:
         return {"verdicts": None}

@@ -33,7 +33,7 @@ _SAME = {"data_vars": ["total", "direct"], "coords": "minimal", "compat": "overr
 
 @dataclass(frozen=True)
 class Measurer:
-    """What is the same for all samples of a run."""
+    """Measures samples of a run with the same model, pool, gauge and detail."""
 
     vlm: VLM
     pool: Pool | None
@@ -41,11 +41,11 @@ class Measurer:
     gauge: str
     seed: int
     detail: str = "tokens"
-    """Of the ledger; a summary is condensed from "tokens" afterwards."""
+    """Detail of the ledger; a summary is condensed from "tokens" afterwards."""
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """Of the cuts; other modes than "zero" are only compared where all paths are measured."""
+        """Modes of the cuts; only "zero" where edge effects alone are measured."""
         return EDGE_MODES[:1] if self.pool is None else EDGE_MODES
 
     def measure(self, pairs: list[tuple], budget: Budget) -> list[xr.Dataset | Exception]:
@@ -205,7 +205,7 @@ def _patches(measurer: Measurer, sample: Sample, reference, asked, ledger) -> xr
 
 
 def _origins(vlm: VLM, sample: Sample, asked: dict) -> xr.Dataset:
-    """What the image's direct contributions are made of, sources summed."""
+    """Origins of the image's direct contributions, sources summed."""
     found = interp.extract.origins(vlm, sample, **asked)
     is_visual = (found["image"] >= 0).values
     image = found["direct_by_origin"].isel(source=is_visual).sum("source")

@@ -206,7 +206,7 @@ def _failures(gates: pd.DataFrame) -> str:
 
 
 def _without_vote(cells: pd.DataFrame) -> str:
-    """What the intervals would say, for information."""
+    """The intervals' reading without a vote, for information."""
     below, above = int((cells.delta_upper < 0).sum()), int((cells.delta_lower > 0).sum())
     return (
         f"for information, without a vote: Δ is below 0 in {below} and above 0 in {above} of "

@@ -16,7 +16,7 @@ READINGS = {
 
 
 def headlines(found: Findings) -> list[str]:
-    """What was found for the image, in plain sentences, one per token class."""
+    """Plain sentences on the image's effect, one per token class."""
     sentences = []
     for token_class in ("answer", "thinking"):
         one = found.paths.sel(token_class=token_class, source_set="image")

@@ -59,7 +59,7 @@ def measure_run(options: Faithfulness, path: Path) -> list[Path]:
 
 
 def probe(vlm: VLM, samples: list[Sample], options: Faithfulness) -> "Measurement":
-    """What measures some samples with a model that is not certified, to say what it would take."""
+    """The measurement of a few samples with a model that is not certified, for an estimate."""
     return Measurement(vlm, samples, list(options.methods or METHODS), options, certificate={})
 
 
@@ -177,7 +177,7 @@ def _wait(vlm: VLM) -> None:
 
 
 def _extra_bytes(call: Callable, vlm: VLM) -> float:
-    """What a call allocates at its peak, as torch counts it."""
+    """Bytes that a call allocates at its peak, as torch counts them."""
     if vlm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -202,7 +202,7 @@ def _agreement(by_method: dict[str, list[xr.DataArray]]) -> np.ndarray:
 
 
 def _excess(untrained: VLM | None, sample: Sample, answer: dict) -> np.ndarray:
-    """Of trained and of random weights; NaN where the scene has no other objects."""
+    """Mass on the asked object beyond chance, by weights; NaN without other objects."""
     found = np.full((len(answer), 2), np.nan)
     if untrained is None or sample.boxes is None or len(sample.boxes) != 1:
         return found

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 import interp
 from analyses.reports import intervals
 from analyses.reports.faithfulness import figures, findings
 from analyses.reports.faithfulness.findings import MapFindings
+from analyses.reports.faithfulness.words import sentences, verb
 from analyses.reports.writing import Report, write
 
 BOUNDS = ("estimate", "lower", "upper")
@@ -44,7 +44,7 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
 
 
 def _page(found: MapFindings) -> dict:
-    """What the template is filled with."""
+    """Values that fill the template."""
     run = found.run
     return {
         "sentences": sentences(found),
@@ -72,32 +72,6 @@ def table1(found: MapFindings, text: str) -> pd.DataFrame:
             row[f"{one['change']} {100 * one['share']:.0f} %"] = intervals.text(one, digits=1)
         rows.append(row)
     return pd.DataFrame(rows).set_index("method").loc[found.run["explainer"].values].reset_index()
-
-
-def sentences(found: MapFindings) -> list[str]:
-    """What the page says first: does ignoring indirect paths cost anything?"""
-    said = []
-    for (first, second), table in found.pairs.groupby(["first", "second"], sort=False):
-        rows = {row["measure"]: row for row in table.to_dict("records")}
-        clauses = [
-            f"{name.split(' (')[0]} {_verb(row)} ({intervals.text(row)})"
-            for name, row in rows.items() if not name.startswith("time")
-        ]  # fmt: skip
-        time = intervals.text(rows["time, median ratio"], digits=1)
-        said.append(
-            f"{second} instead of {first}: {'; '.join(clauses)}; for {time} times the time."
-        )
-    return said
-
-
-def _verb(row: dict) -> str:
-    """Better, worse, or not told apart; "not measured" without an interval."""
-    if not np.isfinite([row["lower"], row["upper"]]).all():
-        return "not measured"
-    if row["lower"] <= 0 <= row["upper"]:
-        return "not told apart"
-    is_better = (row["estimate"] < 0) == ("less is better" in row["measure"])
-    return "better" if is_better else "worse"
 
 
 def _best(found: MapFindings, text: str) -> dict[str, str]:
@@ -133,6 +107,6 @@ def _cost_rows(found: MapFindings) -> list[dict]:
 
 def _pair_rows(found: MapFindings) -> list[dict]:
     return [
-        row | {"text": intervals.text(row), "verb": "" if "time" in row["measure"] else _verb(row)}
+        row | {"text": intervals.text(row), "verb": "" if "time" in row["measure"] else verb(row)}
         for row in found.pairs.to_dict("records")
     ]

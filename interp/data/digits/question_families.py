@@ -13,7 +13,7 @@ from interp.data.digits.drawing import COLORS, Digit
 
 @dataclass(frozen=True)
 class Query:
-    """What a family asks of a scene, and the reference text."""
+    """A question about a scene, with its reference text."""
 
     question: str
     thinking: str

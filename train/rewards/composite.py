@@ -12,8 +12,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import xarray as xr
 
@@ -22,28 +21,10 @@ from interp.inputs.completions import Completion, completion, is_well_formed
 from interp.scoring import scores
 from train.certified import Certified
 from train.judge import Judge
+from train.rewards.metrics import LOGGED, mean
+from train.rewards.parts import Parts, with_saliency
 
 log = logging.getLogger("reward")
-
-LOGGED = {
-    "alignment": "saliency/alignment",
-    "chance": "saliency/chance",
-    "alignment_shuffled": "saliency/shuffled",
-    "border_share": "saliency/border",
-    "border_area": "saliency/border_chance",
-    "has_mass": "saliency/has_mass",
-    "visual_attention": "saliency/visual_attention",
-}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What one completion earns, before weights; `skipped` says why it earns nothing at all."""
-
-    accuracy: float = 0.0
-    format: float = 0.0
-    saliency: float = 0.0
-    skipped: str = ""
 
 
 class Reward(Certified):
@@ -119,7 +100,7 @@ class Reward(Certified):
         start = time.perf_counter()
         scored = self._scored(sample, written, parts)
         log_metric("seconds/saliency", time.perf_counter() - start)
-        parts = [_with_saliency(one, found) for one, found in zip(parts, scored, strict=True)]
+        parts = [with_saliency(one, found) for one, found in zip(parts, scored, strict=True)]
         self._log(written, parts, scored, log_metric)
         for name in ("accuracy", "format", "saliency", "skipped"):
             log_extra(name, [getattr(one, name) for one in parts])
@@ -158,28 +139,14 @@ class Reward(Certified):
             log.warning("%d of %d completions without a reward: %s", count, len(parts), reason)
         kept = [one for one in parts if not one.skipped]
         for name in ("accuracy", "format", "saliency"):
-            _mean(log_metric, name, [getattr(one, name) for one in kept])
+            mean(log_metric, name, [getattr(one, name) for one in kept])
         datasets = [one for one in scored if isinstance(one, xr.Dataset)]
         for name, title in LOGGED.items():
-            _mean(log_metric, title, [float(one[name]) for one in datasets])
+            mean(log_metric, title, [float(one[name]) for one in datasets])
         n_thinking = [len((one.thinking or "").split()) for one in written]
-        _mean(log_metric, "text/tokens", [len(one.token_ids) for one in written])
-        _mean(log_metric, "text/thinking_words", n_thinking)
-        _mean(log_metric, "text/empty_thinking", [n == 0 for n in n_thinking])
-        _mean(log_metric, "text/cut_off", [not one.is_complete for one in written])
+        mean(log_metric, "text/tokens", [len(one.token_ids) for one in written])
+        mean(log_metric, "text/thinking_words", n_thinking)
+        mean(log_metric, "text/empty_thinking", [n == 0 for n in n_thinking])
+        mean(log_metric, "text/cut_off", [not one.is_complete for one in written])
         for reason in ("image token in the text", "no verdict", "not explained"):
-            _mean(log_metric, f"skipped/{reason}", [one.skipped == reason for one in parts])
-
-
-def _with_saliency(parts: Parts, found: xr.Dataset | str | None) -> Parts:
-    if isinstance(found, str):
-        return Parts(skipped="not explained")
-    if found is None or parts.skipped:
-        return parts
-    return Parts(parts.accuracy, parts.format, float(found["alignment"]))
-
-
-def _mean(log_metric, name: str, values: Iterable) -> None:
-    values = [float(one) for one in values]
-    if values:
-        log_metric(name, sum(values) / len(values))
+            mean(log_metric, f"skipped/{reason}", [one.skipped == reason for one in parts])

@@ -1,0 +1,32 @@
+"""Findings on maps, in plain sentences. Needs no model."""
+
+import numpy as np
+
+from analyses.reports import intervals
+from analyses.reports.faithfulness.findings import MapFindings
+
+
+def sentences(found: MapFindings) -> list[str]:
+    """Sentences on what a map loses by ignoring indirect paths."""
+    said = []
+    for (first, second), table in found.pairs.groupby(["first", "second"], sort=False):
+        rows = {row["measure"]: row for row in table.to_dict("records")}
+        clauses = [
+            f"{name.split(' (')[0]} {verb(row)} ({intervals.text(row)})"
+            for name, row in rows.items() if not name.startswith("time")
+        ]  # fmt: skip
+        time = intervals.text(rows["time, median ratio"], digits=1)
+        said.append(
+            f"{second} instead of {first}: {'; '.join(clauses)}; for {time} times the time."
+        )
+    return said
+
+
+def verb(row: dict) -> str:
+    """Better, worse, or not told apart; "not measured" without an interval."""
+    if not np.isfinite([row["lower"], row["upper"]]).all():
+        return "not measured"
+    if row["lower"] <= 0 <= row["upper"]:
+        return "not told apart"
+    is_better = (row["estimate"] < 0) == ("less is better" in row["measure"])
+    return "better" if is_better else "worse"

@@ -1,0 +1,20 @@
+"""A reward's metrics in the trainer's log: its parts, their controls, and how texts change."""
+
+from collections.abc import Iterable
+
+LOGGED = {
+    "alignment": "saliency/alignment",
+    "chance": "saliency/chance",
+    "alignment_shuffled": "saliency/shuffled",
+    "border_share": "saliency/border",
+    "border_area": "saliency/border_chance",
+    "has_mass": "saliency/has_mass",
+    "visual_attention": "saliency/visual_attention",
+}
+
+
+def mean(log_metric, name: str, values: Iterable) -> None:
+    """Logs the mean of some values under a name; nothing without values."""
+    values = [float(one) for one in values]
+    if values:
+        log_metric(name, sum(values) / len(values))
