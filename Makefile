@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.setup-done
 
+WORKERS ?= 2
+
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -39,7 +41,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -q
+	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 soak: setup
 	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json $(BIN)/python -m pytest -q $(FAULTS)

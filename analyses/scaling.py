@@ -9,12 +9,13 @@ seconds and memory with all bytes compared, and with names, sizes and metadata a
 """
 
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+
+import psutil
 
 from analyses.options import Scaling, parse
 
@@ -38,13 +39,12 @@ def _watched(command: list[str]) -> int:
     process, largest = subprocess.Popen(command), [0]
 
     def watch() -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
         while process.poll() is None:
             try:
-                pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-            except (OSError, IndexError):
+                resident = psutil.Process(process.pid).memory_info().rss
+            except psutil.Error:  # it has just ended
                 break
-            largest[0] = max(largest[0], pages * page)
+            largest[0] = max(largest[0], resident)
             time.sleep(0.5)
 
     watcher = threading.Thread(target=watch)

@@ -47,9 +47,8 @@ class Endpoint:
 
     model: str
     client: openai.OpenAI
-    n_retries: int = 2
-    wait: float = 0.5
-    """Seconds before the first retry; they double."""
+    n_asked_again: int = 2
+    """Times that a reply which is no verdict is asked for again; outages are the client's."""
     n_failures_to_open: int = 5
     """Failed questions in a row after which nothing is asked for a while."""
     cool_down: float = 60.0
@@ -90,10 +89,8 @@ class Endpoint:
         self._opened_at, self._n_failures = time.monotonic(), 0
 
     def _asked(self, asked: list[dict]) -> float | None:
-        """One verdict, asked for again a bounded number of times where that may help."""
-        for attempt in range(1 + self.n_retries):
-            if attempt:
-                time.sleep(self.wait * 2 ** (attempt - 1))
+        """One verdict, asked for again a bounded number of times where the reply is nonsense."""
+        for _ in range(1 + self.n_asked_again):
             try:
                 reply = self.client.chat.completions.create(
                     model=self.model, messages=asked, temperature=0, max_tokens=5
@@ -107,8 +104,9 @@ class Endpoint:
                 self.counts[type(error).__name__] += 1
                 self._n_failures = self.n_failures_to_open
                 return None
-            except openai.OpenAIError as error:
+            except openai.OpenAIError as error:  # what the client's own retries did not mend
                 self.counts[type(error).__name__] += 1
+                return None
             except (ValueError, TypeError, AttributeError, LookupError) as error:
                 self.counts[f"garbage ({type(error).__name__})"] += 1
         return None
@@ -147,5 +145,5 @@ def judge_from_environment(timeout: float = 20.0) -> Judge:
         return exact_match
     if not os.environ.get("OPENAI_API_KEY"):
         raise ValueError("expected OPENAI_API_KEY in the environment with JUDGE_MODEL, got none")
-    # Retries are ours: bounded, counted, and none for a wrong key.
-    return Endpoint(model, openai.OpenAI(timeout=timeout, max_retries=0))
+    # The client retries outages with backoff, as long as Retry-After says, and nothing else.
+    return Endpoint(model, openai.OpenAI(timeout=timeout, max_retries=2))

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import psutil
+
 from analyses.benchmarks.models import (
     Setting,
     as_vlm,
@@ -176,11 +178,8 @@ def peak_of(task: Callable, device: str) -> dict[str, int]:
         return {"peak": torch.cuda.max_memory_allocated(), "before": before}
     # Making the model needs more than running it: the peak counts from here on.
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = psutil.Process().memory_info().rss
     task()
-    return {"peak": _status("VmHWM"), "before": before}
-
-
-def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(dict(line.split(":", 1) for line in lines)[name].split()[0]) * 1024
+    peak = int(dict(line.split(":", 1) for line in lines)["VmHWM"].split()[0]) * 2**10
+    return {"peak": peak, "before": before}

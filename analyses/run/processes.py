@@ -4,25 +4,34 @@ import os
 from datetime import timedelta
 
 import torch
-from torch import distributed
+from accelerate import PartialState
 
 
 def this_process() -> tuple[int, int]:
-    """This process's number and how many there are, as the launcher says."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """This process's number and how many there are."""
+    state = _state()
+    return state.process_index, state.num_processes
 
 
 def this_device(asked: str | None) -> str | None:
     """The device that was asked for; of several processes each takes a GPU of its own."""
-    if asked is None and this_process()[1] > 1 and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    state = _state()
+    if asked is None and state.num_processes > 1 and state.device.type != "cpu":
+        return str(state.device)
     return asked
 
 
 def wait_for_all() -> None:
     """Returns when every process has come here, however long the slowest takes."""
-    if this_process()[1] == 1:
-        return
-    if not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=timedelta(days=30))
-    distributed.barrier()
+    _state().wait_for_everyone()
+
+
+def _state() -> PartialState:
+    """The same for the whole process; it joins the others when it is first asked for.
+
+    Nothing but waiting goes between processes, so that one backend serves CPUs and GPUs.
+    """
+    options = {}
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        options = {"backend": "gloo", "timeout": timedelta(days=30)}
+    return PartialState(cpu=not torch.cuda.is_available(), **options)

@@ -68,25 +68,16 @@ def _complete(dataset: xr.Dataset, every: dict[str, xr.DataArray]) -> xr.Dataset
 
 
 def _padded(dataset: xr.Dataset, dim: str, length: int) -> xr.Dataset:
-    """The dataset with a dimension filled up to `length`."""
-    missing = length - dataset.sizes.get(dim, length)
-    if missing == 0:
+    """The dataset with a dimension filled up to `length`; its coordinate goes on counting."""
+    if dataset.sizes.get(dim, length) == length:
         return dataset
-    if dataset.sizes[dim] == 0:
-        return _blank(dataset.pad({dim: (0, missing)}), dim, 0, missing)
-    blank = _blank(dataset.isel({dim: [0] * missing}), dim, length - missing, missing)
-    return xr.concat([dataset, blank], dim=dim, join="override", **_CONCAT)
-
-
-def _blank(dataset: xr.Dataset, dim: str, start: int, length: int) -> xr.Dataset:
-    """The dataset with nothing in what has the dimension."""
+    is_numbered = dim in dataset.coords
+    if not is_numbered:
+        dataset = dataset.assign_coords({dim: np.arange(dataset.sizes[dim])})
     nothing = {
-        name: (array.dims, np.full(array.shape, _NOTHING.get(name, 0)).astype(array.dtype))
+        name: np.asarray(_NOTHING.get(name, 0)).astype(array.dtype).item()
         for name, array in dataset.variables.items()
-        if dim in array.dims
+        if dim in array.dims and name != dim
     }
-    coords = {name: one for name, one in nothing.items() if name in dataset.coords}
-    if dim in dataset.coords:
-        coords[dim] = np.arange(start, start + length)
-    data = {name: one for name, one in nothing.items() if name in dataset.data_vars}
-    return dataset.assign(data).assign_coords(coords)
+    filled = dataset.reindex({dim: np.arange(length)}, fill_value=nothing)
+    return filled if is_numbered else filled.drop_vars(dim)

@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 import zarr
+from filelock import FileLock, Timeout
 from zarr.codecs import ZstdCodec
 
 from interp.store.opening import (
@@ -100,15 +100,18 @@ def only_writer(path: Path) -> Iterator[None]:
         ValueError: another process writes this run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        try:
-            flock(lock, LOCK_EX | LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"{path}: expected to be its only writer, got another process that writes it; "
-                "wait for it or choose another folder"
-            ) from error
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"{path}: expected to be its only writer, got another process that writes it; "
+            "wait for it or choose another folder"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def start_run(
