@@ -3,7 +3,6 @@
 A selection here, every case with `make soak`; `docs/FAULTS.md` lists what was tried.
 """
 
-import html
 import io
 import json
 import os
@@ -185,7 +184,8 @@ def test_twenty_five_texts_each_get_their_status(tmp_path, tried):
     assert float(errors.max()) < 1e-5
     page = (tmp_path / "out/index.html").read_text()
     assert "<script" not in page
-    assert html.escape("it says") in page or "it says" not in page
+    # The reason of a skipped sample quotes it, as text.
+    assert "&lt;|im_end|&gt;" in page and "<|im_end|>" not in page
     tried("texts: empty, 50,000 characters, special tokens, NUL, surrogates, right to left", 25,
           "explained as exactly as any other, or skipped with a reason")  # fmt: skip
 
