@@ -21,6 +21,7 @@ from analyses.benchmarks.models import (
     make_text,
 )
 
+PRELOADED = ["analyses.benchmarks.timing", "interp.validate"]
 EXTRACTIONS = ("ledger", "effects", "shapley", "first_order", "patch_effects")
 BATCHED = ("ledger of a batch", "effects of a batch", "first_order of a batch")
 MAP_KINDS = ("direct", "bottleneck", "effect")
@@ -154,7 +155,9 @@ def paired(name: str, todo: dict[str, Callable], repeats: int, device: str) -> d
 
 def peak_memory(setting: Setting, name: str) -> dict[str, int]:
     """Peak bytes of a process that makes the model and runs one task, and before the task."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(PRELOADED)  # imports are done once, and are in every peak
+    with processes.Pool(1) as pool:
         return pool.apply(_peak, (setting, name))
 
 

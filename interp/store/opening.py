@@ -24,7 +24,7 @@ import xarray as xr
 from interp.data.sample import is_file_name
 from interp.store.joining import join
 
-SCHEMA = 3
+SCHEMA = 4
 CHECKS = ("bytes", "structure")
 
 

@@ -28,6 +28,7 @@ from interp.store.opening import (
     shard_path,
     write_json,
 )
+from interp.vocabulary import describe
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,13 @@ class Run:
             dataset: with dimension sample, perhaps target, as `interp.store.joining` makes it.
             facts: what becomes of each sample (`statuses`), and `attributes` of the shard that all
                 shards of the run have to share.
+
+        Raises:
+            ValueError: a variable that the vocabulary does not have.
         """
         digests = {}
         if dataset is not None:
-            digests = self._write(number, dataset)
+            digests = self._write(number, describe(dataset))
         write_json(self._confirmation(number), {"samples": self.shards[number]} | digests | facts)
 
     def _write(self, number: int, dataset: xr.Dataset) -> dict[str, str]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import interp
 from analyses import faithfulness as script
-from analyses.reports.faithfulness import page as map_page
+from analyses.reports.faithfulness import words
 from interp import faithfulness as module
 from interp.data.images import blank
 from interp.faithfulness import changed, faithfulness, pixel_order
@@ -146,7 +146,7 @@ def test_the_report_and_its_redrawing(tmp_path):
     assert set(pairs["second"]) == {
         "first order, integrated", "exact edge", "exact slot", "occlusion",
     }  # fmt: skip
-    assert "not measured" in map_page._verb({"lower": np.nan, "upper": np.nan})
+    assert "not measured" in words.verb({"lower": np.nan, "upper": np.nan})
     assert (pairs["lower"] <= pairs["estimate"]).all()
     assert (pairs["estimate"] <= pairs["upper"]).all()
     own = pd.read_csv(tmp_path / "a/tables/agreement.csv").query("method == 'exact edge'")
@@ -159,5 +159,12 @@ def test_the_report_and_its_redrawing(tmp_path):
     }  # fmt: skip
     commands.run(script, "--from-run", tmp_path / "a/run", "--out", tmp_path / "b")
     assert (tmp_path / "b/index.html").read_text() == page
+    # A map without a partner to compare it with has a report too.
+    alone = ("--limit", 1, "--no-witness", "--methods", "CAM", "--out", tmp_path / "d")
+    commands.run(script, *alone)
+    assert pd.read_csv(tmp_path / "d/tables/direct_suffices.csv").empty
+    run = interp.open_run(tmp_path / "d/run")
+    assert run["reference_answer"].attrs["long_name"] == "Reference answer"
+    assert all("units" in variable.attrs for variable in run.data_vars.values())
     wrong = commands.run(script, "--methods", "magic", "--out", tmp_path / "c", code=2)
     assert "expected methods of" in wrong.stderr

@@ -131,7 +131,9 @@ def examples(found: ArmFindings, run_path: Path) -> Figure | None:
         image = open_image(store.image_path(run_path, name))
         boxes = one["box"].dropna("box_number").values
         plots.scene(image, boxes, axes[0, column])
-        axes[0, column].set_title(f"{one['question'].item()}\n{one['answer'].item()}", fontsize=7)
+        axes[0, column].set_title(
+            f"{one['question'].item()}\n{one['reference_answer'].item()}", fontsize=7
+        )
         for row, (rule, arm) in enumerate(rows, start=1):
             saliency = one["answer_map"].sel(rule=rule, arm=arm)
             saliency = saliency.dropna("row", how="all").dropna("column", how="all")

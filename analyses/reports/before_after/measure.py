@@ -160,7 +160,7 @@ def _facts(samples: list[Sample], own: list[Completion]) -> xr.Dataset:
     """Facts about the samples that a page tells."""
     by_sample = {
         "question": [one.question for one in samples],
-        "answer": [one.answer for one in samples],
+        "reference_answer": [one.answer for one in samples],
         "family": [one.family for one in samples],
     }
     arrays = {
@@ -209,6 +209,7 @@ def _written(vlm: VLM, sample: Sample, text: Completion) -> xr.Dataset:
         "is_well_formed": float(is_well_formed(vlm.processor.tokenizer, text)),
         "n_tokens": float(len(text.token_ids)),
         "written": text.text,
+        "answer": text.answer,
     }
     return xr.Dataset({name: ((), value) for name, value in facts.items()})
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 import interp
 
-PER_SAMPLE = ("question", "answer", "family", "box")  # the same in every model's run
+PER_SAMPLE = ("question", "reference_answer", "family", "box")  # the same in every model's run
 
 
 def open_arms(path: Path) -> xr.Dataset:

@@ -140,7 +140,8 @@ def _pairs(run: xr.Dataset) -> pd.DataFrame:
         ratio = run["seconds"].sel(explainer=second) / run["seconds"].sel(explainer=first)
         found = stats.median_interval(ratio.drop_vars("explainer", errors="ignore"), seed=seed)
         rows.append(_pair_row(first, second, "time, median ratio", found))
-    return pd.DataFrame(rows)
+    columns = ["first", "second", "measure", "estimate", "lower", "upper", "n"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _difference(values: xr.DataArray, first: str, second: str) -> xr.DataArray:

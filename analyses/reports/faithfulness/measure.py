@@ -229,6 +229,7 @@ def _with_facts(found: xr.Dataset, sample: Sample, completion: Completion) -> xr
     facts = {
         "question": sample.question,
         "answer": completion.answer,
+        "reference_answer": sample.answer,
         "written": completion.text,
         "family": sample.family,
         "is_correct": is_right(completion.answer, sample.answer),
