@@ -46,11 +46,12 @@ def save(figures: dict[str, Figure | None], folder: Path) -> dict[str, str]:
     for name, figure in figures.items():
         if figure is None:
             continue
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        figure.set_layout_engine("none")  # the layout is the PNG's; it costs as much as drawing
         # No creation date: the same run redraws to the same file.
         figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         images[name] = base64.b64encode(buffer.getvalue()).decode()
         plt.close(figure)

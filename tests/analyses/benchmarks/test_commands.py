@@ -1,4 +1,4 @@
-"""Every command behind a published number runs, at toy size, and gives numbers of the right kind."""
+"""Every command behind a published number runs at toy size, with numbers of the right kind."""
 
 import json
 

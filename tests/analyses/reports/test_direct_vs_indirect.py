@@ -82,6 +82,7 @@ def test_the_page_stands_alone_and_says_what_it_found(out):
         assert html.escape(check["check"]) in page.replace("&#39;", "&#x27;")
 
 
+@pytest.mark.fresh_certificate
 def test_no_report_where_the_extractor_is_wrong(tmp_path, monkeypatch):
     from analyses.reports.direct_vs_indirect import measure
     from interp.algebra import readout
