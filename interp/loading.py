@@ -54,15 +54,16 @@ def load_model(
     """
     source, embedded = resolve(name)
     said = base_of(source)
-    if said is not None:
+    if said is not None:  # the name is an adapter's, which says what it was trained on and how
         if adapter is not None:
             raise ValueError(f"expected one adapter, got {name!r}, which is one, and {adapter!r}")
         adapter, name, prompt = name, said["base"], prompt or said["prompt"]
-        min_pixels, max_pixels = (
-            mine if mine is not None else said.get(key)
-            for key, mine in (("min_pixels", min_pixels), ("max_pixels", max_pixels))
-        )
+        min_pixels = said.get("min_pixels") if min_pixels is None else min_pixels
+        max_pixels = said.get("max_pixels") if max_pixels is None else max_pixels
         source, embedded = resolve(name)
+    prompt = prompt or ("plain" if embedded else "think")
+    if prompt not in PROMPTS:
+        raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
     options = {"revision": revision} if revision else {}
     family = _family(name, source, options)
     if family not in MODEL_FAMILIES:
@@ -79,9 +80,6 @@ def load_model(
         _check_base(adapter, source, weights, model, dtype, options)
         model = PeftModel.from_pretrained(model, str(resolve(adapter)[0]))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    prompt = prompt or ("plain" if embedded else "think")
-    if prompt not in PROMPTS:
-        raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
     vlm = VLM(
         model=model.eval().to(device),
         processor=processor,

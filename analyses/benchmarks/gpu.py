@@ -23,9 +23,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from analyses.benchmarks import steps
+from analyses.benchmarks.options import GPU
 from analyses.benchmarks.steps import STEPS
 from analyses.benchmarks.timing import PRELOADED
-from analyses.options import GPU, parse
+from analyses.options import parse
 
 SHARES = {"exactness": 0.2, "certificate": 0.2, "3b": 0.4, "profile": 0.1, "reward": 0.25}
 """Most of the minutes that a step may take; the others may take what is left."""

@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from analyses.options import Wheels, parse
+from analyses.benchmarks.options import Wheels
+from analyses.options import parse
 
 ROOT = Path(__file__).parents[2]
 WANTED = ("accelerate", "annotated-types", "beartype", "certifi", "cloudpickle", "einops",

@@ -1,4 +1,4 @@
-"""What tests share: random models, planted circuits, the slow reference, commands in process."""
+"""Shared by the tests: random models, planted circuits, the slow reference, commands in process."""
 
 from pathlib import Path
 

@@ -34,7 +34,7 @@ def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a random model."""
+    """Sizes of a random model."""
 
     n_layers: int
     n_heads: int

@@ -25,7 +25,7 @@ SETTINGS = {"model": "m", "dtype": "float32", "seed": 0}
 
 
 def one_sample(n_targets: int, n_sources: int, seed: int) -> xr.Dataset:
-    """What `interp.extract` gives for one sample, with random numbers that add up."""
+    """A dataset as `interp.extract` gives it for one sample, with random numbers that add up."""
     rng = np.random.default_rng(seed)
     effect = rng.normal(size=(n_targets, 2, 5)).astype(np.float32)
     roles = ["system", *["image"] * 6, *["thinking"] * (n_sources - 8), "answer"]
@@ -73,7 +73,7 @@ def shard(number: int) -> xr.Dataset:
 
 
 def write(path: Path, shards: list[xr.Dataset]) -> None:
-    """What `analyses.run.shards.write_run` does, with shards that are there already."""
+    """Does as `analyses.run.shards.write_run`, with shards that are there already."""
     with writing.only_writer(path):
         run = writing.start_run(path, SETTINGS, plan(), resume=True)
         done = run.confirmed()

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from analyses.benchmarks import gpu, steps, wheels
-from analyses.options import GPU
+from analyses.benchmarks.options import GPU
 from tests.support import ROOT
 
 

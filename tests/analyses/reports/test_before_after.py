@@ -194,7 +194,7 @@ def test_models_that_cannot_be_compared_are_refused(tmp_path):
 
 
 def measure_nothing(monkeypatch):
-    """What is checked before and between the measurements is what is left."""
+    """Leaves only the checks before and between the measurements."""
     monkeypatch.setattr(measure, "certificate", lambda *_: {})
     monkeypatch.setattr(measure, "write_run", lambda *_: None)
 

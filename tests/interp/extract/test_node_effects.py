@@ -158,7 +158,7 @@ def test_what_cannot_be_replaced_is_refused(processor):
 
 
 def test_roles_are_switched_in_text_order(processor):
-    """What each role mediates is the difference of two replays; alone, it is the other order."""
+    """A role mediates the difference of two replays; alone, it is the other order."""
     from tests.support.odd_models import sample, vlm
 
     model = make("two_to_one", processor)

@@ -1,4 +1,4 @@
-"""What can happen to a run on disk: a tenth of it here, all of it with `make soak`."""
+"""Accidents of a run on disk: a tenth of it here, all of it with `make soak`."""
 
 import json
 import multiprocessing
@@ -41,7 +41,7 @@ def run(tmp_path):
 
 
 def files(run: Path) -> list[Path]:
-    """Of the second shard."""
+    """The path of the second shard."""
     return sorted(p for p in store.shard_path(run, 1).rglob("*") if p.is_file())
 
 
