@@ -29,6 +29,7 @@ def stream_origins(
         where, readout: the model's parts, and its value biases.
         stream: as `capture.residual` gives it.
     """
+    where.refuse_injections("origins")
     dtype = readout.vectors.dtype
     attention, ffn = stream["attn_out"].to(dtype), stream["ffn_out"].to(dtype)
     biases = []

@@ -168,8 +168,13 @@ def prefill_with(
     rows: Int[Tensor, " row"],
     embeddings: Float[Tensor, "row d_model"],
 ) -> Prefill:
-    """The reference run: the same sequence with other embeddings at some rows."""
+    """The reference run: the same sequence with other embeddings at some rows.
+
+    Raises:
+        ValueError: a model that brings the clean image's content in by another way too.
+    """
     where = parts(model)
+    where.refuse_injections("replaced content (node effects, Shapley values)")
     replaced = clean.embeddings.clone()
     replaced[rows] = embeddings.to(replaced)
     given = clean.given | {"inputs_embeds": replaced[None], "use_cache": True}

@@ -58,6 +58,19 @@ class Parts:
     injected: tuple[int, ...] = ()
     """Layers behind which something else than attention and FFN enters the residual stream."""
 
+    def refuse_injections(self, call: str) -> None:
+        """Raises ValueError where something else than attention and FFN enters the stream.
+
+        Args:
+            call: the name of what cannot be computed then.
+        """
+        if self.injected:
+            raise ValueError(
+                f"expected a residual stream of embeddings, attention and FFN for {call}, got one "
+                f"that something else enters behind layers {list(self.injected)}; ledgers and edge "
+                "effects are exact all the same"
+            )
+
     @property
     def n_layers(self) -> int:
         """How many decoder layers there are."""

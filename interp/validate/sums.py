@@ -39,11 +39,12 @@ def stream_sums(case: Case) -> list[Finding]:
     limit = {"float64": 1e-12, "float32": 1e-6}.get(str(case.query.model.dtype)[6:], 2e-2)
     pre, mid, post = stream["resid_pre"], stream["resid_mid"], stream["resid_post"]
     attention, ffn = stream["attn_out"], stream["ffn_out"]
+    joined = set(range(len(pre) - 1)) - set(case.query.where.injected)
     errors = [
         max(
             relative(pre[n] + attention[n] - mid[n], pre[n], attention[n]),
             relative(mid[n] + ffn[n] - post[n], mid[n], ffn[n]),
-            relative(post[n] - pre[n + 1], post[n]) if n + 1 < len(pre) else 0.0,
+            relative(post[n] - pre[n + 1], post[n]) if n in joined else 0.0,
         )
         for n in range(len(pre))
     ]

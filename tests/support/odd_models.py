@@ -22,14 +22,19 @@ def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
     """A random model in eval mode, for the processor's tokens."""
     n_heads, n_kv, d_head, mrope, n_layers, tied = SHAPES[shape]
     tokenizer = processor.tokenizer
+    ids = special_ids(tokenizer)
+    sizes = Sizes(n_layers, n_heads, n_kv, d_head, mrope, tied, len(tokenizer) + 13)
+    return random_model(sizes, ids, tokenizer.pad_token_id, tokenizer.eos_token_id, dtype, seed)
+
+
+def special_ids(tokenizer) -> dict[str, int]:
+    """Ids of the tokens that stand for images and videos, by their names in a config."""
     marks = {"image": "image_pad", "video": "video_pad",
              "vision_start": "vision_start", "vision_end": "vision_end"}  # fmt: skip
-    ids = {
+    return {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
         for name, mark in marks.items()
     }
-    sizes = Sizes(n_layers, n_heads, n_kv, d_head, mrope, tied, len(tokenizer) + 13)
-    return random_model(sizes, ids, tokenizer.pad_token_id, tokenizer.eos_token_id, dtype, seed)
 
 
 @dataclass(frozen=True)

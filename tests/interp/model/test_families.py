@@ -1,0 +1,115 @@
+"""The seam for model families: what a family's file says decides, and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+import interp
+from interp.model import families
+from interp.model.families import parts, qwen2_5_vl
+from interp.validate import certify
+from tests.support import odd_models
+from tests.support.odd_models import batch, make, random_references
+
+
+@pytest.fixture
+def model(processor):
+    return make("two_to_one", processor)
+
+
+def family(monkeypatch, **changed):
+    """Qwen2.5-VL with other parts than its file says."""
+    monkeypatch.setitem(
+        families.MODEL_FAMILIES, "qwen2_5_vl",
+        lambda model: replace(qwen2_5_vl.locate(model), **changed),
+    )  # fmt: skip
+
+
+def test_parts_are_the_models_own_modules(model):
+    where = parts(model)
+    assert where.n_layers == len(where.layers) == model.config.text_config.num_hidden_layers
+    named = dict(model.named_modules())
+    prefix = "model.language_model.layers.1"
+    layer = where.layers[1]
+    assert layer.block is named[prefix]
+    assert layer.attention is named[f"{prefix}.self_attn"]
+    assert layer.v_proj is named[f"{prefix}.self_attn.v_proj"]
+    assert layer.o_proj is named[f"{prefix}.self_attn.o_proj"]
+    assert layer.ffn is named[f"{prefix}.mlp"]
+    assert layer.attention_norm is named[f"{prefix}.input_layernorm"]
+    assert layer.ffn_norm is named[f"{prefix}.post_attention_layernorm"]
+    assert where.final_norm is named["model.language_model.norm"]
+    assert where.d_head * where.n_heads == model.config.text_config.hidden_size
+    assert where.injected == ()
+
+
+def test_a_head_width_of_the_config_counts(model):
+    model.config.text_config.head_dim = 5  # as in Qwen3-VL, where it is not width / heads
+    assert parts(model).d_head == 5
+
+
+def test_an_architecture_without_a_file_is_refused(model, monkeypatch):
+    monkeypatch.delitem(families.MODEL_FAMILIES, "qwen2_5_vl")
+    with pytest.raises(ValueError, match="got 'qwen2_5_vl'; add its file to interp/model/families"):
+        parts(model)
+
+
+def test_what_cannot_be_exact_with_injections_is_refused(model, processor, monkeypatch):
+    """Ledgers and edge effects do not need to know; replaced content and origins do."""
+    inputs = batch(processor)
+    asked = {"positions": [inputs["input_ids"].shape[1] - 3]}
+    before = interp.extract.ledger(model, inputs, **asked)
+    family(monkeypatch, injected=(0, 2))
+    after = interp.extract.ledger(model, inputs, **asked)
+    assert (after.direct.values == before.direct.values).all()
+    interp.extract.effects(model, inputs, **asked)
+    references = random_references(inputs, model)
+    for call in ("node_effects", "shapley"):
+        with pytest.raises(ValueError, match=r"something else enters behind layers \[0, 2\]"):
+            getattr(interp.extract, call)(model, inputs, references=references, **asked)
+    with pytest.raises(ValueError, match="for origins, got one that something else enters"):
+        interp.extract.origins(model, inputs, **asked)
+
+
+def test_what_a_forward_changes_comes_back(model, processor, monkeypatch):
+    """Attributes that a family names as volatile are as they were, whatever reads the model."""
+    model.model.rope_deltas = kept = torch.tensor([[7]])
+    inputs = batch(processor)
+    interp.extract.ledger(model, inputs, positions=[9])
+    assert model.model.rope_deltas is kept
+    family(monkeypatch, volatile=())
+    interp.extract.ledger(model, inputs, positions=[9])
+    assert model.model.rope_deltas is not kept  # so that the test above can fail
+    assert odd_models.vlm(model, processor).device.type == "cpu"
+
+
+def test_another_family_of_the_same_algebra_needs_one_function(processor, monkeypatch):
+    """A random Qwen2-VL, known by its `locate` alone, passes every oracle."""
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(processor.tokenizer) + 13, "hidden_size": 64,
+            "intermediate_size": 134, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.15,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4,
+                                "mrope_section": [4, 2, 2]},
+            "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+        },
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2,
+                       "mlp_ratio": 2},
+        tie_word_embeddings=False,
+        **odd_models.special_ids(processor.tokenizer),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen2VLForConditionalGeneration(config).double().eval()
+    with pytest.raises(ValueError, match="got 'qwen2_vl'; add its file"):
+        parts(model)
+
+    def locate(model):
+        model.config.vision_config.intermediate_size = 64  # Qwen2-VL says mlp_ratio instead
+        return qwen2_5_vl.locate(model)
+
+    monkeypatch.setitem(families.MODEL_FAMILIES, "qwen2_vl", locate)
+    vlm = odd_models.vlm(model, processor)
+    assert certify(vlm, [odd_models.sample()], witness=False).is_passed
