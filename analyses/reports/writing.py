@@ -4,6 +4,7 @@ One function for all reports: each makes a `Report` out of a run, without a mode
 it down. The same run gives the same files.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -34,8 +35,8 @@ class Report:
     """One of `analyses.reports.REPORTS`; its folder has the page's template."""
     run: xr.Dataset
     run_path: Path
-    figures: dict[str, Figure | None]
-    """By file name; None for what the run has no numbers for."""
+    draw: Callable[[], dict[str, Figure | None]]
+    """Draws the figures by file name; None for what the run has no numbers for."""
     tables: dict[str, pd.DataFrame | None]
     page: dict
     """Values that fill the page's template, besides images, attributes and counts."""
@@ -52,7 +53,7 @@ def write(report: Report, out: Path) -> dict[str, int]:
         (out / folder).mkdir(parents=True, exist_ok=True)
         for old in (out / folder).glob("*.*"):
             old.unlink()
-    images = drawing.save(report.figures, out / "figures")
+    images = drawing.save(report.draw(), out / "figures")
     save_tables(report.tables, out / "tables")
     for name, content in report.records.items():
         write_json(out / f"{name}.json", content)

@@ -1,5 +1,6 @@
 """A run of models before and after training → tables, figures and one page. Needs no model."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,22 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     Raises:
         ValueError: a run that cannot be opened.
     """
+    return write(make_report(run_path), out)
+
+
+def make_report(run_path: Path) -> Report:
+    """The report of a run, before anything is drawn.
+
+    Raises:
+        ValueError: a run that cannot be opened.
+    """
     run = open_arms(run_path)
     found = findings.find(run)
-    report = Report(
+    return Report(
         name="before_after",
         run=run,
         run_path=run_path,
-        figures=figures.draw(found, run_path),
+        draw=partial(figures.draw, found, run_path),
         tables={
             "levels": found.levels,
             "changes": found.changes,
@@ -35,7 +45,6 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
         page=_page(found),
         records={"summary": _summary(found)},
     )
-    return write(report, out)
 
 
 def _page(found: ArmFindings) -> dict:

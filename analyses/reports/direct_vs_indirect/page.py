@@ -2,6 +2,7 @@
 
 import base64
 import json
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,19 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     Raises:
         ValueError: a run that cannot be opened.
     """
+    return write(make_report(run_path, out), out)
+
+
+def make_report(run_path: Path, out: Path) -> Report:
+    """The report of a run, before anything is drawn.
+
+    Args:
+        run_path: the run.
+        out: folder of the report, where another report may lie.
+
+    Raises:
+        ValueError: a run that cannot be opened.
+    """
     run = interp.open_run(run_path)
     found = findings.find(run)
     tables = findings.tables(found)
@@ -32,16 +46,15 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
     compared = interp.open_run(second) if second.is_dir() else None
     if compared is not None:
         tables["comparison"] = comparison.compare(run, compared)
-    report = Report(
+    return Report(
         name="direct_vs_indirect",
         run=found.run,
         run_path=run_path,
-        figures=figures.draw(found, run_path),
+        draw=partial(figures.draw, found, run_path),
         tables=tables,
         page=_page(found, _compared(tables, compared), _other_report(out)),
         records={} if found.indirect is None else {"verdict": _verdict(found)},
     )
-    return write(report, out)
 
 
 def _other_report(out: Path) -> dict | None:

@@ -1,5 +1,6 @@
 """A run of maps → tables, figures and one self-contained page. Needs no model."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,18 +17,27 @@ LOWER_IS_BETTER = {"deletion": True, "insertion": False}
 
 
 def write_report(run_path: Path, out: Path) -> dict[str, int]:
-    """Writes the report of a run into `out`; returns how many samples were ok and skipped.
+    """Writes the report of a run into `out`; returns how many samples were ok, skipped, failed.
+
+    Raises:
+        ValueError: a run that cannot be opened.
+    """
+    return write(make_report(run_path), out)
+
+
+def make_report(run_path: Path) -> Report:
+    """The report of a run, before anything is drawn.
 
     Raises:
         ValueError: a run that cannot be opened.
     """
     run = interp.open_run(run_path).load()
     found = findings.find(run)
-    report = Report(
+    return Report(
         name="faithfulness",
         run=run,
         run_path=run_path,
-        figures=figures.draw(found, run_path),
+        draw=partial(figures.draw, found, run_path),
         tables={
             "scores": found.scores,
             "table1_all": table1(found, "all"),
@@ -40,7 +50,6 @@ def write_report(run_path: Path, out: Path) -> dict[str, int]:
         },
         page=_page(found),
     )
-    return write(report, out)
 
 
 def _page(found: MapFindings) -> dict:
