@@ -100,7 +100,7 @@ def scores(
         vlm, texts, options: as for `saliencies`.
 
     Returns:
-        For each text what `interp.alignment.alignment` says, with `visual_attention`, the mean
+        For each text what `interp.maps.alignment.alignment` says, with `visual_attention`, the mean
         over the targets; or the reason for which it is left out.
 
     Raises:

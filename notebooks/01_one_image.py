@@ -48,7 +48,7 @@ print("largest |logit - sum of parts|:", float(abs(ledger.logit - parts).max()))
 assert float(abs(ledger.remainder / ledger.magnitude).max()) < 1e-5
 
 # %% [markdown]
-# The map that Saliency-R1 rewards: direct contributions of the image's tokens to the answer,
+# Eq. 1, of which the rewarded map is made: what the image's tokens give directly to the answer,
 # signed. Red raises the answer's logit above the vocabulary's mean, blue lowers it; the box is the
 # evidence.
 

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Where does the model look? Maps of one answer, and how far to trust them
 #
-# The embedded model answers a question about a scene. We draw the map that Saliency-R1 rewards, the
+# The embedded model answers a question about a scene. We draw the map that Saliency-R1 rewards, its
 # maps of effects beside it, ask how much of each lies on the evidence, and whether painting over
 # what a map points at changes the answer.
 
@@ -54,7 +54,7 @@ ds.vlm.strip("direct")
 # %%
 scores = {}
 for kind in kinds:
-    found = interp.alignment.alignment(interp.maps.holistic(ds, kind), sample.boxes)
+    found = interp.maps.alignment.alignment(interp.maps.holistic(ds, kind), sample.boxes)
     scores[kind] = {name: round(float(found[name]), 2) for name in found.data_vars}
 scores
 

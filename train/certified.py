@@ -19,7 +19,7 @@ class Certified(TrainerCallback):
     kept, and written to the output folder as certificate.json.
 
     Args:
-        prompt: key of `interp.model.PROMPTS`, the system prompt that the model is trained with.
+        prompt: key of `interp.model.vlm.PROMPTS`, the system prompt that the model is trained with.
 
     Raises:
         NotCertified: when training starts, if a check fails.

@@ -29,7 +29,7 @@ from analyses.benchmarks.timing import PRELOADED
 from analyses.options import parse
 
 SHARES = {"exactness": 0.2, "certificate": 0.2, "3b": 0.4, "profile": 0.1, "reward": 0.25}
-"""Most of the minutes that a step may take; the others may take what is left."""
+"""Largest fraction of the minutes for a step; steps not named may use all that is left."""
 POLL_SECONDS = 0.2
 
 
@@ -125,7 +125,7 @@ def _records(folder: Path) -> list[dict]:
 
 
 def _write(found: dict, folder: Path) -> Path:
-    """The JSON file, named by device."""
+    """Writes the JSON file, named by device; returns its path."""
     device = re.sub("[^a-z0-9]+", "-", found["machine"]["device"].lower()).strip("-")
     path = folder / f"gpu-{device}.json"
     aside = path.with_suffix(".part")
@@ -135,7 +135,7 @@ def _write(found: dict, folder: Path) -> Path:
 
 
 def main() -> int:
-    """Runs, and says where the results are: 0 if every step was done, 3 if some were not."""
+    """Runs, and says where the results are: 0 for all steps done, 3 for some, 2 for no device."""
     options = parse(GPU, __doc__)
     try:
         found = run(options)

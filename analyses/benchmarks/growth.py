@@ -1,4 +1,4 @@
-"""How cost and memory of extraction grow with tokens, targets and source sets."""
+"""Growth of extraction's cost and memory with tokens, targets, source sets and layers."""
 
 from dataclasses import replace
 from pathlib import Path

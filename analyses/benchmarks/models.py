@@ -80,7 +80,12 @@ def make_batch(model, n_tokens: int):
 
 
 def as_vlm(model, n_visual: int):
-    """The model with the embedded model's processor, which sees images of up to n_visual cells."""
+    """The model with the embedded processor, whose token ids its config takes over.
+
+    Args:
+        model: a random model.
+        n_visual: most visual tokens of an image.
+    """
     import interp
     from interp.model.families import base_model
     from interp.model.vlm import VLM

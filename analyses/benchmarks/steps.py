@@ -39,7 +39,7 @@ class Sizes:
     dtypes: tuple[str, ...]
     """Dtypes of the certificates; everything that is timed is in the first."""
     tests: str
-    """Exactness tests by pytest's -k; all by default."""
+    """pytest's -k for the exactness tests; empty runs all."""
 
 
 FULL = Sizes(("3b", "7b"), (1000, 2000, 4000), 16, 5, 512, ("bfloat16", "float32"), "")

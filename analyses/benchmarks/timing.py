@@ -33,6 +33,7 @@ def tasks(model, setting: Setting) -> dict[str, Callable]:
     import torch
 
     import interp
+    from interp.model.families import parts
 
     batch = make_batch(model, setting.tokens)
     rows = list(range(setting.tokens - setting.targets - 1, setting.tokens - 1))
@@ -45,7 +46,7 @@ def tasks(model, setting: Setting) -> dict[str, Callable]:
 
     def decoder():
         with torch.no_grad():
-            model.model.language_model(inputs_embeds=embeddings, use_cache=True)
+            parts(model).language_model(inputs_embeds=embeddings, use_cache=True)
 
     return {
         "forward": lambda: _forward(model, batch),
@@ -117,7 +118,7 @@ def seconds(function: Callable, device: str) -> float:
 
 
 def in_turns(names: list[str], todo: dict[str, Callable], repeats: int, device: str) -> dict:
-    """Seconds of each task, one after the other in every round; the first does not count."""
+    """Seconds of each task by round, after one uncounted warm-up."""
     for name in names:
         todo[name]()
     rounds = [[seconds(todo[name], device) for name in names] for _ in range(repeats)]

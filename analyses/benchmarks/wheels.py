@@ -24,7 +24,7 @@ WANTED = ("accelerate", "annotated-types", "beartype", "certifi", "cloudpickle",
 PRESENT = ("huggingface-hub", "jaxtyping", "numpy", "packaging", "pillow", "psutil", "pytest",
            "pyyaml", "regex", "safetensors", "scikit-learn", "scipy", "tokenizers", "torch",
            "torchvision", "tqdm", "typer")  # fmt: skip
-"""What the machine has to have, with whatever these need."""
+"""Packages that the machine must already have, with their dependencies."""
 MIB = 2**20
 GLIBC = range(17, 40)  # 2.17 … 2.39: pip takes only the ones that are named
 

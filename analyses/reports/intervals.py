@@ -31,7 +31,7 @@ def text(one: Mapping | xr.Dataset, name: str = "", *, digits: int | None = 2) -
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number with a true minus sign, which nothing that rounds to 0 has."""
+    """A rounded number as text, with a true minus sign and never a negative zero."""
     rounded = f"{value:.{digits}f}"
     is_zero = not rounded.strip("-0.")
     return rounded.lstrip("-") if is_zero else rounded.replace("-", "−")

@@ -15,7 +15,7 @@ def run(
     log_level: str = "warning",
     threads: int | None = None,
 ) -> int:
-    """Does the work, says where it went and how many samples were ok; the exit code.
+    """Runs a command's work, prints its last line, and returns the exit code.
 
     0 for done, 2 for wrong options or input, 3 where samples failed, 130 for an interruption.
 

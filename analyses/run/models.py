@@ -27,7 +27,7 @@ def load(options: Command, model: str, adapter: str | None, prompt: str | None =
 
 
 def certificate(vlm: VLM, options: Command) -> dict:
-    """That the extractor passes its oracles on the model; raises NotCertified where it does not."""
+    """The model's certificate as a dict; raises NotCertified where an oracle fails."""
     return json.loads(certify(vlm, witness=options.witness).to_json())
 
 

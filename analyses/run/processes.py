@@ -27,7 +27,7 @@ def wait_for_all() -> None:
 
 
 def _state() -> PartialState:
-    """The same for the whole process; it joins the others when it is first asked for.
+    """accelerate's state of this process; the first call joins the others.
 
     Nothing but waiting goes between processes, so that one backend serves CPUs and GPUs.
     """

@@ -20,7 +20,7 @@ class Budget:
     """Bytes besides the model."""
 
     def halved(self) -> "Budget":
-        """Half of it, at least one sample."""
+        """Half the batch size (at least 1) and half the memory."""
         return Budget(max(1, self.batch_size // 2), self.max_memory // 2)
 
 
@@ -47,7 +47,7 @@ class Recipe(Protocol):
     """Attributes that are known before the first shard."""
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:
-        """Measures the samples of a shard; raises what `is_out_of_memory` knows to get less."""
+        """Measures one shard; lets out-of-memory errors through, to be called again with less."""
 
     def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
         """Attributes of the whole run, from all its shards and samples."""

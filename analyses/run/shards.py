@@ -134,9 +134,6 @@ def _finish(run: writing.Run, samples: list[Sample], recipe: Recipe) -> None:
     run.finish(recipe.finish(opened, samples))
 
 
-# ------------------------------------------------------------------------------------- processes
-
-
 def counts(paths: list[Path]) -> dict[str, int]:
     """How many samples of some runs were ok, skipped and failed, as their manifests say."""
     found = Counter(

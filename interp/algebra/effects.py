@@ -36,7 +36,7 @@ from interp.model.parts import Parts
 
 @dataclass(frozen=True)
 class EdgeEffects:
-    """The split of the total effect of K cuts on T targets; `paths` as `labels.LAYER_PATHS`."""
+    """The split of the total effect of K cuts on T targets, by `interp.vocabulary.LAYER_PATHS`."""
 
     total: Float[Tensor, "target source_set"]
     by_layer: Float[Tensor, "target source_set layer_path layer"]

@@ -35,7 +35,7 @@ class FirstOrder:
     """First-order maps of T targets over one source set."""
 
     writes: Float[Tensor, "objective layer target token"]
-    """τ as `labels.OBJECTIVES`; 0 outside the source set."""
+    """τ as `interp.vocabulary.OBJECTIVES`; 0 outside the source set."""
     bias: Float[Tensor, "objective target"]
     """The part of the value biases, all edges together."""
 
@@ -51,7 +51,7 @@ def quadrature(n_nodes: int, device) -> tuple[Float[Tensor, " node"], Float[Tens
 def objective(
     where: Parts, readout: Readout, played: Replay, name: str
 ) -> Float[Tensor, "variant target"]:
-    """f with the live norm, Σ_l u·F_l or Σ_l u·A_l: one of `labels.OBJECTIVES`."""
+    """f with the live norm, Σ_l u·F_l or Σ_l u·A_l: one of `interp.vocabulary.OBJECTIVES`."""
     dtype = readout.vectors.dtype
     if name != "total":
         written = played.ffn if name == "ffn" else played.attention
@@ -83,7 +83,7 @@ def first_order(
         where: the model's parts.
         cuts: of each sequence.
         node_weights: of the quadrature.
-        objectives: of `labels.OBJECTIVES`.
+        objectives: of `interp.vocabulary.OBJECTIVES`.
     """
     found: list[list] = [[] for _ in cuts]
     for name in objectives:

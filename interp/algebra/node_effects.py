@@ -36,7 +36,7 @@ class NodeEffects:
 
     total: Float[Tensor, " target"]
     paths: Float[Tensor, "path target"]
-    """As `labels.NODE_PATHS`."""
+    """As `interp.vocabulary.NODE_PATHS`."""
     by_role: Float[Tensor, "role target"]
     """`mediated`, by the roles that were switched one after the other."""
     alone: Float[Tensor, " target"]
@@ -92,7 +92,7 @@ def slot_effects(
 ) -> Float[Tensor, "path source_set target"]:
     """Step 1 alone, for several sets: their slots read from the reference run, all others clean.
 
-    Returns the paths of `labels.SLOT_PATHS`; their sum is f minus f of each variant of `played`
+    Returns the paths of `interp.vocabulary.SLOT_PATHS`; they sum to f minus f of each variant
     behind the first, which is clean.
     """
     _, norm = clean_against(where, readout, played)

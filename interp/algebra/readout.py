@@ -125,6 +125,3 @@ def check_gauge(gauge: str, foils) -> None:
 
 def _pick(logits: Tensor, ids: Tensor) -> Tensor:
     return logits.gather(1, rearrange(ids, "t -> t 1"))[:, 0]
-
-
-# ------------------------------------------------------------------------- modules as linear maps

@@ -35,9 +35,9 @@ class Split:
 
     total: Float[Tensor, "*rest"]
     shapley: Float[Tensor, "path_class ..."]
-    """As `labels.PATH_CLASSES`; sums to the total."""
+    """As `interp.vocabulary.PATH_CLASSES`; sums to the total."""
     interactions: Float[Tensor, "pair ..."]
-    """Shapley interaction index, as `labels.PAIRS`."""
+    """Shapley interaction index, as `interp.vocabulary.PAIRS`."""
     pnde: Float[Tensor, "*rest"]
     tnde: Float[Tensor, "*rest"]
     pnie: Float[Tensor, "*rest"]

@@ -1,4 +1,4 @@
-"""Do the inputs belong together? What the model would not notice, said in one line."""
+"""Checks that inputs belong together, for mistakes that the model would not notice."""
 
 import torch
 from torch import Tensor

@@ -45,7 +45,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def needed(where: Parts, loads: list[Load], element_size: int) -> int:
-    """Bytes of one padded batch: every sequence counts as long as the longest, and so on.
+    """Estimated bytes of one padded batch, every sequence counted with the largest sizes.
 
     Args:
         where: the model's sizes.

@@ -42,7 +42,7 @@ class Prefill:
     given: dict
     """Keyword arguments of the language model's call."""
     peaks: Float[Tensor, " token"] | None
-    """max|h| / rms(h), exceeded behind at least half of the layers L/4 … 3L/4: how sinks show
+    """Largest max|h| / rms(h) that at least half of the layers L/4 … 3L/4 reach: how sinks show
     (METHODS.md 3.6). None in a reference run."""
 
     @property
@@ -149,7 +149,7 @@ def _alone(given: dict, sequence: int, n_padding: int) -> dict:
 
 @contextmanager
 def _choosing(where: Parts, positions: list[Int[Tensor, " _"]]) -> Iterator[None]:
-    """Lets the output embedding see the queried rows alone: all of them, in one row of a batch."""
+    """Gives the output embedding only the queried rows, joined into one row of a batch."""
 
     def look(_module, args):
         chosen = [hidden[rows] for hidden, rows in zip(args[0], positions, strict=True)]

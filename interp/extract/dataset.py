@@ -21,7 +21,7 @@ def as_array(value: Tensor) -> np.ndarray:
 
 
 def joined(pieces: list[Tensor]) -> Tensor:
-    """Chunks of targets as one; a single one as it is."""
+    """Chunks concatenated along targets; a single one is returned as it is."""
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
@@ -56,7 +56,7 @@ def coordinates(query: Query, context: Prefill | None = None) -> dict:
 
 
 def finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:
-    """Units, titles and provenance."""
+    """The dataset with units, titles and provenance."""
     used = {dim for array in dataset.data_vars.values() for dim in array.dims}
     dataset = describe(dataset.drop_vars({"head", "layer", "role"} & set(dataset.coords) - used))
     dataset.attrs = {

@@ -162,7 +162,7 @@ def _packed(calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict
 
 
 def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
-    """Whether a sample fits at once; if not, but in chunks of targets, it goes by itself.
+    """True if the sample fits a batch; False if only alone, in chunks of targets.
 
     Raises:
         ValueError: it does not fit at all.

@@ -87,7 +87,9 @@ def maps(
 
 
 def maps_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
-    """`maps` of several sequences out of one replay, and one more for "effect"; of one kind each.
+    """`maps` of several sequences out of one replay, and one more for "effect".
+
+    All have the first one's kinds, variant and number of nodes.
 
     "edge" and "slot" have replays of their own and are not made here.
     """

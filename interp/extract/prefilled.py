@@ -1,4 +1,4 @@
-"""A question with its prefill and its gauge: every call begins with it."""
+"""A question with its prefill and its gauge: most calls begin with it."""
 
 from dataclasses import dataclass
 

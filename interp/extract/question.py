@@ -34,7 +34,7 @@ class Query:
     batch: Mapping[str, Tensor]
     tokens: Tokens
     rows: Int[Tensor, " target"]
-    """Row k predicts token `targets[k]`."""
+    """The output at position `rows[k]` predicts token `targets[k]`."""
     targets: Int[Tensor, " target"]
     target_text: tuple[str, ...]
     has_boxes: bool
@@ -202,6 +202,3 @@ def target_chunks(query: Query, n_variants: int) -> list[Int[Tensor, " part"]]:
     per_target = 4 * n_variants * where.n_layers * where.n_heads * len(query.tokens.ids)
     size = max(1, REPLAY_BYTES // per_target)
     return list(torch.arange(len(query.rows), device=query.rows.device).split(size))
-
-
-# -------------------------------------------------------------------------------------- source sets

@@ -118,7 +118,7 @@ def references(
     Args:
         vlm, sample: what is to be explained.
         pool: samples for "mean" and "other"; a `Pool` computes their mean only once.
-        kinds: of `labels.REFERENCES`.
+        kinds: of `interp.vocabulary.REFERENCES`.
         completion: the text to explain, whose answer "other" must not share; default the sample's.
         seed: of the choice of "other".
 

@@ -26,12 +26,12 @@ class Cases:
     members: Bool[Tensor, "source_set token"]
     references: Mapping[str, Reference]
     before: Bool[Tensor, "source_set target token"]
-    """S ∩ {p < i}."""
+    """Members of the set that stand before each target's row, S ∩ {p < i}."""
     is_defined: Bool[Tensor, "target source_set reference"]
 
     @property
     def query(self) -> Query:
-        """The targets."""
+        """The question whose targets are explained."""
         return self.asked.query
 
     @property
@@ -41,7 +41,7 @@ class Cases:
 
 
 def cases(asked: Asked, sources, references) -> Cases:
-    """Checks what is to be replaced.
+    """The checked source sets and references of a question.
 
     Raises:
         ValueError: no references, one that does not fit the visual tokens, a set of other rows.

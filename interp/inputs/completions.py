@@ -22,7 +22,8 @@ class Completion:
     thinking: str | None
     """Text between the tags, stripped; None without a complete thinking span."""
     answer: str
-    """Text after the closing tag, or all of it where there is no tag; stripped."""
+    """Text after the thinking span; all of it where no tag opens at the start; empty where one
+    opens and never closes."""
     is_complete: bool
     """It ended with the end token rather than at the length limit."""
 

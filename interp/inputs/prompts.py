@@ -1,11 +1,4 @@
-"""From a sample to the model's inputs: the prompt, and the text that is teacher-forced.
-
-Spans are found on the token ids themselves: every token of a byte-level BPE stands for bytes, the
-bytes spell the text, and roles are read off byte ranges. Nothing is decoded and tokenized again,
-because sampled ids need not survive that. A tag's last token may swallow the newline behind it, and
-a text's last token the newline before the closing tag; a token belongs to a text if it holds at
-least one byte of it once white space around it is stripped.
-"""
+"""From a sample to the model's inputs: the prompt, and the text that is teacher-forced."""
 
 from dataclasses import dataclass
 
@@ -24,9 +17,6 @@ class Inputs:
 
     batch: BatchFeature
     tokens: Tokens
-
-
-# ------------------------------------------------------------------------------------ to the model
 
 
 def prompts(processor, pairs: list[tuple], system: str | None) -> BatchFeature:
@@ -101,9 +91,3 @@ def text_ids(processor, sample: Sample, completion: Completion | None = None) ->
             "raise max_new_tokens or leave the sample out"
         )
     return list(completion.token_ids)
-
-
-# ------------------------------------------------------------------------------ the table of tokens
-
-
-# ------------------------------------------------------------------------------------- token bytes

@@ -1,4 +1,11 @@
-"""The token table: role, image, patch and overlap with the evidence, by row of `input_ids`."""
+"""The token table: role, image, patch and overlap with the evidence, by row of `input_ids`.
+
+Spans are found on the token ids themselves: every token of a byte-level BPE stands for bytes, the
+bytes spell the text, and roles are read off byte ranges. Nothing is decoded and tokenized again,
+because sampled ids need not survive that. A tag's last token may swallow the newline behind it, and
+a text's last token the newline before the closing tag; a token belongs to a text if it holds at
+least one byte of it once white space around it is stripped.
+"""
 
 import re
 from dataclasses import dataclass
@@ -22,7 +29,7 @@ _TURN_ROLE = {b"system": "system", b"user": "question"}
 
 @dataclass(frozen=True)
 class Tokens:
-    """One row of `input_ids` per entry."""
+    """A table with one entry per token position of a sequence."""
 
     ids: Int[np.ndarray, " token"]
     text: tuple[str, ...]

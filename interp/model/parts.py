@@ -78,7 +78,7 @@ class Parts:
 
     @property
     def attn_implementation(self) -> str:
-        """The caller's; not what a replay in another thread may have put in its place."""
+        """The caller's attention implementation, never a replay's temporary one."""
         with ONE_AT_A_TIME:
             return self.language_model.config._attn_implementation
 

@@ -13,7 +13,7 @@ from interp.model.parts import ONE_AT_A_TIME
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; training modes and the rotary offset of generation as before outside.
+    """Context in which the model runs in eval mode without autocast; its state comes back after it.
 
     In training mode LoRA's dropout makes a replay wrong by 0.3, and gradient checkpointing leaves
     no cache. A caller's autocast, or one that mixed precision has put into the model's forward,
@@ -50,7 +50,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
-    """A hash over names, shapes and sampled values of the weights: the base's, or the adapter's.
+    """A hash over names, shapes and 16 values of each weight: of the base, or of the adapter.
 
     A base model has the same one inside a peft wrapper and without.
     """
@@ -71,7 +71,7 @@ def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
 
 @contextmanager
 def attending(language_model: nn.Module, implementation: str) -> Iterator[None]:
-    """Switches the attention of the language model alone, and back.
+    """Context with another attention implementation in the language model alone.
 
     `set_attn_implementation` would change the vision tower too, and a mixed model would not come
     back as it was.

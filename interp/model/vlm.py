@@ -50,7 +50,7 @@ class VLM:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs have to be."""
+        """The device on which inputs have to lie."""
         return self.model.device
 
     def answer(self, image, question: str, *, max_new_tokens: int = 256):

@@ -14,8 +14,9 @@ import torch
 
 import interp
 from analyses import direct_vs_indirect, extract
+from analyses.reports.direct_vs_indirect import figures, findings
 from interp.store import opening as store
-from tests.support import ROOT, commands
+from tests.support import ROOT, commands, golden
 from tests.support.writer import contents
 
 ASKED = ("direct_vs_indirect", "--effects", "edge", "--limit", 7, "--shard-size", 2,
@@ -133,26 +134,28 @@ def test_one_sample_too_large_fails_alone_and_is_tried_again(tmp_path, monkeypat
 
 def test_every_detail_redraws_to_the_same_tables(tmp_path):
     """Numbers of the report are the same from full, tokens and summary; only maps go missing."""
-    tables = {}
+    tables, runs = {}, {}
     for detail in ("full", "tokens", "summary"):
         commands.run(
-            direct_vs_indirect, "--limit", 2, "--detail", detail, "--no-witness",
+            extract, "direct_vs_indirect", "--limit", 2, "--detail", detail, "--no-witness",
             "--text", "reference", "--out", tmp_path / detail,
         )  # fmt: skip
-        tables[detail] = {
-            p.name: pd.read_csv(p) for p in (tmp_path / detail / "tables").glob("*.csv")
-        }
+        runs[detail] = tmp_path / detail / "run"
+        tables[detail] = golden.tables("direct_vs_indirect", runs[detail])
     for detail in ("full", "summary"):
         assert tables[detail].keys() == tables["tokens"].keys()
         for name, table in tables[detail].items():
             pd.testing.assert_frame_equal(table, tables["tokens"][name], rtol=1e-4, atol=1e-5)
-    sizes = {d: sum(map(len, contents(tmp_path / d / "run/shards").values())) for d in tables}
+    sizes = {d: sum(map(len, contents(run / "shards").values())) for d, run in runs.items()}
     assert sizes["full"] > sizes["tokens"] > sizes["summary"]
-    full, summary = (interp.open_run(tmp_path / d / "run") for d in ("full", "summary"))
+    full, summary = (interp.open_run(runs[d]) for d in ("full", "summary"))
     assert full["direct"].dims == ("target", "layer", "head", "source")
     assert "source" not in summary.dims
-    assert (tmp_path / "tokens/figures/examples.png").exists()
-    assert not (tmp_path / "summary/figures/examples.png").exists()
+    drawn = {
+        d: figures.examples(findings.find(interp.open_run(run)), run) for d, run in runs.items()
+    }
+    assert drawn["tokens"] is not None and drawn["full"] is not None
+    assert drawn["summary"] is None
 
 
 @pytest.mark.parametrize("report", ["direct_vs_indirect", "faithfulness", "before_after"])

@@ -41,7 +41,7 @@ class Reward(Certified):
         rule: of `interp.scoring.RULES`, the map that is scored; None for accuracy + format alone.
         weight: of saliency; 0 measures without paying.
         is_gated: pay saliency only where the answer is right.
-        prompt: key of `interp.model.PROMPTS`; the data set's prompts must have the same.
+        prompt: key of `interp.model.vlm.PROMPTS`; the data set's prompts must have the same.
         options: max_targets, n_nodes and max_memory of `interp.scoring.scores`.
     """
 

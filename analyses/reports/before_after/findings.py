@@ -1,4 +1,4 @@
-"""A run of models before and after training → tables and sentences. Needs no model."""
+"""A run of models before and after training → tables. Needs no model."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class ArmFindings:
 
     @property
     def after(self) -> list[str]:
-        """The trained ones."""
+        """Names of the models after training."""
         return self.run["arm"].values[1:].tolist()
 
 

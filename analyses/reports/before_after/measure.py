@@ -132,7 +132,7 @@ class Measurement:
         return Shard(describe(shard.merge(_facts(batch, texts))), statuses, facts, sizes)
 
     def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
-        """Nothing beyond the samples."""
+        """No attributes of the whole run."""
         return {}
 
     def _same(self, samples: list[Sample], own: list[Completion]) -> list:

@@ -105,7 +105,7 @@ class Measurement:
         return Shard(join(made) if made else None, statuses, facts, sizes)
 
     def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
-        """Nothing beyond the samples."""
+        """No attributes of the whole run."""
         return {}
 
     def _of_sample(self, sample: Sample, text: Text) -> xr.Dataset:
@@ -152,7 +152,7 @@ def _of_sample(
 
 
 def _answer_targets(vlm: VLM, sample: Sample, completion: Completion | None) -> list[int]:
-    """Indices of the answer's tokens, of many some."""
+    """Indices of at most MOST_TARGETS answer tokens, evenly spaced."""
     query = ask(vlm, sample, completion=completion)
     roles = [query.tokens.role[row + 1] for row in query.rows.tolist()]
     answer = np.array([k for k, role in enumerate(roles) if role == "answer"])
