@@ -1,29 +1,38 @@
-"""A model that has been certified in this session is not certified again for every run.
+"""What repeated runs of the reports share, so that the same work is not done for each.
 
-The certificate itself, and that nothing begins without one, are tests of their own (marked
-`fresh_certificate` where a run is wanted that asks for one).
+A model that has been certified in this session is not certified again, and controls are measured on
+two samples. The certificate itself, and that nothing begins without one, are tests of their own
+(marked `fresh_certificate` where a run is wanted that asks for one).
 """
 
 import pytest
 
+from analyses.reports.direct_vs_indirect import measure
 from analyses.run import models
 from interp.model.families import parts
 from interp.model.state import fingerprint
 
-_CERTIFICATES = {}
+RIGHT = models.certify
 
 
-@pytest.fixture(autouse=True)
-def certified_once(request, monkeypatch):
-    if request.node.get_closest_marker("fresh_certificate"):
-        return
-    right = models.certify
+@pytest.fixture(autouse=True, scope="session")
+def lighter_runs():
+    known = {}
 
     def certify(vlm, samples=None, *, witness=None):
         hashes = (fingerprint(vlm.model, adapter=adapter) for adapter in (False, True))
         key = (*hashes, vlm.model.dtype, parts(vlm.model).attn_implementation, witness)
-        if key not in _CERTIFICATES:
-            _CERTIFICATES[key] = right(vlm, samples, witness=witness)
-        return _CERTIFICATES[key]
+        if key not in known:
+            known[key] = RIGHT(vlm, samples, witness=witness)
+        return known[key]
 
-    monkeypatch.setattr(models, "certify", certify)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "certify", certify)
+        patch.setattr(measure, "N_CONTROL", 2)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fresh_certificate(request, monkeypatch):
+    if request.node.get_closest_marker("fresh_certificate"):
+        monkeypatch.setattr(models, "certify", RIGHT)

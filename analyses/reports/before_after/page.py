@@ -12,6 +12,7 @@ from analyses.reports.before_after.findings import ArmFindings, controls
 from analyses.reports.before_after.runs import open_arms
 from analyses.reports.before_after.words import sentences
 from analyses.reports.writing import Report, statuses, write
+from interp.vocabulary import RULE_TITLES
 
 
 def write_report(run_path: Path, out: Path) -> dict[str, int]:
@@ -63,6 +64,7 @@ def _page(found: ArmFindings) -> dict:
         }[text],
         "seeds": _seeds(found),
         "controls": controls(found.run),
+        "titles": RULE_TITLES,
     }
 
 

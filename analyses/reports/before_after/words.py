@@ -21,7 +21,7 @@ def sentences(found: ArmFindings) -> list[tuple[str, str]]:
 
 def _sentence(found: ArmFindings, arm: str) -> str:
     paid = found.run.attrs["arms"][arm]["map"]
-    rule = paid if paid in RULE_TITLES else "direct"
+    rule = _rule(paid)
     directions = _directions(found, arm, rule, "before")
     said = f"{reading(*directions, is_paid=paid in RULE_TITLES)} "
     n_images = int(_rows(found, arm, rule, "before")[0]["n"])
@@ -96,6 +96,22 @@ def direction(rows: list[dict]) -> int | None:
     if all(low > 0 for low, _ in bounds):
         return 1
     return -1 if all(high < 0 for _, high in bounds) else 0
+
+
+def _rule(paid: str) -> str:
+    """The rule whose map is told of: the paid one, or the paper's where none was paid for.
+
+    Raises:
+        ValueError: a rule without a title, of which nothing could be told.
+    """
+    if paid in ("none", ""):
+        return "direct"
+    if paid not in RULE_TITLES:
+        raise ValueError(
+            f"expected a rule of {tuple(RULE_TITLES)} as the training's map, got {paid!r}; give it "
+            "a title in interp/vocabulary.py and measure the models again"
+        )
+    return paid
 
 
 def _title(rule: str, paid: str) -> str:

@@ -245,3 +245,10 @@ def test_a_model_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch, ca
     monkeypatch.setattr("sys.argv", asked)
     assert before_after.main() == 2
     assert "got 'no-such-model'" in capsys.readouterr().err
+
+
+def test_a_rule_without_a_title_is_an_error_and_not_taken_for_unpaid():
+    assert words._rule("effect") == "effect"
+    assert words._rule("none") == words._rule("") == "direct"
+    with pytest.raises(ValueError, match="expected a rule of .* got 'words'; give it a title"):
+        words._rule("words")
