@@ -20,7 +20,14 @@ COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^vDPX*<>hdp8H1"
 
 
-def dots(ax: Axes, tables: dict[str, pd.DataFrame], rows: list[str], by: str) -> None:
+def dots(
+    ax: Axes,
+    tables: dict[str, pd.DataFrame],
+    rows: list[str],
+    by: str,
+    *,
+    colors: tuple[str, ...] = COLORS,
+) -> None:
     """Estimates with their intervals: a line per row, a mark per table.
 
     Args:
@@ -28,12 +35,13 @@ def dots(ax: Axes, tables: dict[str, pd.DataFrame], rows: list[str], by: str) ->
         tables: estimate, lower and upper by the column `by`, under the names of the legend.
         rows: values of that column, from top to bottom.
         by: the column.
+        colors: one for each table.
     """
     for k, (name, table) in enumerate(tables.items()):
         one = table.set_index(by).loc[rows]
         reach = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
         at = np.arange(len(rows)) + (k - (len(tables) - 1) / 2) * 0.6 / max(3, len(tables))
-        color, marker = COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
+        color, marker = colors[k % len(colors)], MARKERS[k % len(MARKERS)]
         ax.errorbar(one["estimate"], at, xerr=reach, fmt=marker, color=color, markersize=4,
                     capsize=2, label=name)  # fmt: skip
     ax.set_yticks(np.arange(len(rows)), rows)

@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 
 from analyses.reports import drawing
 from analyses.reports.before_after.findings import REFERENCE_TITLES, ArmFindings
-from analyses.reports.drawing import COLORS
+from analyses.reports.drawing import BLACK, COLORS
 from interp import plots
 from interp.data.images import open_image
 from interp.store import opening as store
 from interp.vocabulary import RULE_TITLES
 
+DOTS = (BLACK, *COLORS)  # a total is black, its direct part has the colour of Eq. 1
 SMOOTH = 10  # steps that a training curve averages
 CURVES = {
     "accuracy": "Right answers", "saliency/alignment": "Alignment of the rewarded map",
@@ -47,7 +48,7 @@ def alignment(found: ArmFindings) -> Figure:
             f"{text} text": mine[mine["group"] == f"alignment, {text} text"]
             for text in ("same", "own")
         }
-        drawing.dots(ax, tables, arms, by="arm")
+        drawing.dots(ax, tables, arms, by="arm", colors=DOTS)
         ax.axvline(chance, color="0.3", linewidth=0.8, linestyle="--")
         ax.set(title=title[0].upper() + title[1:], xlabel="Alignment [share]", xlim=(0, None))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -66,7 +67,7 @@ def effects(found: ArmFindings) -> Figure:
         tables = {
             name.split(": ")[1].split(" [")[0]: group[group["quantity"] == name] for name in parts
         }
-        drawing.dots(ax, tables, found.after, by="arm")
+        drawing.dots(ax, tables, found.after, by="arm", colors=DOTS)
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set(title=f"Evidence replaced by the {title}", xlabel="After minus before [logit]")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -81,7 +82,7 @@ def paths(found: ArmFindings) -> Figure:
         group = table[table["group"] == f"edge effect of the evidence on {token_class} tokens"]
         names = list(dict.fromkeys(group["quantity"]))
         tables = {arm: group[group["arm"] == arm] for arm in found.after}
-        drawing.dots(ax, tables, names, by="quantity")
+        drawing.dots(ax, tables, names, by="quantity", colors=DOTS)
         ax.set_yticklabels([name.removesuffix(" [logit]") for name in names])
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set(title=f"Targets: {token_class} tokens", xlabel="After minus before [logit]")
