@@ -52,12 +52,20 @@ def head_of(setting: Setting, repeats: int) -> dict:
     heads, kv_heads, width, _, vocabulary, _, _ = SHAPES[setting.shape]
     device = "cpu" if setting.device == "cpu" else torch.cuda.get_device_name()
     return {
-        "shape": setting.shape, "layers": setting.layers, "width": width,
-        "heads": [heads, kv_heads], "vocabulary": vocabulary, "rows": setting.targets,
-        "source_sets": setting.sets, "sequences": setting.sequences, "device": device,
-        "dtype": setting.dtype, "threads": setting.threads, "torch": torch.__version__,
+        "shape": setting.shape,
+        "layers": setting.layers,
+        "width": width,
+        "heads": [heads, kv_heads],
+        "vocabulary": vocabulary,
+        "rows": setting.targets,
+        "source_sets": setting.sets,
+        "sequences": setting.sequences,
+        "device": device,
+        "dtype": setting.dtype,
+        "threads": setting.threads,
+        "torch": torch.__version__,
         "repeats": repeats,
-    }  # fmt: skip
+    }
 
 
 def grow(setting: Setting, options: Benchmark, path: Path) -> dict:
@@ -110,9 +118,14 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     setting = Setting(
-        shape=options.shape, layers=options.layers, device=options.device, dtype=options.dtype,
-        threads=options.threads, tokens=options.tokens[0], sequences=options.sequences,
-    )  # fmt: skip
+        shape=options.shape,
+        layers=options.layers,
+        device=options.device,
+        dtype=options.dtype,
+        threads=options.threads,
+        tokens=options.tokens[0],
+        sequences=options.sequences,
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     kind = "gpu" if options.device != "cpu" else "cpu"
     stem = f"{options.shape}-{options.layers}-layers-{kind}-{options.dtype}"

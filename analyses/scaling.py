@@ -80,8 +80,11 @@ def _opening(run: Path, n_shards: int) -> dict[str, float]:
             check=True,
         )
         opened, read, memory = map(float, done.stdout.split())
-        found |= {f"open_{check}_s": opened, f"open_and_mean_{check}_s": read,
-                  f"open_{check}_mib": memory / 2**10}  # fmt: skip
+        found |= {
+            f"open_{check}_s": opened,
+            f"open_and_mean_{check}_s": read,
+            f"open_{check}_mib": memory / 2**10,
+        }
     return found
 
 
@@ -104,9 +107,13 @@ def measure(run: Path) -> list[dict]:
         if n_samples >= steps[0] or is_last:
             steps = [step for step in steps if step > n_samples]
             record = {
-                "samples": n_samples, "shards": number + 1, "files": n_files, "bytes": n_bytes,
-                "extraction_s": at - start[0], "samples_timed": n_samples - start[1],
-            }  # fmt: skip
+                "samples": n_samples,
+                "shards": number + 1,
+                "files": n_files,
+                "bytes": n_bytes,
+                "extraction_s": at - start[0],
+                "samples_timed": n_samples - start[1],
+            }
             records.append(record | _opening(run, number + 1))
             print(records[-1], flush=True)
     return records
@@ -118,17 +125,35 @@ def main() -> int:
     memory = None
     if not options.only_open:
         command = [
-            sys.executable, str(ROOT / "analyses/extract.py"), "direct_vs_indirect", "--effects",
-            "edge", "--detail", options.detail, "--limit", str(options.samples), "--threads", "1",
-            "--no-witness", "--no-images", "--shard-size", "100", "--out", str(options.out),
+            sys.executable,
+            str(ROOT / "analyses/extract.py"),
+            "direct_vs_indirect",
+            "--effects",
+            "edge",
+            "--detail",
+            options.detail,
+            "--limit",
+            str(options.samples),
+            "--threads",
+            "1",
+            "--no-witness",
+            "--no-images",
+            "--shard-size",
+            "100",
+            "--out",
+            str(options.out),
             *(["--resume"] if options.resume else []),
-        ]  # fmt: skip
+        ]
         memory = _watched(command)
     content = {
         "command": f"python analyses/scaling.py --samples {options.samples}",
-        "model": "tiny", "effects": "edge", "detail": options.detail, "threads": 1,
-        "largest_resident_bytes_of_the_writer": memory, "sizes": measure(options.out / "run"),
-    }  # fmt: skip
+        "model": "tiny",
+        "effects": "edge",
+        "detail": options.detail,
+        "threads": 1,
+        "largest_resident_bytes_of_the_writer": memory,
+        "sizes": measure(options.out / "run"),
+    }
     path = options.json or ROOT / f"reports/benchmarks/scaling-{options.detail}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     return 0

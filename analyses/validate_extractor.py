@@ -24,10 +24,13 @@ def main() -> int:
 
     try:
         vlm = interp.load_model(
-            options.model, adapter=options.adapter, revision=options.revision,
-            dtype=options.dtype, device=options.device,
+            options.model,
+            adapter=options.adapter,
+            revision=options.revision,
+            dtype=options.dtype,
+            device=options.device,
             attn_implementation=options.attn_implementation,
-        )  # fmt: skip
+        )
         samples = interp.load_samples(
             "digits", split="test", limit=options.limit, seed=options.seed
         )

@@ -18,9 +18,20 @@ _PUBLIC = {
 }
 _MODULES = {
     name: f"interp.{name}"
-    for name in ("attribution", "extract", "faithfulness", "maps", "measures", "plots", "scoring",
-                 "stats", "store", "validate", "viewer")
-} | {"alignment": "interp.maps.alignment"}  # fmt: skip
+    for name in (
+        "attribution",
+        "extract",
+        "faithfulness",
+        "maps",
+        "measures",
+        "plots",
+        "scoring",
+        "stats",
+        "store",
+        "validate",
+        "viewer",
+    )
+} | {"alignment": "interp.maps.alignment"}
 
 
 def __getattr__(name: str):

@@ -77,10 +77,14 @@ def faithfulness(
                 "of_original": (("text",), scores[0]),
                 "of_blank": (("text",), scores[1]),
             },
-            coords={"explainer": list(maps), "change": list(CHANGES), "share": list(shares),
-                    "text": list(TEXT_PARTS)},
+            coords={
+                "explainer": list(maps),
+                "change": list(CHANGES),
+                "share": list(shares),
+                "text": list(TEXT_PARTS),
+            },
         )
-    )  # fmt: skip
+    )
 
 
 def _check(name: str, saliency: xr.DataArray, shape: tuple[int, int]) -> None:

@@ -98,8 +98,10 @@ def _bars(interval: xr.Dataset, ax: Axes, group: str, bar: str) -> None:
     ax.grid(axis="x", visible=False)
 
 
-READINGS = (("delta", "#D55E00", "o", "pattern and values direct"),
-            ("strict_delta", "#0072B2", "^", "strict: values alone direct"))  # fmt: skip
+READINGS = (
+    ("delta", "#D55E00", "o", "pattern and values direct"),
+    ("strict_delta", "#0072B2", "^", "strict: values alone direct"),
+)
 FAINT = 0.3
 VISIBLE = 0.05  # of the scale's end: what is lower has no colour to speak of
 
@@ -116,9 +118,16 @@ def margins(cells: pd.DataFrame, ax: Axes) -> Axes:
         errors = np.abs(cells[[f"{name}_lower", f"{name}_upper"]].sub(cells[name], axis=0))
         for votes, alpha in ((True, 1.0), (False, FAINT)):
             mine = (cells["votes"] == votes).to_numpy()
-            ax.errorbar(cells[name][mine], (at + (k - 0.5) * 0.3)[mine],
-                        xerr=errors[mine].to_numpy().T, fmt=marker, color=color, alpha=alpha,
-                        markersize=4, capsize=2)  # fmt: skip
+            ax.errorbar(
+                cells[name][mine],
+                (at + (k - 0.5) * 0.3)[mine],
+                xerr=errors[mine].to_numpy().T,
+                fmt=marker,
+                color=color,
+                alpha=alpha,
+                markersize=4,
+                capsize=2,
+            )
     ax.axvline(0, color="0.3", linewidth=1)
     ax.set_yticks(at, cells["label"])
     ax.set_ylim(len(cells) - 0.5, -0.5)
@@ -147,8 +156,15 @@ def shares(interval: xr.Dataset, ax: Axes) -> Axes:
         color, marker = CLASS_MARKERS[str(token_class)]
         at = np.arange(len(sets)) + (k - 0.5) * 0.25
         errors = np.abs(np.stack([one["lower"], one["upper"]]) - one["estimate"].values)
-        ax.errorbar(one["estimate"], at, xerr=errors, fmt=marker, color=color, capsize=3,
-                    label=f"{token_class} tokens")  # fmt: skip
+        ax.errorbar(
+            one["estimate"],
+            at,
+            xerr=errors,
+            fmt=marker,
+            color=color,
+            capsize=3,
+            label=f"{token_class} tokens",
+        )
         for y in at[np.isnan(one["estimate"].values)]:
             ax.annotate("no share", (0.01, y), color=color, fontsize=7, va="center", alpha=0.8)
     for x, style in ((0, "-"), (0.5, ":"), (1, "-")):
@@ -169,8 +185,14 @@ def by_layer(interval: xr.Dataset, ax: Axes) -> Axes:
     for path in interval["layer_path"].values:
         one = interval.sel(layer_path=path)
         color = PATH_COLORS[str(path)]
-        ax.plot(one["layer"], one["estimate"], marker="o", markersize=3, color=color,
-                label=PATH_TITLES[str(path)])  # fmt: skip
+        ax.plot(
+            one["layer"],
+            one["estimate"],
+            marker="o",
+            markersize=3,
+            color=color,
+            label=PATH_TITLES[str(path)],
+        )
         ax.fill_between(
             one["layer"], one["lower"], one["upper"], color=color, alpha=0.2, linewidth=0
         )
@@ -190,9 +212,16 @@ def direct_against_total(points: Mapping[str, xr.Dataset], ax: Axes) -> Axes:
     for token_class, found in points.items():
         require(found["direct"], "target")
         color, marker = CLASS_MARKERS[token_class]
-        ax.scatter(found["total"], found["direct"], s=9, alpha=0.45, color=color, marker=marker,
-                   linewidths=0,
-                   label=f"{token_class} tokens (n = {found.sizes['target']})")  # fmt: skip
+        ax.scatter(
+            found["total"],
+            found["direct"],
+            s=9,
+            alpha=0.45,
+            color=color,
+            marker=marker,
+            linewidths=0,
+            label=f"{token_class} tokens (n = {found.sizes['target']})",
+        )
         low = min(low, float(found["total"].min()), float(found["direct"].min()))
         high = max(high, float(found["total"].max()), float(found["direct"].max()))
     line = np.array([low, high])
@@ -212,13 +241,24 @@ def errors(found: xr.Dataset, ax: Axes, bound: float) -> Axes:
         bound: for the run's dtype.
     """
     styles = {"ledger": "-", "effects": "--", "replay": ":", "nodes": "-.", "shapley": (0, (1, 3))}
-    colors = {"ledger": "#D55E00", "effects": "#0072B2", "replay": "#009E73", "nodes": "#E69F00",
-              "shapley": "#000000"}  # fmt: skip
+    colors = {
+        "ledger": "#D55E00",
+        "effects": "#0072B2",
+        "replay": "#009E73",
+        "nodes": "#E69F00",
+        "shapley": "#000000",
+    }
     for name, array in found.items():
         values = np.sort(array.values)
         shares_below = np.arange(1, len(values) + 1) / len(values)
-        ax.step(np.maximum(values, 1e-9), shares_below, where="post", color=colors[str(name)],
-                linestyle=styles[str(name)], label=str(name))  # fmt: skip
+        ax.step(
+            np.maximum(values, 1e-9),
+            shares_below,
+            where="post",
+            color=colors[str(name)],
+            linestyle=styles[str(name)],
+            label=str(name),
+        )
     ax.axvline(bound, color="0.2", linewidth=1)
     ax.annotate(f"bound {bound:g}", (bound, 0.5), rotation=90, ha="right", va="center", fontsize=8)
     ax.set_xscale("log")
@@ -275,8 +315,15 @@ def overlay(
     grey = np.asarray(image.convert("L")) / 255
     ax.imshow(0.35 + 0.65 * grey, cmap="gray", vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect=aspect)
     shade = np.clip(values / top, 0, 1)
-    ax.imshow(values, cmap="magma", vmin=0, vmax=top, alpha=0.25 + 0.65 * shade,
-              extent=(0, 1, 1, 0), aspect=aspect)  # fmt: skip
+    ax.imshow(
+        values,
+        cmap="magma",
+        vmin=0,
+        vmax=top,
+        alpha=0.25 + 0.65 * shade,
+        extent=(0, 1, 1, 0),
+        aspect=aspect,
+    )
     _draw_boxes(boxes, ax, "#56B4E9")
     return _bare(ax)
 
@@ -298,8 +345,16 @@ def token_strip(values: xr.DataArray, ax: Axes, *, limit: float = 0.0) -> Axes:
     ]
     for k, text in enumerate(texts):
         dark = abs(float(values[k])) > 0.6 * top
-        ax.text(k, 0, text, ha="center", va="center", rotation=90, fontsize=7,
-                color="white" if dark else "black")  # fmt: skip
+        ax.text(
+            k,
+            0,
+            text,
+            ha="center",
+            va="center",
+            rotation=90,
+            fontsize=7,
+            color="white" if dark else "black",
+        )
     roles = values["target_role"].values
     for k in range(1, len(roles)):
         if roles[k] != roles[k - 1]:
@@ -316,8 +371,11 @@ def _hatch(where: np.ndarray, ax: Axes, extent: tuple[float, float, float, float
     width, height = (x1 - x0) / n_columns, (y1 - y0) / n_rows
     for row, column in np.argwhere(where):
         corner = x0 + column * width, y0 + row * height
-        ax.add_patch(plt.Rectangle(corner, width, height, fill=False, hatch="///", linewidth=0,
-                                   edgecolor="0.35"))  # fmt: skip
+        ax.add_patch(
+            plt.Rectangle(
+                corner, width, height, fill=False, hatch="///", linewidth=0, edgecolor="0.35"
+            )
+        )
 
 
 def _draw_boxes(boxes: np.ndarray, ax: Axes, color: str) -> None:

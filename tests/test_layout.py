@@ -127,9 +127,11 @@ def test_every_interval_of_a_report_gets_the_seed():
     for path in (ROOT / "analyses/reports").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
-                "stats.interval", "stats.mean_interval", "stats.share_interval",
+                "stats.interval",
+                "stats.mean_interval",
+                "stats.share_interval",
                 "stats.median_interval",
-            ):  # fmt: skip
+            ):
                 found += 1
                 assert "seed" in [k.arg for k in node.keywords], f"{path}:{node.lineno}"
     assert found > 20

@@ -29,8 +29,18 @@ from train.rewards import Reward
 from train.rows import questions, usable
 
 # Of what TRL logs, and of what the reward does.
-KEPT = ("step", "reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "step_time",
-        "accuracy", "format", "saliency")  # fmt: skip
+KEPT = (
+    "step",
+    "reward",
+    "reward_std",
+    "frac_reward_zero_std",
+    "kl",
+    "entropy",
+    "step_time",
+    "accuracy",
+    "format",
+    "saliency",
+)
 OURS = ("saliency/", "text/", "skipped/", "seconds/")
 # Of the task, what an adapter tells of its training.
 FACTS = ("map", "saliency_weight", "data", "split", "sample_seed")

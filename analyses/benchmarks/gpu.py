@@ -62,8 +62,11 @@ def run(options: GPU, clock: Callable[[], float] = time.monotonic) -> dict:
         if "machine" in found:
             found["path"] = str(_write(found, options.out))
         log = f"; {step['log'][-1]}" if step.get("log") else ""
-        print(f"{name}: {step['status']}, {len(step['records'])} records, "
-              f"{step['seconds']:.0f} s{log}", flush=True)  # fmt: skip
+        print(
+            f"{name}: {step['status']}, {len(step['records'])} records, "
+            f"{step['seconds']:.0f} s{log}",
+            flush=True,
+        )
     return found
 
 
@@ -144,8 +147,9 @@ def main() -> int:
         return 2
     if "machine" not in found:
         lines = found["steps"]["machine"].get("log", ["it ran out of time"])
-        print(f"error: expected a device {options.device!r}, got none: {lines[-1]}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"error: expected a device {options.device!r}, got none: {lines[-1]}", file=sys.stderr
+        )
         return 2
     missing = [name for name, step in found["steps"].items() if step["status"] != "done"]
     ending = f"; not done: {', '.join(missing)}" if missing else ""

@@ -91,6 +91,7 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullLocator, ScalarFormatter
 
+    from analyses.reports import drawing
     from interp import plots
 
     plots.use_style()
@@ -108,8 +109,16 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
             color, marker = styles[name]
             label = {"ledger": "ledger", "effects": "edge effects"}[name]
             reach = [one.ratio - one.ratio_lower, one.ratio_upper - one.ratio]
-            top.errorbar(one["size"], one.ratio, reach, color=color, marker=marker, label=label,
-                         capsize=3, linewidth=1.2)  # fmt: skip
+            top.errorbar(
+                one["size"],
+                one.ratio,
+                reach,
+                color=color,
+                marker=marker,
+                label=label,
+                capsize=3,
+                linewidth=1.2,
+            )
             bottom.plot(one["size"], one.memory_ratio, color=color, marker=marker, linewidth=1.2)
         for ax in (top, bottom):
             ax.axhline(1, color="#999999", linestyle="--", linewidth=1)
@@ -121,10 +130,12 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
     axes[0, 0].set_ylabel("Time, ratio to\na plain forward")
     axes[1, 0].set_ylabel("Peak memory, ratio to\na plain forward")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, title="median; whiskers: least and largest", ncols=2,
-                  loc="outside lower center")  # fmt: skip
+    figure.legend(
+        handles,
+        labels,
+        title="median; whiskers: least and largest",
+        ncols=2,
+        loc="outside lower center",
+    )
     figure.suptitle(title, fontsize=9)
-    for ending in ("png", "svg", "pdf"):
-        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending)
-        figure.savefig(path.with_suffix(f".{ending}"), metadata=metadata)
-    plt.close(figure)
+    drawing.save({path.stem: figure}, path.parent)

@@ -38,20 +38,37 @@ def make_model(setting: Setting):
     last = vocabulary - 1
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": ffn,
-            "num_hidden_layers": setting.layers, "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads, "max_position_embeddings": 32768,
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": ffn,
+            "num_hidden_layers": setting.layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "max_position_embeddings": 32768,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6,
+                "rope_type": "default",
+                "rope_theta": 1e6,
                 "mrope_section": [first, second, pairs - first - second],
             },
-            "tie_word_embeddings": tied, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+            "tie_word_embeddings": tied,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "pad_token_id": 0,
         },
-        vision_config={"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2,
-                       "out_hidden_size": width, "fullatt_block_indexes": [0]},
-        tie_word_embeddings=tied, image_token_id=last, video_token_id=last - 1,
-        vision_start_token_id=last - 2, vision_end_token_id=last - 3,
-    )  # fmt: skip
+        vision_config={
+            "depth": 1,
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [0],
+        },
+        tie_word_embeddings=tied,
+        image_token_id=last,
+        video_token_id=last - 1,
+        vision_start_token_id=last - 2,
+        vision_end_token_id=last - 3,
+    )
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, setting.dtype))
     with torch.device(setting.device):

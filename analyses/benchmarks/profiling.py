@@ -96,8 +96,14 @@ def kernels(task: Callable, device: str) -> dict:
         seconds(task, device)
     on_device = [e for e in profiler.events() if e.device_type != torch.autograd.DeviceType.CPU]
     averages = profiler.key_averages()
-    waits = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero", "cudaStreamSynchronize",
-             "cudaDeviceSynchronize", "cudaMemcpyAsync")  # fmt: skip
+    waits = (
+        "aten::item",
+        "aten::_local_scalar_dense",
+        "aten::nonzero",
+        "cudaStreamSynchronize",
+        "cudaDeviceSynchronize",
+        "cudaMemcpyAsync",
+    )
     top = sorted(averages, key=lambda e: -e.self_cpu_time_total)[:15]
     return {
         "n_kernels": len(on_device),

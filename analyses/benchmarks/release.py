@@ -35,8 +35,11 @@ def release_arithmetic(setting: Setting, n_tokens=1024, n_visual=729, n_answer=8
         eye = torch.eye(n_tokens, dtype=dtype, device=device).expand(1, heads, -1, -1).contiguous()
         keys = key.repeat_interleave(group, 1)
         weights = torch.nn.functional.scaled_dot_product_attention(query, keys, eye, is_causal=True)
-        weighted = torch.einsum("htv,hvd->tvhd", weights[0][:, rows, visual],
-                                values[0].repeat_interleave(group, 0)[:, visual])  # fmt: skip
+        weighted = torch.einsum(
+            "htv,hvd->tvhd",
+            weights[0][:, rows, visual],
+            values[0].repeat_interleave(group, 0)[:, visual],
+        )
         written = weighted.reshape(n_answer, n_visual, width) @ w_o.T
         found["release"] = torch.stack(
             [(one @ head_rows.T)[:, target] for one, target in zip(written, targets, strict=True)]
@@ -55,5 +58,9 @@ def release_arithmetic(setting: Setting, n_tokens=1024, n_visual=729, n_answer=8
     slow = sorted(seconds(release, device) for _ in range(3))[1]
     fast = sorted(seconds(folded, device) for _ in range(21))[10]
     error = (found["release"] - found["folded"]).abs().max() / found["release"].abs().max()
-    return {"speedup": slow / fast, "folded_seconds": fast, "release_seconds": slow,
-            "largest_relative_difference": float(error)}  # fmt: skip
+    return {
+        "speedup": slow / fast,
+        "folded_seconds": fast,
+        "release_seconds": slow,
+        "largest_relative_difference": float(error),
+    }

@@ -48,14 +48,19 @@ def reward_cost(
             whole[name] = first + per_layer * (layers - depths[0])
     step = sum(seconds for name, seconds in whole.items() if name not in RULES)
     return {
-        "layers": layers, "prompt": n_prompt, "new_tokens": n_new, "group": GROUP,
-        "is_extended": is_extended, "measured_seconds": by_depth, "step_parts_seconds": whole,
+        "layers": layers,
+        "prompt": n_prompt,
+        "new_tokens": n_new,
+        "group": GROUP,
+        "is_extended": is_extended,
+        "measured_seconds": by_depth,
+        "step_parts_seconds": whole,
         "step_seconds": step,
         "added": {rule: whole[rule] / step for rule in RULES},
         "added_without_decoding": {
             rule: whole[rule] / (step - whole["decoding"]) for rule in RULES
         },
-    }  # fmt: skip
+    }
 
 
 def _parts(

@@ -49,9 +49,14 @@ TOY = Sizes(("toy", "toy"), (80, 120), 2, 1, 40, ("bfloat16", "float32"), "ledge
 def full_depth(shape: str, sizes: Sizes, device: str, tokens: int) -> Setting:
     """A model of a shape with all of its layers."""
     return Setting(
-        shape=shape, layers=SHAPES[shape][5], device=device, dtype=sizes.dtypes[0], threads=1,
-        tokens=tokens, sequences=sizes.sequences,
-    )  # fmt: skip
+        shape=shape,
+        layers=SHAPES[shape][5],
+        device=device,
+        dtype=sizes.dtypes[0],
+        threads=1,
+        tokens=tokens,
+        sequences=sizes.sequences,
+    )
 
 
 def machine(_sizes: Sizes, device: str, write: Write) -> None:
@@ -66,9 +71,11 @@ def machine(_sizes: Sizes, device: str, write: Write) -> None:
     if device != "cpu":
         properties = torch.cuda.get_device_properties(device)
         found |= {
-            "device": properties.name, "memory_bytes": properties.total_memory,
-            "multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda,
-        }  # fmt: skip
+            "device": properties.name,
+            "memory_bytes": properties.total_memory,
+            "multiprocessors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+        }
     found |= {"versions": {name: version(name) for name in PACKAGES}, "lock": pins}
     write(found | {"allow_tf32": torch.backends.cuda.matmul.allow_tf32})
 
@@ -123,12 +130,17 @@ def certificate(sizes: Sizes, device: str, write: Write) -> None:
         except NotCertified as error:
             found = error.certificate
         table = found.checks.to_dataframe().reset_index()
-        write({
-            "shape": setting.shape, "layers": setting.layers, "dtype": dtype,
-            "is_passed": found.is_passed, "failures": found.failures,
-            "seconds": time.perf_counter() - start,
-            "checks": json.loads(table.to_json(orient="records")),
-        })  # fmt: skip
+        write(
+            {
+                "shape": setting.shape,
+                "layers": setting.layers,
+                "dtype": dtype,
+                "is_passed": found.is_passed,
+                "failures": found.failures,
+                "seconds": time.perf_counter() - start,
+                "checks": json.loads(table.to_json(orient="records")),
+            }
+        )
         del vlm
         if device != "cpu":
             torch.cuda.empty_cache()
@@ -159,9 +171,13 @@ def speed(number: int, sizes: Sizes, device: str, write: Write) -> None:
 
 def _sized(setting: Setting, n_tokens: int, task: str) -> dict:
     return {
-        "shape": setting.shape, "layers": setting.layers, "dtype": setting.dtype, "task": task,
-        "tokens": n_tokens, "sequences": setting.sequences if task.endswith("a batch") else 1,
-    }  # fmt: skip
+        "shape": setting.shape,
+        "layers": setting.layers,
+        "dtype": setting.dtype,
+        "task": task,
+        "tokens": n_tokens,
+        "sequences": setting.sequences if task.endswith("a batch") else 1,
+    }
 
 
 def profile(sizes: Sizes, device: str, write: Write) -> None:

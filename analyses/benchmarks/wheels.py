@@ -17,13 +17,50 @@ from analyses.benchmarks.options import Wheels
 from analyses.options import parse
 
 ROOT = Path(__file__).parents[2]
-WANTED = ("accelerate", "annotated-types", "beartype", "certifi", "cloudpickle", "einops",
-          "greenlet", "httpcore", "httpx", "hypothesis", "nnsight", "pandas", "peft",
-          "pydantic", "pydantic-core", "python-dateutil", "sortedcontainers", "transformers",
-          "typing-inspection", "tzdata", "websocket-client", "xarray", "zstandard")  # fmt: skip
-PRESENT = ("huggingface-hub", "jaxtyping", "numpy", "packaging", "pillow", "psutil", "pytest",
-           "pyyaml", "regex", "safetensors", "scikit-learn", "scipy", "tokenizers", "torch",
-           "torchvision", "tqdm", "typer")  # fmt: skip
+WANTED = (
+    "accelerate",
+    "annotated-types",
+    "beartype",
+    "certifi",
+    "cloudpickle",
+    "einops",
+    "greenlet",
+    "httpcore",
+    "httpx",
+    "hypothesis",
+    "nnsight",
+    "pandas",
+    "peft",
+    "pydantic",
+    "pydantic-core",
+    "python-dateutil",
+    "sortedcontainers",
+    "transformers",
+    "typing-inspection",
+    "tzdata",
+    "websocket-client",
+    "xarray",
+    "zstandard",
+)
+PRESENT = (
+    "huggingface-hub",
+    "jaxtyping",
+    "numpy",
+    "packaging",
+    "pillow",
+    "psutil",
+    "pytest",
+    "pyyaml",
+    "regex",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "torchvision",
+    "tqdm",
+    "typer",
+)
 """Packages that the machine must already have, with their dependencies."""
 MIB = 2**20
 GLIBC = range(17, 40)  # 2.17 … 2.39: pip takes only the ones that are named
@@ -71,15 +108,21 @@ def main() -> int:
     try:
         download(options.python, options.out)
     except subprocess.CalledProcessError as error:
-        print(f"error: expected every wheel for Python {options.python}, pip ended with "
-              f"{error.returncode}; its own lines above name the one", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: expected every wheel for Python {options.python}, pip ended with "
+            f"{error.returncode}; its own lines above name the one",
+            file=sys.stderr,
+        )
         return 2
     sizes = {path.name: path.stat().st_size for path in options.out.glob("*.whl")}
     total = sum(sizes.values()) / MIB
     if total > options.limit:
         largest = ", ".join(sorted(sizes, key=sizes.get)[:-4:-1])
-        print(f"error: expected wheels of at most {options.limit} MiB, got {total:.0f}; "
-              f"the largest are {largest}", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: expected wheels of at most {options.limit} MiB, got {total:.0f}; "
+            f"the largest are {largest}",
+            file=sys.stderr,
+        )
         return 1
     print(f"{options.out}: {len(sizes)} wheels, {total:.1f} MiB; on the machine:")
     print(install_line(options.out))

@@ -42,8 +42,16 @@ def dots(
         reach = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
         at = np.arange(len(rows)) + (k - (len(tables) - 1) / 2) * 0.6 / max(3, len(tables))
         color, marker = colors[k % len(colors)], MARKERS[k % len(MARKERS)]
-        ax.errorbar(one["estimate"], at, xerr=reach, fmt=marker, color=color, markersize=4,
-                    capsize=2, label=name)  # fmt: skip
+        ax.errorbar(
+            one["estimate"],
+            at,
+            xerr=reach,
+            fmt=marker,
+            color=color,
+            markersize=4,
+            capsize=2,
+            label=name,
+        )
     ax.set_yticks(np.arange(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.5, -0.5)
 

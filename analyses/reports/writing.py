@@ -20,11 +20,30 @@ from interp.store.opening import write_json
 TEMPLATES = Path(__file__).parent
 PACKAGES = ("xarray", "scipy", "seaborn", "matplotlib")
 # Attributes of a run that are long; they stay in the run's own manifest.
-LONG = ("statuses", "data_hashes", "controls", "certificate", "reasons", "codes", "packages",
-        "curves", "reduced")  # fmt: skip
+LONG = (
+    "statuses",
+    "data_hashes",
+    "controls",
+    "certificate",
+    "reasons",
+    "codes",
+    "packages",
+    "curves",
+    "reduced",
+)
 # What pdflatex does not know as it is.
-LATEX = {"−": "$-$", "–": "--", "≤": r"$\leq$", "≥": r"$\geq$", "±": r"$\pm$", "×": r"$\times$",
-         "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "²": r"$^2$", "→": r"$\to$"}  # fmt: skip
+LATEX = {
+    "−": "$-$",
+    "–": "--",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "Σ": r"$\Sigma$",
+    "²": r"$^2$",
+    "→": r"$\to$",
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +77,14 @@ def write(report: Report, out: Path) -> dict[str, int]:
     for name, content in report.records.items():
         write_json(out / f"{name}.json", content)
     counts, short = statuses(report.run), short_attributes(report.run)
-    page = render(f"{report.name}/page.html", images=images, attributes=report.run.attrs,
-                  provenance=short, counts=counts, **report.page)  # fmt: skip
+    page = render(
+        f"{report.name}/page.html",
+        images=images,
+        attributes=report.run.attrs,
+        provenance=short,
+        counts=counts,
+        **report.page,
+    )
     (out / "index.html").write_text(page)
     content = {
         "report": report.name,
@@ -86,9 +111,12 @@ def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
 def render(template: str, **values) -> str:
     """A page; text of models and data is escaped, and a name that is missing is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-        undefined=jinja2.StrictUndefined, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        lstrip_blocks=True,
+    )
     return environment.get_template(template).render(**values)
 
 

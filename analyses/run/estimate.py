@@ -83,13 +83,16 @@ def _tell_memory(whole: VLM, options: Extraction, n_tokens: int, n_targets: int)
     where = parts(whole.model)
     one = needed(where, [load], size)
     fitting = next(
-        k for k in range(1, 1025) if k == 1024 or needed(where, [load] * (k + 1), size)
-        > options.max_memory
-    )  # fmt: skip
+        k
+        for k in range(1, 1025)
+        if k == 1024 or needed(where, [load] * (k + 1), size) > options.max_memory
+    )
     print(f"memory  {weights / GIB:.2f} GiB of weights ({whole.model.dtype}) in every process;")
     said = f"{fitting} at once in" if one <= options.max_memory else "more than"
-    print(f"        {one / GIB:.2f} GiB for a sample, {said} --max-memory "
-          f"{options.max_memory / GIB:.2f} GiB")  # fmt: skip
+    print(
+        f"        {one / GIB:.2f} GiB for a sample, {said} --max-memory "
+        f"{options.max_memory / GIB:.2f} GiB"
+    )
 
 
 def _tell_disk(

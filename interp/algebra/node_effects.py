@@ -68,10 +68,12 @@ def node_effects(
     """The effect ledger of a reference; `played` has the variants of `node_runs`."""
     total, norm = clean_against(where, readout, played)
     step1 = Replay(
-        *([layer[:2] for layer in column] for column in (played.weights, played.own_values,
-                                                         played.attention, played.ffn)),
+        *(
+            [layer[:2] for layer in column]
+            for column in (played.weights, played.own_values, played.attention, played.ffn)
+        ),
         final=played.final[:2],
-    )  # fmt: skip
+    )
     direct, routing, self_, ffn, _ = slot_effects(
         where, readout, runs, step1, rearrange(is_source, "p -> 1 p"), rows
     )[:, 0]

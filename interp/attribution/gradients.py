@@ -58,15 +58,20 @@ def integrated_gradients(
     logits = partial(_logits_of_embeddings, asked)
     with undisturbed(asked.query.model), torch.enable_grad():
         found, delta = IntegratedGradients(logits).attribute(
-            mine, empty, n_steps=n_steps, internal_batch_size=AT_ONCE,
+            mine,
+            empty,
+            n_steps=n_steps,
+            internal_batch_size=AT_ONCE,
             return_convergence_delta=True,
-        )  # fmt: skip
+        )
         with torch.no_grad():
             change = logits(mine) - logits(empty)
     return asked.on_grid(
-        found[0].detach().sum(dim=-1), "integrated gradients",
-        convergence_delta=delta.item(), change=change.item(),
-    )  # fmt: skip
+        found[0].detach().sum(dim=-1),
+        "integrated gradients",
+        convergence_delta=delta.item(),
+        change=change.item(),
+    )
 
 
 def _logits_of_embeddings(

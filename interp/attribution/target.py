@@ -74,9 +74,12 @@ class Asked:
         grid[tokens.row[visual], tokens.column[visual]] = values.detach().double().cpu().numpy()
         coords = {"row": np.arange(grid.shape[0]), "column": np.arange(grid.shape[1])}
         return xr.DataArray(
-            grid, dims=("row", "column"), coords=coords, name="map",
+            grid,
+            dims=("row", "column"),
+            coords=coords,
+            name="map",
             attrs={"method": name, "target": self.query.target_text[0], **attributes},
-        )  # fmt: skip
+        )
 
 
 def ask_one(vlm: VLM, sample: Sample, target: int, completion: Completion | None = None) -> Asked:

@@ -81,8 +81,9 @@ def rank_gaussian(values: Float[np.ndarray, "row column"]) -> Float[np.ndarray, 
     windows = np.lib.stride_tricks.sliding_window_view(padded, (WINDOW, WINDOW))
     ordered = np.sort(windows.reshape(*values.shape, -1), axis=-1)
     mean = ordered.mean(axis=-1, keepdims=True)
-    width = np.divide(ordered.std(axis=-1, keepdims=True), mean, out=np.zeros_like(mean),
-                      where=mean > 0)  # fmt: skip
+    width = np.divide(
+        ordered.std(axis=-1, keepdims=True), mean, out=np.zeros_like(mean), where=mean > 0
+    )
     rank = np.arange(WINDOW**2) - WINDOW**2 // 2
     weights = np.exp(-0.5 * (rank / np.maximum(width, 1e-3)) ** 2)
     weights /= weights.sum(axis=-1, keepdims=True)

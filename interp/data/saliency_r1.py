@@ -48,9 +48,14 @@ def load(
                 boxes = out_of_square(boxes, *open_image(image).size)
             return Sample(
                 id=as_id(row.get("dataset", "row"), row.get("question_id", number)),
-                image=image, question=row["problem"], answer=row["solution"], boxes=inside(boxes),
-                family=str(row.get("dataset", "")), dataset="saliency_r1", split=split,
-            )  # fmt: skip
+                image=image,
+                question=row["problem"],
+                answer=row["solution"],
+                boxes=inside(boxes),
+                family=str(row.get("dataset", "")),
+                dataset="saliency_r1",
+                split=split,
+            )
         except Unfit:
             raise
         except (ValueError, TypeError) as error:

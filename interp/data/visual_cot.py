@@ -55,9 +55,14 @@ def load(
             image = contained(folder, name)
             return Sample(
                 id=as_id(row.get("dataset", path.stem), split, row.get("question_id", number)),
-                image=image, question=question, answer=answer, boxes=inside(boxes),
-                family=str(row.get("dataset", "")), dataset="visual_cot", split=split,
-            )  # fmt: skip
+                image=image,
+                question=question,
+                answer=answer,
+                boxes=inside(boxes),
+                family=str(row.get("dataset", "")),
+                dataset="visual_cot",
+                split=split,
+            )
         except Unfit:
             raise
         except KeyError as error:

@@ -40,8 +40,17 @@ ALONE = {
     "origins": origins,
     "patch_effects": patch_effects,
 }
-OWN = ("completion", "positions", "targets", "only", "foils", "source", "sources", "reference",
-       "references")  # fmt: skip
+OWN = (
+    "completion",
+    "positions",
+    "targets",
+    "only",
+    "foils",
+    "source",
+    "sources",
+    "reference",
+    "references",
+)
 TOGETHER = ("ledger", "effects", "first_order")  # ask the same question of a sample
 # The image and the evidence come without their sinks too, and before all sets the clean run.
 MOST_VARIANTS = 1 + len(SOURCE_SETS) + len(("image" + SINKLESS, "evidence" + SINKLESS))

@@ -51,9 +51,14 @@ def effects(
     """
     check_mode(mode)
     made = asked(
-        model, inputs, completion=completion, positions=positions, targets=targets,
-        gauge=gauge, foils=foils,
-    )  # fmt: skip
+        model,
+        inputs,
+        completion=completion,
+        positions=positions,
+        targets=targets,
+        gauge=gauge,
+        foils=foils,
+    )
     with torch.no_grad(), undisturbed(made.query.model):
         cuts = cut(made, sources, mode)
         chunks = []

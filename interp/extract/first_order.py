@@ -52,9 +52,14 @@ def first_order(
     """
     check(objectives, n_nodes)
     made = asked(
-        model, inputs, completion=completion, positions=positions, targets=targets,
-        gauge=gauge, foils=foils,
-    )  # fmt: skip
+        model,
+        inputs,
+        completion=completion,
+        positions=positions,
+        targets=targets,
+        gauge=gauge,
+        foils=foils,
+    )
     query, context = made.query, made.context
     is_source = members(made, source)
     nodes, _ = quadrature(n_nodes, query.rows.device)

@@ -55,9 +55,14 @@ def ledger(
     """
     check_detail(detail)
     made = asked(
-        model, inputs, completion=completion, positions=positions, targets=targets,
-        gauge=gauge, foils=foils,
-    )  # fmt: skip
+        model,
+        inputs,
+        completion=completion,
+        positions=positions,
+        targets=targets,
+        gauge=gauge,
+        foils=foils,
+    )
     query, spread = made.query, include_value_bias
     with torch.no_grad(), undisturbed(query.model):
         chunks = []

@@ -67,9 +67,15 @@ def maps(
     """
     check(("total",), n_nodes)
     query, gauge = question(
-        vlm, sample, kinds=kinds, only=only, max_targets=max_targets, variant=variant,
-        completion=completion, gauge=gauge,
-    )  # fmt: skip
+        vlm,
+        sample,
+        kinds=kinds,
+        only=only,
+        max_targets=max_targets,
+        variant=variant,
+        completion=completion,
+        gauge=gauge,
+    )
     which = {"positions": query.rows.tolist(), "targets": query.targets.tolist()}
     options = {"gauge": gauge, "foils": foils, "completion": completion, **which}
     with torch.no_grad(), undisturbed(query.model):

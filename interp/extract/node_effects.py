@@ -47,9 +47,14 @@ def node_effects(
         ValueError: as for `ledger`; no or unfit references; a set with rows that are not visual.
     """
     question = asked(
-        model, inputs, completion=completion, positions=positions, targets=targets,
-        gauge=gauge, foils=foils,
-    )  # fmt: skip
+        model,
+        inputs,
+        completion=completion,
+        positions=positions,
+        targets=targets,
+        gauge=gauge,
+        foils=foils,
+    )
     with torch.no_grad(), undisturbed(question.query.model):
         made = cases(question, sources, references)
         found = [_one(made, made.members[s], other) for s, _, other in reference_runs(made)]
@@ -111,7 +116,9 @@ def _labelled(made: Cases, found: list[NodeEffects], attributes: dict) -> xr.Dat
         coords=coordinates(made.query),
     )
     dataset = dataset.assign_coords(
-        source_set=list(made.names), reference=list(made.references), path=list(NODE_PATHS),
+        source_set=list(made.names),
+        reference=list(made.references),
+        path=list(NODE_PATHS),
         role=list(ROLES),
-    )  # fmt: skip
+    )
     return finished(made.query, dataset, attributes)

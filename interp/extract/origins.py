@@ -40,9 +40,14 @@ def origins(
         ValueError: as for `ledger`.
     """
     made = asked(
-        model, inputs, completion=completion, positions=positions, targets=targets,
-        gauge=gauge, foils=foils,
-    )  # fmt: skip
+        model,
+        inputs,
+        completion=completion,
+        positions=positions,
+        targets=targets,
+        gauge=gauge,
+        foils=foils,
+    )
     query, context = made.query, made.context
     every = torch.arange(len(query.tokens.ids), device=query.rows.device)
     with torch.no_grad(), undisturbed(query.model):

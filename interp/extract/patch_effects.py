@@ -56,9 +56,14 @@ def patch_effects(
     if form not in FORMS:
         raise ValueError(f"expected a form of {FORMS}, got {form!r}")
     made = asked(
-        model, inputs, completion=completion, positions=positions, targets=targets,
-        gauge=gauge, foils=foils,
-    )  # fmt: skip
+        model,
+        inputs,
+        completion=completion,
+        positions=positions,
+        targets=targets,
+        gauge=gauge,
+        foils=foils,
+    )
     query, context = made.query, made.context
     sources = [source] if isinstance(source, str) else {"source": source}
     members = source_sets(query, sources, context.is_sink)[1][0]

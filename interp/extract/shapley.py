@@ -49,9 +49,14 @@ def shapley(
     for one in gauges:
         check_gauge(one, foils)
     question = asked(
-        model, inputs, completion=completion, positions=positions, targets=targets,
-        gauge=gauges[0], foils=foils,
-    )  # fmt: skip
+        model,
+        inputs,
+        completion=completion,
+        positions=positions,
+        targets=targets,
+        gauge=gauges[0],
+        foils=foils,
+    )
     query, context = question.query, question.context
     with torch.no_grad(), undisturbed(query.model):
         made = cases(question, sources, references)
@@ -116,9 +121,13 @@ def _labelled(made: Cases, found: list[list[dict]], gauge) -> xr.Dataset:
         )
     variables["is_defined"] = (axes, as_array(made.is_defined))
     dataset = xr.Dataset(variables, coords=coordinates(made.query)).assign_coords(
-        source_set=list(made.names), reference=list(made.references), norm=list(NORMS),
-        path_class=list(PATH_CLASSES), pair=list(PAIRS), write=list(WRITES),
-    )  # fmt: skip
+        source_set=list(made.names),
+        reference=list(made.references),
+        norm=list(NORMS),
+        path_class=list(PATH_CLASSES),
+        pair=list(PAIRS),
+        write=list(WRITES),
+    )
     attributes = {"gauge": gauge if isinstance(gauge, str) else ", ".join(gauge)}
     if not isinstance(gauge, str):
         dataset = dataset.assign_coords(gauge=list(gauge))

@@ -10,8 +10,16 @@ import xarray as xr
 # Only what has the dimension is joined; everything else has to be the same in all pieces.
 _CONCAT = {"data_vars": "minimal", "coords": "minimal", "compat": "equals"}
 _RAGGED = ("source", "box_number", "text_token", "row", "column")
-_NOTHING = {"row": -1, "column": -1, "image": -1, "source_role": "padding", "source_token": "",
-            "text_token_id": -1, "box": np.nan, "answer_map": np.nan}  # fmt: skip
+_NOTHING = {
+    "row": -1,
+    "column": -1,
+    "image": -1,
+    "source_role": "padding",
+    "source_token": "",
+    "text_token_id": -1,
+    "box": np.nan,
+    "answer_map": np.nan,
+}
 
 
 def stack(datasets: list[xr.Dataset], samples: xr.Dataset) -> xr.Dataset:

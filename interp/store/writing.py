@@ -146,8 +146,13 @@ def start_run(
         raise ValueError(
             f"{path}: expected an empty folder or a run, got other files; choose another"
         )
-    content = {"schema": SCHEMA, "settings": settings, "facts": facts or {}, "shards": shards,
-               "attributes": None}  # fmt: skip
+    content = {
+        "schema": SCHEMA,
+        "settings": settings,
+        "facts": facts or {},
+        "shards": shards,
+        "attributes": None,
+    }
     aside = path.with_name(f".{path.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "shards").mkdir(parents=True)

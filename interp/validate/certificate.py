@@ -21,11 +21,21 @@ from interp.validate.case import Case, Finding, make_case
 from interp.vocabulary import BOUNDS
 
 PER_SAMPLE = (
-    sums.ledger_sums, sums.stream_sums, sums.effect_sums, sums.origin_sums, sums.batch_sums,
-    sums.gauge_invariance, paths.first_order_sums, paths.patch_sums, paths.shapley_sums,
-    forwards.rows_of_the_forward, interventions.interventions, naive.naive_terms,
-    traces.liveness, traces.unchanged,
-)  # fmt: skip
+    sums.ledger_sums,
+    sums.stream_sums,
+    sums.effect_sums,
+    sums.origin_sums,
+    sums.batch_sums,
+    sums.gauge_invariance,
+    paths.first_order_sums,
+    paths.patch_sums,
+    paths.shapley_sums,
+    forwards.rows_of_the_forward,
+    interventions.interventions,
+    naive.naive_terms,
+    traces.liveness,
+    traces.unchanged,
+)
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,9 @@ def _boot(model: torch.nn.Module, vlm: VLM):
         from transformer_lens.model_bridge import TransformerBridge
 
         return TransformerBridge.boot_transformers(
-            vlm.name, hf_model=model, tokenizer=vlm.processor.tokenizer,
-            device=str(model.device), dtype=model.dtype,
-        )  # fmt: skip
+            vlm.name,
+            hf_model=model,
+            tokenizer=vlm.processor.tokenizer,
+            device=str(model.device),
+            dtype=model.dtype,
+        )

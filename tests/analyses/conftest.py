@@ -1,4 +1,4 @@
-"""What repeated runs of the reports share, so that the same work is not done for each.
+"""Repeated runs of the reports share work that need not be done for each.
 
 A model that has been certified in this session is not certified again, and controls are measured on
 two samples. The certificate itself, and that nothing begins without one, are tests of their own

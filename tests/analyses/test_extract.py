@@ -19,8 +19,20 @@ from interp.store import opening as store
 from tests.support import ROOT, commands, golden
 from tests.support.writer import contents
 
-ASKED = ("direct_vs_indirect", "--effects", "edge", "--limit", 7, "--shard-size", 2,
-         "--batch-size", 2, "--no-witness", "--threads", 1)  # fmt: skip
+ASKED = (
+    "direct_vs_indirect",
+    "--effects",
+    "edge",
+    "--limit",
+    7,
+    "--shard-size",
+    2,
+    "--batch-size",
+    2,
+    "--no-witness",
+    "--threads",
+    1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +59,36 @@ def test_several_processes_go_on_to_the_same_bytes(one_process, tmp_path, tried)
         shutil.rmtree(store.shard_path(run, number))
     with pytest.raises(ValueError, match="a finished run, got one that was cut off"):
         interp.open_run(run)
-    launch = [Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu",
-              "--num_processes", 2, "analyses/extract.py", *ASKED, "--out", tmp_path,
-              "--resume", "--log-level", "error"]  # fmt: skip
+    launch = [
+        Path(sys.executable).parent / "accelerate",
+        "launch",
+        "--multi_gpu",
+        "--num_processes",
+        2,
+        "analyses/extract.py",
+        *ASKED,
+        "--out",
+        tmp_path,
+        "--resume",
+        "--log-level",
+        "error",
+    ]
     done = subprocess.run(
-        list(map(str, launch)), cwd=ROOT, capture_output=True, text=True, timeout=600,
+        list(map(str, launch)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("7 samples ok, 0 skipped, 0 failed") == 1
     assert contents(run) == contents(one_process)
-    tried("a run cut off, gone on with by two processes", 1,
-          "the bytes of one that a single process wrote undisturbed")  # fmt: skip
+    tried(
+        "a run cut off, gone on with by two processes",
+        1,
+        "the bytes of one that a single process wrote undisturbed",
+    )
 
 
 def test_a_report_is_for_one_process(one_process, tmp_path, monkeypatch):
@@ -81,8 +111,19 @@ def test_out_of_memory_halves_the_batch_and_marks_it(tmp_path, monkeypatch, capl
     vlm = interp.load_model("tiny")
     monkeypatch.setattr("interp.load_model", lambda *_, **__: vlm)
     monkeypatch.setattr("analyses.reports.direct_vs_indirect.measure.certificate", lambda *_: {})
-    asked = ("direct_vs_indirect", "--effects", "edge", "--limit", 6, "--shard-size", 4,
-             "--batch-size", 4, "--max-memory", "1G")  # fmt: skip
+    asked = (
+        "direct_vs_indirect",
+        "--effects",
+        "edge",
+        "--limit",
+        6,
+        "--shard-size",
+        4,
+        "--batch-size",
+        4,
+        "--max-memory",
+        "1G",
+    )
     hook = out_of_memory(vlm, 2)
     commands.run(extract, *asked, "--out", tmp_path / "short")
     run = interp.open_run(tmp_path / "short/run")
@@ -103,16 +144,26 @@ def test_out_of_memory_halves_the_batch_and_marks_it(tmp_path, monkeypatch, capl
     done = commands.run(extract, *asked, "--out", tmp_path / "none", code=2)
     assert "4 that all failed: OutOfMemoryError: CUDA out of memory" in done.stderr
     hook.remove()
-    tried("memory runs out in a batch", 1,
-          "half of the batch, and half again; the shard is marked")  # fmt: skip
+    tried("memory runs out in a batch", 1, "half of the batch, and half again; the shard is marked")
 
 
 def test_one_sample_too_large_fails_alone_and_is_tried_again(tmp_path, monkeypatch):
     vlm = interp.load_model("tiny")
     monkeypatch.setattr("interp.load_model", lambda *_, **__: vlm)
     monkeypatch.setattr("analyses.reports.direct_vs_indirect.measure.certificate", lambda *_: {})
-    asked = ("direct_vs_indirect", "--effects", "edge", "--limit", 3, "--text", "reference",
-             "--batch-size", 2, "--out", tmp_path)  # fmt: skip
+    asked = (
+        "direct_vs_indirect",
+        "--effects",
+        "edge",
+        "--limit",
+        3,
+        "--text",
+        "reference",
+        "--batch-size",
+        2,
+        "--out",
+        tmp_path,
+    )
     lengths = sorted(
         len(interp.inputs.prompts.teacher_forced(vlm.processor, one, None).tokens.ids)
         for one in interp.load_samples("digits", limit=3)
@@ -137,9 +188,18 @@ def test_every_detail_redraws_to_the_same_tables(tmp_path):
     tables, runs = {}, {}
     for detail in ("full", "tokens", "summary"):
         commands.run(
-            extract, "direct_vs_indirect", "--limit", 2, "--detail", detail, "--no-witness",
-            "--text", "reference", "--out", tmp_path / detail,
-        )  # fmt: skip
+            extract,
+            "direct_vs_indirect",
+            "--limit",
+            2,
+            "--detail",
+            detail,
+            "--no-witness",
+            "--text",
+            "reference",
+            "--out",
+            tmp_path / detail,
+        )
         runs[detail] = tmp_path / detail / "run"
         tables[detail] = golden.tables("direct_vs_indirect", runs[detail])
     for detail in ("full", "summary"):
@@ -171,8 +231,19 @@ def test_a_dry_run_tells_shapes_disk_and_memory_and_writes_nothing(report, tmp_p
         return
     # The shapes are those of the model's layers and heads, and the disk is about what it takes.
     assert "(target 10, layer 6, head 4)" in said
-    commands.run(extract, *asked[:1], "--limit", 8, *more, "--no-witness", "--no-images",
-                 "--shard-size", 8, "--out", tmp_path / "y")  # fmt: skip
+    commands.run(
+        extract,
+        *asked[:1],
+        "--limit",
+        8,
+        *more,
+        "--no-witness",
+        "--no-images",
+        "--shard-size",
+        8,
+        "--out",
+        tmp_path / "y",
+    )
     files = contents(tmp_path / "y/run")
     stored = sum(len(one) for name, one in files.items() if not name.endswith(".json")) / 8
     told = float(said.split("images apart:")[1].split("KiB per sample")[0])
@@ -207,9 +278,13 @@ def test_the_default_needs_no_network_and_sends_nothing(tmp_path, tried):
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "WANDB"))}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
-        timeout=600, env=environment | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=environment | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "REFUSED" not in done.stderr, done.stderr[-3000:]
     assert (tmp_path / "a/index.html").is_file()

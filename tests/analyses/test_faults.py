@@ -83,8 +83,10 @@ def images() -> dict[str, tuple[bytes, bool]]:
         "sixteen_bit.png": (encoded(deep(16)), True),
         "float.tiff": (encoded(deep(32), "TIFF"), True),
         "gif.gif": (encoded(scene("P"), "GIF"), True),
-        "animated.gif": (encoded(scene("P"), "GIF", save_all=True,
-                                 append_images=[scene("P").rotate(90)]), True),
+        "animated.gif": (
+            encoded(scene("P"), "GIF", save_all=True, append_images=[scene("P").rotate(90)]),
+            True,
+        ),
         "bmp.bmp": (encoded(scene(), "BMP"), True),
         "webp.webp": (encoded(scene(), "WEBP"), True),
         "turned.jpg": (turned(), True),
@@ -98,7 +100,7 @@ def images() -> dict[str, tuple[bytes, bool]]:
         "flipped.png": (png[:60] + bytes([png[60] ^ 255]) + png[61:], False),
         "bomb.png": (bomb(), False),
         "zero.png": (_png(struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0), b""), False),
-    }  # fmt: skip
+    }
 
 
 def write_jsonl(folder, rows: list[dict]) -> str:
@@ -110,9 +112,22 @@ def extracted(data: str, out, **more):
     """Statuses of a run of edge effects on the reference texts; the command has to end well."""
     asked = [x for pair in more.items() for x in pair]
     commands.run(
-        direct_vs_indirect, "--data", data, "--effects", "edge", "--text", "reference",
-        "--no-witness", "--limit", 99, "--shard-size", 8, "--out", out, *asked,
-    )  # fmt: skip
+        direct_vs_indirect,
+        "--data",
+        data,
+        "--effects",
+        "edge",
+        "--text",
+        "reference",
+        "--no-witness",
+        "--limit",
+        99,
+        "--shard-size",
+        8,
+        "--out",
+        out,
+        *asked,
+    )
     return interp.open_run(out / "run")
 
 
@@ -133,8 +148,11 @@ def test_thirty_image_files_each_get_their_status(tmp_path, tried):
     assert not any("Error" in one["reason"].split(":")[0] for one in statuses.values())
     seen = Image.open(store.image_path(tmp_path / "out/run", "turned.jpg"))
     assert seen.height > seen.width
-    tried("image files: sizes, modes, depths, formats, truncated, bombs, missing", 31,
-          "what can be shown is; the others are skipped with a reason")  # fmt: skip
+    tried(
+        "image files: sizes, modes, depths, formats, truncated, bombs, missing",
+        31,
+        "what can be shown is; the others are skipped with a reason",
+    )
 
 
 TEXTS = {
@@ -170,10 +188,15 @@ def test_twenty_five_texts_each_get_their_status(tmp_path, tried):
     assert len(TEXTS) == 25
     (tmp_path / "a.png").write_bytes(encoded(scene()))
     rows = [
-        {"id": name.replace(" ", "_"), "image": "a.png", "question": text, "answer": "a dot",
-         "thinking": f"it says {text[:40]}."}
+        {
+            "id": name.replace(" ", "_"),
+            "image": "a.png",
+            "question": text,
+            "answer": "a dot",
+            "thinking": f"it says {text[:40]}.",
+        }
         for name, (text, _) in TEXTS.items()
-    ]  # fmt: skip
+    ]
     run = extracted(write_jsonl(tmp_path, rows), tmp_path / "out")
     statuses = run.attrs["statuses"]
     for name, (_, is_fit) in TEXTS.items():
@@ -186,21 +209,35 @@ def test_twenty_five_texts_each_get_their_status(tmp_path, tried):
     assert "<script" not in page
     # The reason of a skipped sample quotes it, as text.
     assert "&lt;|im_end|&gt;" in page and "<|im_end|>" not in page
-    tried("texts: empty, 50,000 characters, special tokens, NUL, surrogates, right to left", 25,
-          "explained as exactly as any other, or skipped with a reason")  # fmt: skip
+    tried(
+        "texts: empty, 50,000 characters, special tokens, NUL, surrogates, right to left",
+        25,
+        "explained as exactly as any other, or skipped with a reason",
+    )
 
 
 BOXES = {
-    "none": (None, True), "no": ([], True), "one": ([[0.1, 0.1, 0.5, 0.5]], True),
-    "several": ([[0, 0, 0.5, 0.5], [0.4, 0.4, 1, 1]], True), "all": ([[0, 0, 1, 1]], True),
-    "twice": ([[0, 0, 0.5, 0.5]] * 2, True), "tiny": ([[0.5, 0.5, 0.5001, 0.5001]], True),
-    "outside": ([[1.2, 0.1, 1.5, 0.5]], False), "partly": ([[0.5, 0.5, 1.5, 0.9]], False),
-    "negative": ([[-0.1, 0, 0.5, 0.5]], False), "inverted": ([[0.5, 0.5, 0.1, 0.1]], False),
-    "flat": ([[0.1, 0.1, 0.1, 0.5]], False), "point": ([[0.5] * 4], False),
-    "NaN": ([[float("nan"), 0, 1, 1]], False), "inf": ([[0, 0, float("inf"), 1]], False),
-    "pixels": ([[10, 20, 60, 80]], False), "words": ([["a", "b", "c", "d"]], False),
-    "three": ([[0.1, 0.2, 0.3]], False), "text": ("0,0,1,1", False), "number": (7, False),
-}  # fmt: skip
+    "none": (None, True),
+    "no": ([], True),
+    "one": ([[0.1, 0.1, 0.5, 0.5]], True),
+    "several": ([[0, 0, 0.5, 0.5], [0.4, 0.4, 1, 1]], True),
+    "all": ([[0, 0, 1, 1]], True),
+    "twice": ([[0, 0, 0.5, 0.5]] * 2, True),
+    "tiny": ([[0.5, 0.5, 0.5001, 0.5001]], True),
+    "outside": ([[1.2, 0.1, 1.5, 0.5]], False),
+    "partly": ([[0.5, 0.5, 1.5, 0.9]], False),
+    "negative": ([[-0.1, 0, 0.5, 0.5]], False),
+    "inverted": ([[0.5, 0.5, 0.1, 0.1]], False),
+    "flat": ([[0.1, 0.1, 0.1, 0.5]], False),
+    "point": ([[0.5] * 4], False),
+    "NaN": ([[float("nan"), 0, 1, 1]], False),
+    "inf": ([[0, 0, float("inf"), 1]], False),
+    "pixels": ([[10, 20, 60, 80]], False),
+    "words": ([["a", "b", "c", "d"]], False),
+    "three": ([[0.1, 0.2, 0.3]], False),
+    "text": ("0,0,1,1", False),
+    "number": (7, False),
+}
 
 
 def test_twenty_boxes_are_taken_or_left_out(tmp_path, tried):
@@ -212,8 +249,11 @@ def test_twenty_boxes_are_taken_or_left_out(tmp_path, tried):
     ]
     found = interp.load_samples(write_jsonl(tmp_path, rows), limit=99)
     assert {one.id for one in found} == {name for name, (_, is_fit) in BOXES.items() if is_fit}
-    tried("boxes: outside, inverted, flat, NaN, in pixels, words, several", 20,
-          "taken as they are, or the row is left out with a reason and counted")  # fmt: skip
+    tried(
+        "boxes: outside, inverted, flat, NaN, in pixels, words, several",
+        20,
+        "taken as they are, or the row is left out with a reason and counted",
+    )
 
 
 MODULES = ("self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj", "input_layernorm")
@@ -256,8 +296,14 @@ def test_markup_of_a_model_is_text_on_the_page_and_no_secret_is_kept(tmp_path, m
         monkeypatch.setenv(variable, secret)
     (tmp_path / "a.png").write_bytes(encoded(scene()))
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    row = {"image": "a.png", "question": evil, "answer": evil, "thinking": evil, "family": evil,
-           "boxes": [[0.1, 0.1, 0.6, 0.6]]}  # fmt: skip
+    row = {
+        "image": "a.png",
+        "question": evil,
+        "answer": evil,
+        "thinking": evil,
+        "family": evil,
+        "boxes": [[0.1, 0.1, 0.6, 0.6]],
+    }
     data = write_jsonl(tmp_path, [row | {"id": f"s{k}"} for k in range(3)])
     extracted(data, tmp_path / "out")
     page = (tmp_path / "out/index.html").read_text()

@@ -86,8 +86,9 @@ def state(model) -> list:
 @pytest.mark.parametrize("is_training", [False, True])
 def test_the_callers_state_is_as_before(vlm, samples, name, is_training):
     torch.manual_seed(0)
-    model = get_peft_model(vlm.model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"],
-                                                 lora_dropout=0.5))  # fmt: skip
+    model = get_peft_model(
+        vlm.model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], lora_dropout=0.5)
+    )
     model.train(is_training)
     if is_training:
         model.gradient_checkpointing_enable()

@@ -68,7 +68,11 @@ def test_ledger_and_effects_of_a_sample_are_labelled(tiny, sample):
     ds = interp.extract.ledger(tiny, sample, completion=completion)
     fx = interp.extract.effects(tiny, sample, completion=completion)
     assert dict(ds.direct.sizes) | {"target": 0, "source": 0} == {
-        "target": 0, "layer": 6, "head": 4, "source": 0}  # fmt: skip
+        "target": 0,
+        "layer": 6,
+        "head": 4,
+        "source": 0,
+    }
     assert set(ds.target_role.values) == {"thinking", "answer"}
     text = "".join(ds.target_token.values[ds.target_role.values == "answer"])
     assert text == completion.answer

@@ -31,8 +31,11 @@ def count(request):
     before = request.session.testsfailed
     yield
     if request.session.testsfailed == before:
-        note("seven laws of the extractor on random models of odd shapes",
-             7 * settings().max_examples, "each holds to the bound of its dtype")  # fmt: skip
+        note(
+            "seven laws of the extractor on random models of odd shapes",
+            7 * settings().max_examples,
+            "each holds to the bound of its dtype",
+        )
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,12 @@ class World:
     padding: int
 
     def model(self, dtype=torch.float64):
-        ids = {"image_token_id": IMAGE, "video_token_id": VIDEO,
-               "vision_start_token_id": START, "vision_end_token_id": END}  # fmt: skip
+        ids = {
+            "image_token_id": IMAGE,
+            "video_token_id": VIDEO,
+            "vision_start_token_id": START,
+            "vision_end_token_id": END,
+        }
         return random_model(self.sizes, ids, PAD, STOP, dtype, self.seed)
 
     def batch(self, dtype=torch.float64, padding=None):
@@ -70,9 +77,12 @@ class World:
         mask = torch.ones_like(ids)
         mask[0, :padding] = 0
         return {
-            "input_ids": ids, "attention_mask": mask, "pixel_values": pixels,
-            "image_grid_thw": grids, "mm_token_type_ids": (ids == IMAGE).long(),
-        }  # fmt: skip
+            "input_ids": ids,
+            "attention_mask": mask,
+            "pixel_values": pixels,
+            "image_grid_thw": grids,
+            "mm_token_type_ids": (ids == IMAGE).long(),
+        }
 
     def rows(self, count=3) -> list[int]:
         """Rows behind the first image, the last among them, counted without padding."""
@@ -100,10 +110,14 @@ def worlds(draw) -> World:
     section[2] = half - sum(section)
     n_images = draw(st.integers(1, 2))
     sizes = Sizes(
-        n_layers=draw(st.integers(1, 4)), n_heads=n_kv * draw(st.integers(1, 7)),
-        n_kv_heads=n_kv, d_head=2 * half, mrope_section=section, is_tied=draw(st.booleans()),
+        n_layers=draw(st.integers(1, 4)),
+        n_heads=n_kv * draw(st.integers(1, 7)),
+        n_kv_heads=n_kv,
+        d_head=2 * half,
+        mrope_section=section,
+        is_tied=draw(st.booleans()),
         n_vocabulary=draw(st.integers(20, 60)),
-    )  # fmt: skip
+    )
     grid = st.tuples(st.integers(1, 4), st.integers(1, 4))
     lengths = st.lists(st.integers(1, 6), min_size=n_images, max_size=n_images)
     return World(
@@ -253,9 +267,17 @@ def _longer(world: World, by: int) -> World:
 
 
 @slowly
-@given(worlds(), st.integers(1, 4), st.lists(st.sampled_from(
-    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "lm_head"]),
-    min_size=1, unique=True))  # fmt: skip
+@given(
+    worlds(),
+    st.integers(1, 4),
+    st.lists(
+        st.sampled_from(
+            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "lm_head"]
+        ),
+        min_size=1,
+        unique=True,
+    ),
+)
 def test_merged_lora_equals_unmerged(world, rank, modules):
     if world.sizes.is_tied:
         modules = [name for name in modules if name != "lm_head"] or ["v_proj"]

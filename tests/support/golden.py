@@ -23,10 +23,19 @@ FOLDER = ROOT / "tests/analyses/reports/golden"
 COMMON = ("--limit", "3", "--no-witness", "--no-images", "--threads", "1")
 ASKED = {
     "direct_vs_indirect": ("--detail", "summary"),
-    "faithfulness": ("--methods", "random", "CAM", "direct (Eq. 1)", "two hops",
-                     "bottleneck (Saliency-R1)", "exact edge", "exact slot", "occlusion"),
+    "faithfulness": (
+        "--methods",
+        "random",
+        "CAM",
+        "direct (Eq. 1)",
+        "two hops",
+        "bottleneck (Saliency-R1)",
+        "exact edge",
+        "exact slot",
+        "occlusion",
+    ),
     "before_after": ("--after", "tiny-saliency-r1", "tiny-grpo-control"),
-}  # fmt: skip
+}
 
 
 def tables(name: str, run: Path) -> dict[str, pd.DataFrame]:

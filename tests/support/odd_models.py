@@ -29,8 +29,12 @@ def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
 
 def special_ids(tokenizer) -> dict[str, int]:
     """Ids of the tokens that stand for images and videos, by their names in a config."""
-    marks = {"image": "image_pad", "video": "video_pad",
-             "vision_start": "vision_start", "vision_end": "vision_end"}  # fmt: skip
+    marks = {
+        "image": "image_pad",
+        "video": "video_pad",
+        "vision_start": "vision_start",
+        "vision_end": "vision_end",
+    }
     return {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
         for name, mark in marks.items()
@@ -56,20 +60,32 @@ def random_model(sizes: Sizes, ids: dict, pad: int, end: int, dtype, seed: int):
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sizes.mrope_section}
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": sizes.n_vocabulary, "hidden_size": width,
-            "intermediate_size": 2 * width + 6, "num_hidden_layers": sizes.n_layers,
-            "num_attention_heads": sizes.n_heads, "num_key_value_heads": sizes.n_kv_heads,
-            "max_position_embeddings": 512, "initializer_range": 0.15, "rope_parameters": rope,
-            "bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad,
+            "vocab_size": sizes.n_vocabulary,
+            "hidden_size": width,
+            "intermediate_size": 2 * width + 6,
+            "num_hidden_layers": sizes.n_layers,
+            "num_attention_heads": sizes.n_heads,
+            "num_key_value_heads": sizes.n_kv_heads,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.15,
+            "rope_parameters": rope,
+            "bos_token_id": pad,
+            "eos_token_id": end,
+            "pad_token_id": pad,
             "tie_word_embeddings": sizes.is_tied,
         },
         vision_config={
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
-            "out_hidden_size": width, "fullatt_block_indexes": [1], "initializer_range": 0.15,
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [1],
+            "initializer_range": 0.15,
         },
         tie_word_embeddings=sizes.is_tied,
         **ids,
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():

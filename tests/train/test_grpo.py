@@ -25,10 +25,20 @@ OWN = (grpo.Policy, grpo.Task)
 def run(out, **changed):
     """`python -m train.grpo` with tiny's configuration, smaller, in this process."""
     content = yaml.safe_load((ROOT / "train/configs/tiny-direct.yaml").read_text())
-    content |= {"model_name_or_path": "tiny", "output_dir": str(out), "n_samples": 8,
-                "per_device_train_batch_size": 4, "num_generations": 2, "max_steps": 4,
-                "max_completion_length": 24, "save_steps": 2, "save_total_limit": 2,
-                "temperature": 1.5, "warmup_steps": 0, "disable_tqdm": True}  # fmt: skip
+    content |= {
+        "model_name_or_path": "tiny",
+        "output_dir": str(out),
+        "n_samples": 8,
+        "per_device_train_batch_size": 4,
+        "num_generations": 2,
+        "max_steps": 4,
+        "max_completion_length": 24,
+        "save_steps": 2,
+        "save_total_limit": 2,
+        "temperature": 1.5,
+        "warmup_steps": 0,
+        "disable_tqdm": True,
+    }
     content |= changed
     own = [
         one(**{name: content.pop(name) for name in set(one.__dataclass_fields__) & set(content)})
@@ -68,8 +78,12 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, tmp_path):
 def test_measuring_saliency_changes_no_bit_of_the_training(tmp_path, caplog):
     """Accuracy + format with both maps measured and unpaid, and without the extractor."""
     caplog.set_level(logging.WARNING)
-    arms = [{"map": "none"}, {"map": "direct", "saliency_weight": 0.0},
-            {"map": "effect", "saliency_weight": 0.0}, {"map": "effect"}]  # fmt: skip
+    arms = [
+        {"map": "none"},
+        {"map": "direct", "saliency_weight": 0.0},
+        {"map": "effect", "saliency_weight": 0.0},
+        {"map": "effect"},
+    ]
     # From the cold start, which is of two minds: there is something to learn in two steps.
     found = [
         run(
@@ -91,8 +105,9 @@ def test_the_reward_reads_the_policy_and_the_prompts_that_were_sampled_from(whol
         assert vlm.model.peft_config
         for sample, prompt in zip(given["sample"], given["prompts"], strict=True):
             assert prompt[-1]["content"][-1]["text"] == sample.question
-            mine = inputs.prompts(vlm.processor, [(sample.image, sample.question)],
-                                  PROMPTS[vlm.prompt])["input_ids"][0]  # fmt: skip
+            mine = inputs.prompts(
+                vlm.processor, [(sample.image, sample.question)], PROMPTS[vlm.prompt]
+            )["input_ids"][0]
             theirs = vlm.processor.apply_chat_template(
                 [prompt], add_generation_prompt=True, tokenize=True, return_dict=True
             )["input_ids"][0]
@@ -108,8 +123,10 @@ def test_the_adapter_names_its_base_and_fits_no_other(whole, tmp_path):
     assert vlm.fingerprint == interp.load_model("tiny").fingerprint
     sample = interp.load_samples("digits", limit=1)[0]
     ds = interp.extract.ledger(vlm, sample)
-    assert ds.attrs["adapter_hash"] != interp.extract.ledger(
-        interp.load_model("tiny"), sample).attrs["adapter_hash"]  # fmt: skip
+    assert (
+        ds.attrs["adapter_hash"]
+        != interp.extract.ledger(interp.load_model("tiny"), sample).attrs["adapter_hash"]
+    )
     said = json.loads((out / "final/base.json").read_text())
     config = json.loads((out / "final/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == said["base"] == "tiny"
@@ -130,10 +147,17 @@ def test_the_log_has_every_part_and_no_number_that_is_none(whole):
     assert np.isfinite(steps.to_numpy()).all()
     for row in steps.to_dict("records"):
         assert 0 < row["seconds/saliency"] < row["step_time"]
-        assert {"accuracy", "format", "saliency", "text/tokens", "text/empty_thinking",
-                "skipped/no verdict"} <= set(row)  # fmt: skip
-        assert row["reward"] == pytest.approx(row["accuracy"] + row["format"] + row["saliency"],
-                                              abs=1e-3)  # fmt: skip
+        assert {
+            "accuracy",
+            "format",
+            "saliency",
+            "text/tokens",
+            "text/empty_thinking",
+            "skipped/no verdict",
+        } <= set(row)
+        assert row["reward"] == pytest.approx(
+            row["accuracy"] + row["format"] + row["saliency"], abs=1e-3
+        )
 
 
 def test_a_judge_that_is_out_leaves_the_weights_alone(tmp_path, monkeypatch):
@@ -186,8 +210,9 @@ def test_every_configuration_can_be_read(monkeypatch):
     paths = sorted((ROOT / "train/configs").glob("*.yaml"))
     assert len(paths) >= 6
     for path in paths:
-        monkeypatch.setattr("sys.argv", ["x", "--config", str(path), "--bf16", "False",
-                                         "--use_cpu", "True"])  # fmt: skip
+        monkeypatch.setattr(
+            "sys.argv", ["x", "--config", str(path), "--bf16", "False", "--use_cpu", "True"]
+        )
         is_grpo = "num_generations" in path.read_text()
         classes = (grpo.Task, GRPOConfig) if is_grpo else (sft.Data, SFTConfig)
         policy, task, config = parsed(grpo.Policy, *classes)

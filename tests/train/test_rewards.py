@@ -89,9 +89,12 @@ def test_it_pays_accuracy_format_and_the_alignment_that_analyses_measure(vlm, sa
     given = [ids(vlm, right), ids(vlm, wrong), ids(vlm, texts[2], end=False), ids(vlm, "42")]
     logged, extra = {}, {}
     found = reward_of(vlm)(
-        completion_ids=given, sample=samples[:4], trainer_state=None,
-        log_metric=logged.__setitem__, log_extra=extra.__setitem__,
-    )  # fmt: skip
+        completion_ids=given,
+        sample=samples[:4],
+        trainer_state=None,
+        log_metric=logged.__setitem__,
+        log_extra=extra.__setitem__,
+    )
     one_by_one = []
     for sample, text in zip(samples[:2], texts, strict=False):
         maps = interp.extract.maps(
@@ -137,10 +140,15 @@ def test_what_cannot_be_judged_or_read_is_left_out_whole_and_counted(vlm, sample
     image, end = vlm.processor.image_token_id, vlm.processor.tokenizer.eos_token_id
     with_image = [*ids(vlm, THINK, end=False), image, end]
     given = {
-        "completion_ids": [with_image, ids(vlm, samples[0].text), ids(vlm, samples[1].text),
-                           ids(vlm, no_boxes.text), ids(vlm, samples[2].text)],
+        "completion_ids": [
+            with_image,
+            ids(vlm, samples[0].text),
+            ids(vlm, samples[1].text),
+            ids(vlm, no_boxes.text),
+            ids(vlm, samples[2].text),
+        ],
         "sample": [samples[0], samples[0], samples[1], no_boxes, samples[2]],
-    }  # fmt: skip
+    }
 
     def judge(question, reference, candidate):
         verdicts = {samples[0].question: float("nan"), samples[1].question: None}
@@ -233,8 +241,11 @@ def test_visual_attention_is_what_the_eager_model_pays(samples):
 
 def test_a_right_padding_processor_and_sharded_weights_are_refused(vlm, samples, tmp_path):
     reward = Reward(exact, prompt="plain")
-    begin = {"args": SimpleNamespace(output_dir=str(tmp_path)), "control": None,
-             "state": SimpleNamespace(is_world_process_zero=True)}  # fmt: skip
+    begin = {
+        "args": SimpleNamespace(output_dir=str(tmp_path)),
+        "control": None,
+        "state": SimpleNamespace(is_world_process_zero=True),
+    }
     right = load_model("tiny", device="cpu")
     right.processor.tokenizer.padding_side = "right"
     with pytest.raises(ValueError, match="pads on the left, got 'right'"):

@@ -34,8 +34,16 @@ def new(tmp_path_factory):
     """A model from nothing, its tower trained for three steps."""
     folder = tmp_path_factory.mktemp("train")
     assert "parameters" in command("train.tiny.new_model", folder / "new")
-    said = command("train.tiny.vision", folder / "new", "--out", folder / "seeing", "--steps", 3,
-                   "--batch-size", 4)  # fmt: skip
+    said = command(
+        "train.tiny.vision",
+        folder / "new",
+        "--out",
+        folder / "seeing",
+        "--steps",
+        3,
+        "--batch-size",
+        4,
+    )
     assert "cells named" in said
     return folder
 
@@ -43,9 +51,17 @@ def new(tmp_path_factory):
 def sft(new, out, **more):
     """`python -m train.sft` with tiny's configuration, smaller, in this process."""
     content = yaml.safe_load((ROOT / "train/configs/tiny-sft.yaml").read_text())
-    content |= {"model_name_or_path": str(new / "seeing"), "output_dir": str(out), "n_samples": 16,
-                "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 1,
-                "dataloader_num_workers": 0, "warmup_steps": 1, "disable_tqdm": True}  # fmt: skip
+    content |= {
+        "model_name_or_path": str(new / "seeing"),
+        "output_dir": str(out),
+        "n_samples": 16,
+        "per_device_train_batch_size": 4,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "dataloader_num_workers": 0,
+        "warmup_steps": 1,
+        "disable_tqdm": True,
+    }
     content |= more
     own = [
         one(**{name: content.pop(name) for name in set(one.__dataclass_fields__) & set(content)})
@@ -102,7 +118,10 @@ def test_the_curriculum_is_the_order_of_the_rows():
     scenes = [mix.scene(i) for i in range(0, 1000, 7)]
     assert [s.text for s in scenes] == [mix.scene(i).text for i in range(0, 1000, 7)]
     assert {s.family for s in (mix.scene(i) for i in range(90))} == {
-        "read", "digit_by_color", "color_by_digit"}  # fmt: skip
+        "read",
+        "digit_by_color",
+        "color_by_digit",
+    }
     late = {mix.scene(i).family for i in range(501, 600)}
     assert late == set(digits.QUESTIONS)
     row = texts(1000, mix.scene)[5]

@@ -120,8 +120,11 @@ class Reward(Certified):
         found: list[xr.Dataset | str | None] = [None] * len(parts)
         which = [k for k, one in enumerate(parts) if one.format and self.rule is not None]
         texts = [(samples[k], written[k]) for k in which]
-        for k, one in zip(which, scores(self.vlm, texts, rule=self.rule, **self.options)
-                          if texts else [], strict=True):  # fmt: skip
+        for k, one in zip(
+            which,
+            scores(self.vlm, texts, rule=self.rule, **self.options) if texts else [],
+            strict=True,
+        ):
             found[k] = one
         return found
 

@@ -103,8 +103,10 @@ def make_processor(texts) -> Qwen2_5_VLProcessor:
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     """Six layers, four query and two key/value heads, tied embeddings."""
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in (
-        "endoftext", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")}  # fmt: skip
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("endoftext", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+    }
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": VOCABULARY,

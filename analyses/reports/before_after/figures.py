@@ -17,10 +17,11 @@ from interp.vocabulary import RULE_TITLES
 DOTS = (BLACK, *COLORS)  # a total is black, its direct part has the colour of Eq. 1
 SMOOTH = 10  # steps that a training curve averages
 CURVES = {
-    "accuracy": "Right answers", "saliency/alignment": "Alignment of the rewarded map",
+    "accuracy": "Right answers",
+    "saliency/alignment": "Alignment of the rewarded map",
     "text/tokens": "Length of a text [tokens]",
     "saliency/visual_attention": "Attention on the image",
-}  # fmt: skip
+}
 N_EXAMPLES = 4
 
 
@@ -39,8 +40,9 @@ def draw(found: ArmFindings, run_path: Path) -> dict[str, Figure | None]:
 def alignment(found: ArmFindings) -> Figure:
     """Alignment of every map in every model, on the same text and on each model's own."""
     arms = [found.before, *found.after]
-    figure, axes = plt.subplots(1, len(RULE_TITLES), figsize=(8.6, 0.9 + 0.5 * len(arms)),
-                                sharey=True)  # fmt: skip
+    figure, axes = plt.subplots(
+        1, len(RULE_TITLES), figsize=(8.6, 0.9 + 0.5 * len(arms)), sharey=True
+    )
     chance = found.levels[found.levels["quantity"].str.contains("chance")]["estimate"].mean()
     for ax, title in zip(axes, RULE_TITLES.values(), strict=True):
         mine = found.levels[found.levels["quantity"] == f"{title} [share]"]
@@ -57,11 +59,15 @@ def alignment(found: ArmFindings) -> Figure:
 
 def effects(found: ArmFindings) -> Figure:
     """Change of the exact effect of the evidence on the answer, by reference."""
-    parts = ("evidence: total [logit]", "evidence: direct write [logit]",
-             "evidence: all other paths [logit]")  # fmt: skip
+    parts = (
+        "evidence: total [logit]",
+        "evidence: direct write [logit]",
+        "evidence: all other paths [logit]",
+    )
     table = found.changes[found.changes["against"] == "before"]
-    figure, axes = plt.subplots(1, len(REFERENCE_TITLES), sharey=True,
-                                figsize=(8.6, 0.9 + 0.6 * len(found.after)))  # fmt: skip
+    figure, axes = plt.subplots(
+        1, len(REFERENCE_TITLES), sharey=True, figsize=(8.6, 0.9 + 0.6 * len(found.after))
+    )
     for ax, title in zip(axes, REFERENCE_TITLES.values(), strict=True):
         group = table[table["group"] == f"exact effect on answer tokens, against the {title}"]
         tables = {
@@ -105,8 +111,14 @@ def curves(found: ArmFindings) -> Figure | None:
             smooth = table[name].rolling(SMOOTH, min_periods=1).mean()
             line = ("-", "--", ":", "-.")[counts[paid[arm]] % 4]
             counts[paid[arm]] += 1
-            ax.plot(table["step"], smooth, color=COLORS[rewards.index(paid[arm])],
-                    linestyle=line, linewidth=1.2, label=arm)  # fmt: skip
+            ax.plot(
+                table["step"],
+                smooth,
+                color=COLORS[rewards.index(paid[arm])],
+                linestyle=line,
+                linewidth=1.2,
+                label=arm,
+            )
         ax.set_title(title, fontsize=8)
         ax.set_xlabel("Step")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)

@@ -11,9 +11,11 @@ from interp.vocabulary import PATH_CLASSES, PATH_TITLES, RULE_TITLES
 
 BOUNDS = ("estimate", "lower", "upper")
 CONTROLS = {
-    "chance": "boxes' area (chance)", "alignment_shuffled": "boxes elsewhere",
-    "alignment_center": "centred rectangle", "border_share": "border cells",
-}  # fmt: skip
+    "chance": "boxes' area (chance)",
+    "alignment_shuffled": "boxes elsewhere",
+    "alignment_center": "centred rectangle",
+    "border_share": "border cells",
+}
 REFERENCE_TITLES = {"mean": "mean embedding", "twin": "twin"}
 
 
@@ -61,10 +63,12 @@ def find(run: xr.Dataset) -> ArmFindings:
         pd.DataFrame(curve).assign(arm=arm) for arm, curve in run.attrs["curves"].items() if curve
     ]
     return ArmFindings(
-        run, pd.DataFrame(levels), pd.DataFrame(changes),
+        run,
+        pd.DataFrame(levels),
+        pd.DataFrame(changes),
         pd.concat(curves, ignore_index=True) if curves else None,
         _seeds(run, pd.DataFrame(changes)),
-    )  # fmt: skip
+    )
 
 
 def controls(run: xr.Dataset) -> dict[str, str]:

@@ -31,8 +31,15 @@ from interp.scoring import RULES, saliencies, score
 from interp.store.joining import join
 from interp.vocabulary import describe
 
-SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share",
-          "border_area", "visual_attention")  # fmt: skip
+SCORES = (
+    "alignment",
+    "chance",
+    "alignment_shuffled",
+    "alignment_center",
+    "border_share",
+    "border_area",
+    "visual_attention",
+)
 SETS = ("image", "evidence", "background")
 REFERENCES = ("mean", "twin")
 FAITHFUL = ("direct", "effect")  # rules whose maps are tried on changed images
@@ -102,11 +109,16 @@ class Measurement:
             vlm, [one for one in samples_of.readable(samples) if one.boxes is not None]
         )
         self.settings = {
-            "report": "before_after", "text_of_all": text, "text": "completion",
-            "base": vlm.name, "adapter": vlm.adapter, "model_hash": vlm.fingerprint,
-            "adapter_hash": fingerprint(vlm.model, adapter=True), "limit": options.limit,
+            "report": "before_after",
+            "text_of_all": text,
+            "text": "completion",
+            "base": vlm.name,
+            "adapter": vlm.adapter,
+            "model_hash": vlm.fingerprint,
+            "adapter_hash": fingerprint(vlm.model, adapter=True),
+            "limit": options.limit,
             "max_new_tokens": options.max_new_tokens,
-        }  # fmt: skip
+        }
         self.facts = {"certificate": certificate}
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:

@@ -117,10 +117,14 @@ def _seeds(found: ArmFindings) -> list[dict] | None:
     rows = []
     for (group, name), table in found.seeds.groupby(["group", "quantity"], sort=False):
         cells = [
-            {"reward": one["reward"], "against": one["against"], "n": one["n_runs"],
-             "text": _spread(one)}
+            {
+                "reward": one["reward"],
+                "against": one["against"],
+                "n": one["n_runs"],
+                "text": _spread(one),
+            }
             for one in table.to_dict("records")
-        ]  # fmt: skip
+        ]
         rows.append({"group": group, "name": name, "cells": cells})
     return rows
 
@@ -148,7 +152,10 @@ def _costs(found: ArmFindings) -> list[dict]:
     share = found.curves["seconds/saliency"] / found.curves["step_time"]
     by_arm = share.groupby(found.curves["arm"], sort=False)
     return [
-        {"arm": arm, "median": f"{100 * one.median():.0f}",
-         "range": f"{100 * one.quantile(0.05):.0f} to {100 * one.quantile(0.95):.0f}"}
+        {
+            "arm": arm,
+            "median": f"{100 * one.median():.0f}",
+            "range": f"{100 * one.quantile(0.05):.0f} to {100 * one.quantile(0.95):.0f}",
+        }
         for arm, one in by_arm
-    ]  # fmt: skip
+    ]

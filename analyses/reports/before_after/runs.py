@@ -27,9 +27,14 @@ def open_arms(path: Path) -> xr.Dataset:
     labels = [run.attrs["arm"] for run in runs]
     measured = [one.drop_vars([*PER_SAMPLE, "text_token_id"]) for one in runs]
     joined = xr.concat(
-        measured, pd.Index(labels, name="arm"), join="outer", combine_attrs="drop",
-        data_vars="all", coords="minimal", compat="override",
-    )  # fmt: skip
+        measured,
+        pd.Index(labels, name="arm"),
+        join="outer",
+        combine_attrs="drop",
+        data_vars="all",
+        coords="minimal",
+        compat="override",
+    )
     joined = joined.assign({name: runs[0][name] for name in PER_SAMPLE})
     joined.attrs = _attributes(dict(zip(labels, (run.attrs for run in runs), strict=True)))
     return joined

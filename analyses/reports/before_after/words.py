@@ -132,7 +132,9 @@ def _list(rows: list[dict]) -> str:
 def _row(found: ArmFindings, arm: str, against: str, group: str, quantity: str) -> dict:
     table = found.changes
     is_it = (
-        (table["arm"] == arm) & (table["against"] == against)
-        & (table["group"] == group) & (table["quantity"] == quantity)
-    )  # fmt: skip
+        (table["arm"] == arm)
+        & (table["against"] == against)
+        & (table["group"] == group)
+        & (table["quantity"] == quantity)
+    )
     return table[is_it].iloc[0].to_dict()

@@ -9,8 +9,19 @@ import xarray as xr
 from analyses.reports.direct_vs_indirect import verdict
 from interp import measures, stats
 
-COLUMNS = ("token_class", "visual_set", "reference", "measure", "pair", "path_class", "node_path",
-           "write", "role", "norm", "gauge")  # fmt: skip
+COLUMNS = (
+    "token_class",
+    "visual_set",
+    "reference",
+    "measure",
+    "pair",
+    "path_class",
+    "node_path",
+    "write",
+    "role",
+    "norm",
+    "gauge",
+)
 
 
 @dataclass(frozen=True)

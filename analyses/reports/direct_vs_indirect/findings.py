@@ -81,9 +81,14 @@ def _accuracy(run: xr.Dataset) -> pd.DataFrame | None:
     for family, group in groups:
         low, high = stats.proportion_interval(int(group.is_correct.sum()), len(group))
         rows.append(
-            {"family": family, "n": len(group), "accuracy": group.is_correct.mean(),
-             "lower": low, "upper": high}
-        )  # fmt: skip
+            {
+                "family": family,
+                "n": len(group),
+                "accuracy": group.is_correct.mean(),
+                "lower": low,
+                "upper": high,
+            }
+        )
     return pd.DataFrame(rows)
 
 

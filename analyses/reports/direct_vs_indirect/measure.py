@@ -26,9 +26,23 @@ from interp.model.vlm import VLM
 from interp.store.joining import stack
 
 POOL = 200  # samples from which references are drawn
-COMMON = ("model", "revision", "model_hash", "adapter", "adapter_hash", "prompt", "gauge",
-          "mode", "norm", "dtype", "attn_implementation", "torch", "transformers", "nnsight",
-          "xarray")  # fmt: skip
+COMMON = (
+    "model",
+    "revision",
+    "model_hash",
+    "adapter",
+    "adapter_hash",
+    "prompt",
+    "gauge",
+    "mode",
+    "norm",
+    "dtype",
+    "attn_implementation",
+    "torch",
+    "transformers",
+    "nnsight",
+    "xarray",
+)
 
 
 def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
@@ -137,8 +151,10 @@ def _written(sample: Sample, text: Text) -> dict:
     """Whether the model, if it was asked, was right; explained or not."""
     said = {"family": sample.family}
     if isinstance(text, Completion):
-        said |= {"is_correct": is_right(text.answer, sample.answer),
-                 "is_complete": text.is_complete}  # fmt: skip
+        said |= {
+            "is_correct": is_right(text.answer, sample.answer),
+            "is_complete": text.is_complete,
+        }
     return said
 
 

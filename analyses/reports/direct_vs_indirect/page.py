@@ -96,7 +96,7 @@ def _page(found: Findings, compared: dict | None, training: dict | None) -> dict
         gate=verdict.GATE,
         n_targets={c: int((run["target_role"] == c).sum()) for c in ("answer", "thinking")},
         n_sequence=(int(run["n_sources"].min()), int(run["n_sources"].max())),
-    )  # fmt: skip
+    )
 
 
 def _compared(tables: dict[str, pd.DataFrame], second: xr.Dataset | None) -> dict | None:
@@ -128,7 +128,9 @@ def _indirect(found: Findings) -> dict:
         ],
         "gates": _with_text(more.verdicts.gates),
         "modes": [_mode_row(row) for row in more.modes.to_dict("records")],
-        "families": None if more.families is None else [
+        "families": None
+        if more.families is None
+        else [
             row | {name: _cell_text(row, name) for name in ("te", "delta", "share")}
             for row in more.families.query("gauge == 'centered' and n > 0").to_dict("records")
         ],
@@ -144,7 +146,7 @@ def _indirect(found: Findings) -> dict:
         "rules": {"images": verdict.LEAST_IMAGES, "negative": verdict.MOST_NEGATIVE},
         "n_sinks": int(found.run["n_sinks"].sum()),
         "peak": float(found.run["largest_peak"].max()),
-    }  # fmt: skip
+    }
 
 
 def _with_text(table: pd.DataFrame) -> list[dict]:

@@ -27,8 +27,13 @@ ENOUGH = 2**62  # bytes: no limit
 N_THINKING = 2  # thinking tokens of a sample that get exact patch maps, chosen at random
 
 
-_SAME = {"data_vars": ["total", "direct"], "coords": "minimal", "compat": "override",
-         "combine_attrs": "override", "join": "override"}  # fmt: skip
+_SAME = {
+    "data_vars": ["total", "direct"],
+    "coords": "minimal",
+    "compat": "override",
+    "combine_attrs": "override",
+    "join": "override",
+}
 
 
 @dataclass(frozen=True)
@@ -171,8 +176,14 @@ def _all_sets(one: xr.Dataset, names: tuple[str, ...], ledger: xr.Dataset) -> xr
     for name, rows in members.items():
         if name in has and not (is_sink & rows).any():
             pieces.append(one.sel(source_set=[name]).assign_coords(source_set=[name + SINKLESS]))
-    joined = xr.concat(pieces, dim="source_set", data_vars="minimal", coords="minimal",
-                       compat="override", join="exact")  # fmt: skip
+    joined = xr.concat(
+        pieces,
+        dim="source_set",
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        join="exact",
+    )
     full = joined.reindex(source_set=list(names), fill_value=0)
     full["is_defined"] = full["is_defined"].astype(bool)
     return full

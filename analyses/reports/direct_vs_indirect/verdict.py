@@ -128,9 +128,14 @@ def _cells(image: xr.Dataset, delta: dict[str, xr.Dataset], seed: int) -> pd.Dat
     strict_ratio = stats.share_interval(image["strict"], image["te"], seed=seed)
     total = stats.mean_interval(image["te"], seed=seed)
     columns = {
-        "delta": delta["p1"], "strict_delta": delta["strict"], "te": total, "share": ratio,
-        "strict_share": strict_ratio, "weighted_share": weighted, "median_share": median,
-    }  # fmt: skip
+        "delta": delta["p1"],
+        "strict_delta": delta["strict"],
+        "te": total,
+        "share": ratio,
+        "strict_share": strict_ratio,
+        "weighted_share": weighted,
+        "median_share": median,
+    }
     merged = xr.merge(
         [
             one[["estimate", "lower", "upper"]].rename(

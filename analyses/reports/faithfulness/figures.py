@@ -14,8 +14,14 @@ from interp.data.images import open_image
 from interp.store import opening as store
 
 N_EXAMPLES = 4
-OURS = ("direct (Eq. 1)", "bottleneck (Saliency-R1)", "two hops", "first order, integrated",
-        "exact edge", "exact slot")  # fmt: skip
+OURS = (
+    "direct (Eq. 1)",
+    "bottleneck (Saliency-R1)",
+    "two hops",
+    "first order, integrated",
+    "exact edge",
+    "exact slot",
+)
 
 
 def draw(found: MapFindings, run_path: Path) -> dict[str, Figure | None]:
@@ -39,9 +45,11 @@ def _styles(methods: list[str]) -> dict[str, dict]:
     for group, line, width in ((mine, "-", 1.8), (others, "--", 1.0)):
         for k, name in enumerate(group):
             found[name] = {
-                "color": colors[k % len(colors)], "marker": markers[k % len(markers)],
-                "linestyle": line if k < len(colors) else ":", "linewidth": width,
-            }  # fmt: skip
+                "color": colors[k % len(colors)],
+                "marker": markers[k % len(markers)],
+                "linestyle": line if k < len(colors) else ":",
+                "linewidth": width,
+            }
     return found
 
 
@@ -55,8 +63,9 @@ def curves(found: MapFindings, text: str) -> Figure:
             one = table.query("method == @name and change == @change").sort_values("share")
             x = [0, *(100 * one["share"])]
             ax.plot(x, [start, *one["estimate"]], label=name, markersize=4, **style)
-            ax.fill_between(x[1:], one["lower"], one["upper"], color=style["color"], alpha=0.07,
-                            linewidth=0)  # fmt: skip
+            ax.fill_between(
+                x[1:], one["lower"], one["upper"], color=style["color"], alpha=0.07, linewidth=0
+            )
         ax.set(xlabel=f"Pixels, % ({change})", title=change.capitalize())
         ax.axhline(0, color="0.4", linewidth=0.8)
         ax.axhline(100, color="0.4", linewidth=0.8)
@@ -77,8 +86,9 @@ def _by_method(ax, table, group: str, label: str) -> None:
 def agreement(found: MapFindings) -> Figure:
     """Rank agreement with exact maps, and mass on the asked object."""
     n_panels = 1 + (found.excess is not None)
-    figure, axes = plt.subplots(1, n_panels, figsize=(4.4 * n_panels, 5.2), sharey=True,
-                                squeeze=False)  # fmt: skip
+    figure, axes = plt.subplots(
+        1, n_panels, figsize=(4.4 * n_panels, 5.2), sharey=True, squeeze=False
+    )
     _by_method(axes[0, 0], found.agreement, "exact", "Rank agreement (Spearman) with the exact map")
     axes[0, 0].legend(title="Exact map", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3)
     if found.excess is not None:
@@ -95,9 +105,16 @@ def costs(found: MapFindings) -> Figure:
     for name, style in _styles(merged["method"].tolist()).items():
         row = merged[merged["method"] == name].iloc[0]
         error = [[row["estimate"] - row["lower"]], [row["upper"] - row["estimate"]]]
-        ax.errorbar(row["ratio"], row["estimate"], yerr=error, fmt=style["marker"],
-                    color=style["color"], capsize=2, label=name,
-                    fillstyle="full" if name in OURS else "none")  # fmt: skip
+        ax.errorbar(
+            row["ratio"],
+            row["estimate"],
+            yerr=error,
+            fmt=style["marker"],
+            color=style["color"],
+            capsize=2,
+            label=name,
+            fillstyle="full" if name in OURS else "none",
+        )
     ax.set_xscale("log")
     ax.set_xlabel(f"Time of a map, ratio to {found.costs['cheapest'].iloc[0]} (log)")
     ax.set_ylabel("Insertion of 15 % of the pixels:\nlog-likelihood of the answer, 0 to 100")
@@ -124,8 +141,9 @@ def examples(found: MapFindings, run_path: Path) -> Figure | None:
             saliency = saliency.dropna("row", how="all").dropna("column", how="all")
             plots.overlay(image, saliency, boxes, axes[row, column])
     for row, label in enumerate(["image and boxes", *methods]):
-        axes[row, 0].set_ylabel(label.replace(" (", "\n("), rotation=0, ha="right", va="center",
-                                fontsize=7)  # fmt: skip
+        axes[row, 0].set_ylabel(
+            label.replace(" (", "\n("), rotation=0, ha="right", va="center", fontsize=7
+        )
     return figure
 
 

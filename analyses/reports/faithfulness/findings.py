@@ -20,10 +20,13 @@ PAIRS = (
     ("bottleneck (Saliency-R1)", "two hops"),
 )
 CONTROLS = {
-    "alignment": "alignment", "chance": "boxes' area (chance)",
-    "alignment_shuffled": "boxes elsewhere", "alignment_center": "centred rectangle",
-    "border_share": "border cells' share", "border_area": "border cells' area",
-}  # fmt: skip
+    "alignment": "alignment",
+    "chance": "boxes' area (chance)",
+    "alignment_shuffled": "boxes elsewhere",
+    "alignment_center": "centred rectangle",
+    "border_share": "border cells' share",
+    "border_area": "border cells' area",
+}
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,13 @@ def _costs(run: xr.Dataset) -> pd.DataFrame:
     n_empty = (~run["has_mass"].astype(bool)).sum("sample")
     cheapest = float(median["estimate"].sel(explainer=_cheapest(median)))
     return rows.assign(
-        ratio=rows["estimate"] / cheapest, cheapest=_cheapest(median),
+        ratio=rows["estimate"] / cheapest,
+        cheapest=_cheapest(median),
         n_empty=n_empty.values,
-        memory=memory["estimate"].values, memory_lower=memory["lower"].values,
+        memory=memory["estimate"].values,
+        memory_lower=memory["lower"].values,
         memory_upper=memory["upper"].values,
-    )  # fmt: skip
+    )
 
 
 def _cheapest(median: xr.Dataset) -> str:

@@ -36,8 +36,14 @@ from interp.vocabulary import describe
 N_MEMORY = 10  # samples on which memory is measured
 MOST_TARGETS = 4  # answer tokens that are explained, evenly spaced
 EXACT = {"edge": "exact edge", "slot": "exact slot", "occlusion": "occlusion"}
-SCORES = ("alignment", "chance", "alignment_shuffled", "alignment_center", "border_share",
-          "border_area")  # fmt: skip
+SCORES = (
+    "alignment",
+    "chance",
+    "alignment_shuffled",
+    "alignment_center",
+    "border_share",
+    "border_area",
+)
 
 
 def measure_run(options: Faithfulness, path: Path) -> list[Path]:
@@ -83,11 +89,16 @@ class Measurement:
         # Profiling takes as long as the map.
         self.with_memory = {one.id for one in islice(samples_of.readable(samples), N_MEMORY)}
         self.settings = {
-            "report": "faithfulness", "methods": methods, "limit": options.limit,
-            "max_new_tokens": options.max_new_tokens, "model": vlm.name, "adapter": vlm.adapter,
-            "model_hash": vlm.fingerprint, "device": vlm.device.type,
+            "report": "faithfulness",
+            "methods": methods,
+            "limit": options.limit,
+            "max_new_tokens": options.max_new_tokens,
+            "model": vlm.name,
+            "adapter": vlm.adapter,
+            "model_hash": vlm.fingerprint,
+            "device": vlm.device.type,
             "dtype": str(vlm.model.dtype).removeprefix("torch."),
-        }  # fmt: skip
+        }
         self.facts = {"certificate": certificate}
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:

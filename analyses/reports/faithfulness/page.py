@@ -111,7 +111,7 @@ def _cost_rows(found: MapFindings) -> list[dict]:
             "memory": intervals.text(row, "memory", digits=1),
         }
         for row in found.costs.to_dict("records")
-    ]  # fmt: skip
+    ]
 
 
 def _pair_rows(found: MapFindings) -> list[dict]:

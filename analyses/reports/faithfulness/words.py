@@ -13,8 +13,9 @@ def sentences(found: MapFindings) -> list[str]:
         rows = {row["measure"]: row for row in table.to_dict("records")}
         clauses = [
             f"{name.split(' (')[0]} {verb(row)} ({intervals.text(row)})"
-            for name, row in rows.items() if not name.startswith("time")
-        ]  # fmt: skip
+            for name, row in rows.items()
+            if not name.startswith("time")
+        ]
         time = intervals.text(rows["time, median ratio"], digits=1)
         said.append(
             f"{second} instead of {first}: {'; '.join(clauses)}; for {time} times the time."

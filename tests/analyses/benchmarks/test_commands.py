@@ -20,8 +20,14 @@ def test_extractions_against_a_forward_and_the_release(tmp_path):
     found = written(tmp_path, "toy-2-layers-cpu-float32.json")
     assert (found["layers"], found["repeats"], found["rows"]) == (2, 1, 8)
     at = found["by_tokens"]["60"]
-    for name in ("ledger", "effects", "shapley", "first_order", "patch_effects",
-                 "ledger of a batch"):  # fmt: skip
+    for name in (
+        "ledger",
+        "effects",
+        "shapley",
+        "first_order",
+        "patch_effects",
+        "ledger of a batch",
+    ):
         low, high = at[name]["ratio_range"]
         assert 0 < low <= at[name]["ratio_median"] <= high, name
         assert f"60 tokens, {name}: " in done.stdout
@@ -39,7 +45,11 @@ def test_growth_is_measured_and_drawn(tmp_path, monkeypatch):
     commands.run(benchmark, *TOY, "--growth", "targets", "--out", tmp_path)
     rows = written(tmp_path, "toy-2-layers-cpu-float32-growth.json")["growth"]
     assert [(row["size"], row["extraction"]) for row in rows] == [
-        (1, "ledger"), (1, "effects"), (4, "ledger"), (4, "effects")]  # fmt: skip
+        (1, "ledger"),
+        (1, "effects"),
+        (4, "ledger"),
+        (4, "effects"),
+    ]
     assert all(row["ratio"] > 0 and row["estimated_bytes"] > 0 for row in rows)
     for ending in ("csv", "png", "svg", "pdf"):
         assert (tmp_path / f"toy-2-layers-cpu-float32-growth.{ending}").stat().st_size > 100

@@ -51,8 +51,11 @@ def test_it_runs_whole_with_nothing_but_the_packed_wheels(tmp_path):
     environment = {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1"}
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "out")],
-        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
     found = json.loads((tmp_path / "out/gpu-cpu.json").read_text())
     assert done.returncode == 0, json.dumps(found, indent=1)[-3000:]
     assert list(found["steps"]) == list(steps.STEPS)

@@ -28,9 +28,18 @@ def report(tmp_path_factory):
     again = tmp_path_factory.mktemp("models") / "again"
     again.symlink_to(ROOT / "interp/checkpoints/tiny-cold")
     done = commands.run(
-        before_after, "--limit", 6, "--before", "tiny-cold", "--after", "tiny-saliency-r1", again,
-        "--no-witness", "--out", out,
-    )  # fmt: skip
+        before_after,
+        "--limit",
+        6,
+        "--before",
+        "tiny-cold",
+        "--after",
+        "tiny-saliency-r1",
+        again,
+        "--no-witness",
+        "--out",
+        out,
+    )
     assert "6 samples ok, 0 skipped, 0 failed" in done.stdout
     return out
 
@@ -41,7 +50,12 @@ def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
     assert "On 6 images, where 100 are needed to say so: " in page
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
     assert {p.stem for p in (report / "figures").glob("*.pdf")} == {
-        "alignment", "effects", "paths", "curves", "examples"}  # fmt: skip
+        "alignment",
+        "effects",
+        "paths",
+        "curves",
+        "examples",
+    }
     commands.run(before_after, "--from-run", report / "run", "--out", tmp_path)
     for name in ("index.html", "tables/levels.csv", "tables/changes.csv", "figures/effects.svg"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
@@ -169,8 +183,9 @@ def test_planted_changes_are_found_and_shares_are_ratios_of_sums():
 
 
 def options(before, *after):
-    return commands.parsed(BeforeAfterReport, "--limit", 2, "--no-witness", "--before", before,
-                            "--after", *after)  # fmt: skip
+    return commands.parsed(
+        BeforeAfterReport, "--limit", 2, "--no-witness", "--before", before, "--after", *after
+    )
 
 
 def adapter(folder, **changed):

@@ -32,8 +32,11 @@ def report(*arguments, code=0):
 def in_a_process(*arguments, **environment):
     return subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, arguments)],
-        capture_output=True, text=True, timeout=600, env=os.environ | environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | environment,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +48,44 @@ def out(tmp_path_factory):
 
 
 def test_every_file_is_there(out):
-    names = ("paths", "shares", "by_layer", "scatter", "examples", "exactness", "verdict",
-             "path_classes", "nodes")  # fmt: skip
+    names = (
+        "paths",
+        "shares",
+        "by_layer",
+        "scatter",
+        "examples",
+        "exactness",
+        "verdict",
+        "path_classes",
+        "nodes",
+    )
     for name in names:
         for suffix in ("pdf", "svg", "png"):
             assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 1000
-    for name in ("paths", "shares", "margins", "by_layer", "accuracy", "exactness", "targets",
-                 "verdict", "verdict_cells", "verdict_gates", "path_classes", "node_effects",
-                 "mediated_roles", "modes", "natural_effects", "interactions", "direct_writes",
-                 "map_agreement", "masses", "controls", "origins", "families"):  # fmt: skip
+    for name in (
+        "paths",
+        "shares",
+        "margins",
+        "by_layer",
+        "accuracy",
+        "exactness",
+        "targets",
+        "verdict",
+        "verdict_cells",
+        "verdict_gates",
+        "path_classes",
+        "node_effects",
+        "mediated_roles",
+        "modes",
+        "natural_effects",
+        "interactions",
+        "direct_writes",
+        "map_agreement",
+        "masses",
+        "controls",
+        "origins",
+        "families",
+    ):
         assert len(pd.read_csv(out / "tables" / f"{name}.csv")) > 0
         assert (out / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
     manifest = json.loads((out / "manifest.json").read_text())
@@ -182,12 +214,25 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
         Sample("special", good[0].image, "what <|image_pad|>?", "a"),
     ]
     # In the second shard not one can be measured.
-    samples = [good[0], bad[0], good[1], bad[1], replace(bad[1], id="b"), replace(bad[1], id="c"),
-               good[2]]  # fmt: skip
+    samples = [
+        good[0],
+        bad[0],
+        good[1],
+        bad[1],
+        replace(bad[1], id="b"),
+        replace(bad[1], id="c"),
+        good[2],
+    ]
     options = commands.parsed(
-        DirectVsIndirectReport, "--effects", "edge", "--shard-size", 3, "--no-witness",
-        "--max-new-tokens", 40,
-    )  # fmt: skip
+        DirectVsIndirectReport,
+        "--effects",
+        "edge",
+        "--shard-size",
+        3,
+        "--no-witness",
+        "--max-new-tokens",
+        40,
+    )
     write_run(
         tmp_path / "run",
         samples,
@@ -209,7 +254,10 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
     mine = mine.sel(source_set=alone["source_set"])
     np.testing.assert_allclose(mine["total"], alone["total"], atol=1e-5)
     assert page.write_report(tmp_path / "run", tmp_path / "out") == {
-        "ok": 3, "skipped": 4, "failed": 0}  # fmt: skip
+        "ok": 3,
+        "skipped": 4,
+        "failed": 0,
+    }
 
 
 def test_unfinished_texts_count_as_wrong(tmp_path):
@@ -288,8 +336,16 @@ def test_two_models_on_the_same_texts(out, tmp_path):
 
 
 def test_reference_text_is_explained_where_asked(tmp_path):
-    asked = ("--limit", 2, "--text", "reference", "--effects", "edge", "--no-images",
-             "--no-witness")  # fmt: skip
+    asked = (
+        "--limit",
+        2,
+        "--text",
+        "reference",
+        "--effects",
+        "edge",
+        "--no-images",
+        "--no-witness",
+    )
     report(*asked, "--out", tmp_path)
     run = interp.open_run(tmp_path / "run")
     assert run["text"].values.tolist() == [s.text for s in interp.load_samples("digits", limit=2)]

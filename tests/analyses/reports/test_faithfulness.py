@@ -14,8 +14,15 @@ from tests.support import commands
 
 
 def test_the_report_and_its_redrawing(tmp_path):
-    methods = ["random", "CAM", "occlusion", "direct (Eq. 1)", "first order, integrated",
-               "exact edge", "exact slot"]  # fmt: skip
+    methods = [
+        "random",
+        "CAM",
+        "occlusion",
+        "direct (Eq. 1)",
+        "first order, integrated",
+        "exact edge",
+        "exact slot",
+    ]
     asked = ("--limit", 6, "--out", tmp_path / "a", "--no-witness", "--shard-size", 4)
     done = commands.run(script, *asked, "--methods", *methods)
     assert "6 samples ok, 0 skipped" in done.stdout
@@ -32,8 +39,11 @@ def test_the_report_and_its_redrawing(tmp_path):
     assert table.loc["CAM", "deletion 30 %"].startswith(f"{by_hand:.1f} [")
     pairs = pd.read_csv(tmp_path / "a/tables/direct_suffices.csv")
     assert set(pairs["second"]) == {
-        "first order, integrated", "exact edge", "exact slot", "occlusion",
-    }  # fmt: skip
+        "first order, integrated",
+        "exact edge",
+        "exact slot",
+        "occlusion",
+    }
     assert "not measured" in words.verb({"lower": np.nan, "upper": np.nan})
     assert (pairs["lower"] <= pairs["estimate"]).all()
     assert (pairs["estimate"] <= pairs["upper"]).all()
@@ -43,8 +53,10 @@ def test_the_report_and_its_redrawing(tmp_path):
     assert costs.loc["occlusion", "ratio"] > 1
     assert costs.loc["occlusion", "memory"] > costs.loc["CAM", "memory"] > 0
     assert json.loads((tmp_path / "a/manifest.json").read_text())["counts"] == {
-        "ok": 6, "skipped": 0, "failed": 0,
-    }  # fmt: skip
+        "ok": 6,
+        "skipped": 0,
+        "failed": 0,
+    }
     commands.run(script, "--from-run", tmp_path / "a/run", "--out", tmp_path / "b")
     assert (tmp_path / "b/index.html").read_text() == page
     # A map without a partner to compare it with has a report too.

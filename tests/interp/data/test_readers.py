@@ -24,9 +24,15 @@ def folder(tmp_path):
 
 
 def test_jsonl(folder, caplog):
-    good = {"id": "a", "image": "images/wide.png", "question": "what?", "answer": "blue",
-            "thinking": "it is blue.", "boxes": [[0, 0, 0.5, 0.5], [0.25, 0.25, 1, 1]],
-            "family": "colour"}  # fmt: skip
+    good = {
+        "id": "a",
+        "image": "images/wide.png",
+        "question": "what?",
+        "answer": "blue",
+        "thinking": "it is blue.",
+        "boxes": [[0, 0, 0.5, 0.5], [0.25, 0.25, 1, 1]],
+        "family": "colour",
+    }
     lines = [
         json.dumps(good),
         json.dumps({"image": "images/tall.png", "question": "q", "answer": "x", "boxes": None}),
@@ -54,9 +60,16 @@ def test_jsonl(folder, caplog):
 
 def test_visual_cot_in_both_formats(folder, caplog):
     """Its own example: 391 × 500, [217, 343, 242, 393] → [.542, .686, .592, .786] when padded."""
-    meta = {"question": "What is on the shelf?", "answer": "a vase", "image": "images/tall.png",
-            "width": 391, "height": 500, "bboxs": [[217, 343, 242, 393], [0, 0, 40, 40]],
-            "dataset": "gqa", "split": "val"}  # fmt: skip
+    meta = {
+        "question": "What is on the shelf?",
+        "answer": "a vase",
+        "image": "images/tall.png",
+        "width": 391,
+        "height": 500,
+        "bboxs": [[217, 343, 242, 393], [0, 0, 40, 40]],
+        "dataset": "gqa",
+        "split": "val",
+    }
     outside = {**meta, "bboxs": [[400, 10, 420, 20]]}
     partly = {**meta, "bboxs": [[380, 10, 420, 20], [5, 5, 5, 9]]}
     (folder / "val.jsonl").write_text("\n".join(json.dumps(x) for x in (meta, outside, partly)))
@@ -68,14 +81,22 @@ def test_visual_cot_in_both_formats(folder, caplog):
     assert [one.id for one in found] == ["gqa-val-0", "gqa-val-2"]
 
     turns = [
-        {"from": "human", "value": "<image>\nWhat is on the shelf? Please provide the bounding box "
-                                   "coordinate of the region that can help you."},
+        {
+            "from": "human",
+            "value": "<image>\nWhat is on the shelf? Please provide the bounding box "
+            "coordinate of the region that can help you.",
+        },
         {"from": "gpt", "value": "[0.542, 0.686, 0.592, 0.786]"},
         {"from": "human", "value": "<image>"},
         {"from": "gpt", "value": "a vase"},
-    ]  # fmt: skip
-    llava = {"dataset": "gqa", "split": "train", "question_id": 7, "conversations": turns,
-             "image": ["images/tall.png", "images/tall.png###[217, 343, 242, 393]"]}  # fmt: skip
+    ]
+    llava = {
+        "dataset": "gqa",
+        "split": "train",
+        "question_id": 7,
+        "conversations": turns,
+        "image": ["images/tall.png", "images/tall.png###[217, 343, 242, 393]"],
+    }
     (folder / "llava.json").write_text(json.dumps([llava, {**llava, "image": ["images/tall.png"]}]))
     (one,) = interp.load_samples(f"visual_cot:{folder / 'llava.json'}", split="train", limit=5)
     assert (one.question, one.answer) == ("What is on the shelf?", "a vase")
@@ -86,9 +107,15 @@ def test_visual_cot_in_both_formats(folder, caplog):
         interp.load_samples(f"visual_cot:{folder / 'no.json'}")
 
 
-BOXES = ["[0.1, 0.2, 0.5, 0.6]", "[0.9, 0.5, 1.005, 1.002]", "[1.064, 0.48, 1.334, 0.749]",
-         "[0.5, 0.5, 0.5, 0.9]", "nothing", "[0.1, 0.2, 0.3]",
-         "[0.0, 0.05, 1.0, 0.95]"]  # fmt: skip
+BOXES = [
+    "[0.1, 0.2, 0.5, 0.6]",
+    "[0.9, 0.5, 1.005, 1.002]",
+    "[1.064, 0.48, 1.334, 0.749]",
+    "[0.5, 0.5, 0.5, 0.9]",
+    "nothing",
+    "[0.1, 0.2, 0.3]",
+    "[0.0, 0.05, 1.0, 0.95]",
+]
 
 
 @pytest.fixture
@@ -96,10 +123,14 @@ def eight_k(folder):
     """Rows as in saliency-r1-8k, as a parquet file."""
     names = ["wide", "tall", "wide", "wide", "square", "wide", "wide"]
     table = {
-        "dataset": ["gqa"] * 7, "split": ["train"] * 7, "question_id": list(range(7)),
-        "problem": ["What is it?"] * 7, "bbox": BOXES, "solution": ["a vase"] * 7,
+        "dataset": ["gqa"] * 7,
+        "split": ["train"] * 7,
+        "question_id": list(range(7)),
+        "problem": ["What is it?"] * 7,
+        "bbox": BOXES,
+        "solution": ["a vase"] * 7,
         "image": [str(folder / f"images/{name}.png") for name in names],
-    }  # fmt: skip
+    }
     features = Features(
         {name: Value("int64" if name == "question_id" else "string") for name in table}
         | {"image": Image()}
@@ -158,16 +189,26 @@ def test_a_hugging_face_data_set_on_disk(folder, caplog):
     """With a broken image among the rows, which is found when it is measured and not before."""
     content = [(folder / f"images/{name}.png").read_bytes() for name in ("wide", "tall", "square")]
     table = {
-        "image": [{"bytes": content[0], "path": None}, {"bytes": content[1][:80], "path": None},
-                  {"bytes": content[2], "path": None}, None],
-        "question": ["q"] * 4, "answer": ["a", "b", "c", "d"],
+        "image": [
+            {"bytes": content[0], "path": None},
+            {"bytes": content[1][:80], "path": None},
+            {"bytes": content[2], "path": None},
+            None,
+        ],
+        "question": ["q"] * 4,
+        "answer": ["a", "b", "c", "d"],
         "boxes": [[[0.0, 0.0, 0.5, 0.5]], None, [[0.1, 0.1, 1.0, 1.0], [0, 0, 0.2, 0.2]], None],
         "id": ["x/1", "x/2", "x/1", "y"],
-    }  # fmt: skip
+    }
     features = Features(
-        {"image": Image(), "question": Value("string"), "answer": Value("string"),
-         "boxes": List(List(Value("float64"))), "id": Value("string")}
-    )  # fmt: skip
+        {
+            "image": Image(),
+            "question": Value("string"),
+            "answer": Value("string"),
+            "boxes": List(List(Value("float64"))),
+            "id": Value("string"),
+        }
+    )
     Dataset.from_dict(table, features=features).save_to_disk(folder / "saved")
     with caplog.at_level(logging.WARNING):
         found = interp.load_samples(f"hf:{folder / 'saved'}", limit=10)

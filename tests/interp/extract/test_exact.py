@@ -91,9 +91,14 @@ def test_bfloat16_stays_within_its_bound(processor):
 
 @pytest.mark.parametrize(
     ("gauge", "mode"),
-    [("raw", "zero"), ("centered", "zero"), ("contrast", "zero"), ("centered", "mean"),
-     ("contrast", "mask")],
-)  # fmt: skip
+    [
+        ("raw", "zero"),
+        ("centered", "zero"),
+        ("contrast", "zero"),
+        ("centered", "mean"),
+        ("contrast", "mask"),
+    ],
+)
 def test_effects_equal_the_slow_reference(case, gauge, mode):
     model, inputs, positions, targets = case
     image = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0].tolist()

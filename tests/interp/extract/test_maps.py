@@ -60,10 +60,17 @@ def test_the_released_variant_equals_its_slow_reference(case):
     ds = interp.extract.maps(vlm, sample, kinds=("bottleneck",), only="answer", variant="release")
     assert ds.attrs["gauge"] == "raw"
     visual = rows_of(ds, "image")
-    slow = reference.released_map(
-        clean, ds.target_position.values.tolist(), ds.target_token_id.values.tolist(),
-        rows_of(ds, "thinking"), visual,
-    ).detach().numpy()  # fmt: skip
+    slow = (
+        reference.released_map(
+            clean,
+            ds.target_position.values.tolist(),
+            ds.target_token_id.values.tolist(),
+            rows_of(ds, "thinking"),
+            visual,
+        )
+        .detach()
+        .numpy()
+    )
     mine = maps.holistic(ds).values.ravel()
     assert np.abs(mine - slow).max() <= 1e-5 * np.abs(slow).max()
     paper = interp.extract.maps(vlm, sample, kinds=("bottleneck",), only="answer", gauge="raw")

@@ -68,8 +68,13 @@ def test_shapley_values_equal_the_slow_reference(case):
         model, inputs, gauge=("centered", "contrast"), foils=[7, 8, 9], **asked
     )
     assert ds.shapley.dims == (
-        "target", "source_set", "reference", "path_class", "norm", "gauge",
-    )  # fmt: skip
+        "target",
+        "source_set",
+        "reference",
+        "path_class",
+        "norm",
+        "gauge",
+    )
     sizes = scale(model, inputs, asked)
     source_set, name, k = "some", "one", 1
     clean, other, rows = slow_pair(model, inputs, asked, source_set, name)

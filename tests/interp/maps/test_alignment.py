@@ -111,8 +111,13 @@ def test_the_viewer_draws_what_is_chosen():
     method, token, layer, head, same_scale, label = controls.children
     seen = [bytes(picture.value)]
     assert seen[0].startswith(b"\x89PNG") and "answer" in label.value
-    for control, value in ((token, 0), (layer, 2), (head, 1), (same_scale, True),
-                           (method, "rollout")):  # fmt: skip
+    for control, value in (
+        (token, 0),
+        (layer, 2),
+        (head, 1),
+        (same_scale, True),
+        (method, "rollout"),
+    ):
         control.value = value
         assert bytes(picture.value) not in seen, control.description
         seen.append(bytes(picture.value))

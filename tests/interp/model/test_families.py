@@ -22,9 +22,10 @@ def model(processor):
 def family(monkeypatch, **changed):
     """Qwen2.5-VL with other parts than its file says."""
     monkeypatch.setitem(
-        families.MODEL_FAMILIES, "qwen2_5_vl",
+        families.MODEL_FAMILIES,
+        "qwen2_5_vl",
         lambda model: replace(qwen2_5_vl.locate(model), **changed),
-    )  # fmt: skip
+    )
 
 
 def test_parts_are_the_models_own_modules(model):
@@ -89,18 +90,33 @@ def test_another_family_of_the_same_algebra_needs_one_function(processor, monkey
     """A random Qwen2-VL, known by its `locate` alone, passes every oracle."""
     config = Qwen2VLConfig(
         text_config={
-            "vocab_size": len(processor.tokenizer) + 13, "hidden_size": 64,
-            "intermediate_size": 134, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.15,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4,
-                                "mrope_section": [4, 2, 2]},
-            "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+            "vocab_size": len(processor.tokenizer) + 13,
+            "hidden_size": 64,
+            "intermediate_size": 134,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.15,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [4, 2, 2],
+            },
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "pad_token_id": 0,
         },
-        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2,
-                       "mlp_ratio": 2},
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 64,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+        },
         tie_word_embeddings=False,
         **odd_models.special_ids(processor.tokenizer),
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     model = Qwen2VLForConditionalGeneration(config).double().eval()
     with pytest.raises(ValueError, match="got 'qwen2_vl'; add its file"):

@@ -27,8 +27,11 @@ def in_a_small_process(action: str, folder: Path, *numbers: int):
     """Without torch, so that it forks at once."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.writer", action, str(folder), *map(str, numbers)],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -51,8 +54,11 @@ def test_a_killed_writer_leaves_nothing_that_opens_and_another_goes_on(tmp_path,
     assert found["midway"] > count / 2, "most kills have to hit a run in the making"
     assert found["opened_incomplete"] == 0
     assert found["differ_after_resuming"] == 0
-    tried("kill −9 while a run is written", count,
-          "no incomplete run opens; a resumed one has the bytes of one never cut off")  # fmt: skip
+    tried(
+        "kill −9 while a run is written",
+        count,
+        "no incomplete run opens; a resumed one has the bytes of one never cut off",
+    )
 
 
 def test_every_flipped_bit_is_refused_or_harmless(run, tried):
@@ -72,8 +78,11 @@ def test_every_flipped_bit_is_refused_or_harmless(run, tried):
         file.write_bytes(content)
     assert interp.open_run(run).identical(expected)
     assert count > 200
-    tried("one bit of one byte of a shard flipped", count,
-          "open_run names the shard; unless all bytes are compared, reading fails")  # fmt: skip
+    tried(
+        "one bit of one byte of a shard flipped",
+        count,
+        "open_run names the shard; unless all bytes are compared, reading fails",
+    )
 
 
 def _refused_or_the_same(run, expected) -> None:
@@ -100,14 +109,17 @@ def test_missing_and_truncated_files_are_refused(run, tried):
     shutil.rmtree(store.shard_path(run, 1))
     with pytest.raises(ValueError, match=r"shard 00001\.zarr .* got none"):
         interp.open_run(run)
-    tried("a file of a shard missing, empty, cut in half or longer", count,
-          "open_run names the shard")  # fmt: skip
+    tried(
+        "a file of a shard missing, empty, cut in half or longer", count, "open_run names the shard"
+    )
 
 
 def test_damaged_manifests_are_refused(run, tried):
     confirmation = store.shard_path(run, 2).with_suffix(".json")
-    for path, message in ((run / "manifest.json", "expected JSON|expected a run|expected schema"),
-                          (confirmation, r"00002\.zarr .* no confirmation")):  # fmt: skip
+    for path, message in (
+        (run / "manifest.json", "expected JSON|expected a run|expected schema"),
+        (confirmation, r"00002\.zarr .* no confirmation"),
+    ):
         content = path.read_text()
         for damaged in (None, "", content[: len(content) // 2], "[]", "{}"):
             path.unlink()
@@ -120,16 +132,22 @@ def test_damaged_manifests_are_refused(run, tried):
     confirmation.write_text(json.dumps(said | {"samples": ["another"]}))
     with pytest.raises(ValueError, match=r"00002\.zarr .* other samples"):
         interp.open_run(run)
-    tried("a manifest missing, empty, cut in half or of something else", 11,
-          "open_run says what it expected")  # fmt: skip
+    tried(
+        "a manifest missing, empty, cut in half or of something else",
+        11,
+        "open_run says what it expected",
+    )
 
 
 def test_a_full_disk_is_an_error_and_the_run_goes_on_afterwards(tmp_path, tried):
     limits = (50, 400, 700)
     found = in_a_small_process("limited", tmp_path, *limits)
     assert found == [{"refused": True, "opened": False, "same_after_resuming": True}] * len(limits)
-    tried("the device takes no more bytes, at three points", 3,
-          "an error in one line; nothing opens; --resume gives the same bytes")  # fmt: skip
+    tried(
+        "the device takes no more bytes, at three points",
+        3,
+        "an error in one line; nothing opens; --resume gives the same bytes",
+    )
 
 
 def test_a_read_only_folder_is_an_error(tmp_path, tried):
@@ -199,8 +217,10 @@ def test_an_unfinished_run_opens_in_part_lazily_with_dask(tmp_path, monkeypatch,
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(9, 14)), min_size=1, max_size=4),
-       st.integers(1, 3))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(9, 14)), min_size=1, max_size=4),
+    st.integers(1, 3),
+)
 def test_what_is_stored_comes_back(tmp_path, sizes, shard_size):
     """Samples of any lengths in shards of any size: the same numbers, labels and order."""
     made = {f"s{k}": writer.one_sample(*size, seed=k) for k, size in enumerate(sizes)}

@@ -105,8 +105,11 @@ def test_intervals_cover_the_mean_of_a_known_law(law, tried):
     covered = float(((found["lower"] <= mean) & (found["upper"] >= mean)).mean())
     assert low < covered < high, (law, covered)
     np.testing.assert_allclose(found["estimate"], draws.mean("sample"))
-    tried("intervals of 95 % on known laws, 100 images each", trials,
-          "cover the mean in 93 to 97 % of the cases")  # fmt: skip
+    tried(
+        "intervals of 95 % on known laws, 100 images each",
+        trials,
+        "cover the mean in 93 to 97 % of the cases",
+    )
 
 
 def test_targets_of_one_image_are_one_unit(written):

@@ -222,18 +222,27 @@ def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
 
     vlm = interp.load_model("tiny")
     config = SFTConfig(
-        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, report_to=[],
-        use_cpu=True, max_length=None, save_strategy="no",
-        dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        report_to=[],
+        use_cpu=True,
+        max_length=None,
+        save_strategy="no",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+    )
     mix = Mix(4, 1, (0.0, 0.0, 0.0), ("count",), 0.0)
     scenes = texts(4, mix.scene)
 
     def trainer():
         return SFTTrainer(
-            model=vlm.model, args=config, train_dataset=scenes, processing_class=vlm.processor,
+            model=vlm.model,
+            args=config,
+            train_dataset=scenes,
+            processing_class=vlm.processor,
             callbacks=[Certified()],
-        )  # fmt: skip
+        )
 
     attention = vlm.model.model.language_model.layers[1].self_attn
     hook = attention.register_forward_hook(
@@ -252,10 +261,21 @@ def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
 def test_the_command_writes_the_certificate(tmp_path):
     out = tmp_path / "certificate.json"
     done = subprocess.run(
-        [sys.executable, "analyses/validate_extractor.py", "--limit", "1", "--no-witness",
-         "--out", out],
-        cwd=ROOT, check=False, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "analyses/validate_extractor.py",
+            "--limit",
+            "1",
+            "--no-witness",
+            "--out",
+            out,
+        ],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "checks passed" in done.stdout
     assert json.loads(out.read_text())["is_passed"]
