@@ -5,7 +5,7 @@ r"""Everything that is to be measured on a GPU, most wanted first, within some m
 Exactness tests on the device; certificates of a random model of 3B's shape; speed and memory of
 every extraction at 3B's and 7B's full depth; a profile of one ledger; the saliency reward's share
 of a GRPO step. Writes one JSON file a device, renewed while it runs, and stops by itself in time: a
-step that is out of time is stopped, and what it has measured stays.
+step that is out of time is stopped, and what it has measured stays. With `--steps`, the file's other steps stay too.
 
 `python -m analyses.benchmarks.wheels` packs what a machine without a package index lacks.
 """
@@ -26,6 +26,7 @@ from analyses.benchmarks import steps
 from analyses.benchmarks.options import GPU
 from analyses.benchmarks.steps import STEPS
 from analyses.benchmarks.timing import PRELOADED
+from analyses.benchmarks.wheels import ROOT
 from analyses.options import parse
 
 SHARES = {"exactness": 0.2, "certificate": 0.2, "3b": 0.4, "profile": 0.1, "reward": 0.25}
@@ -46,10 +47,12 @@ def run(options: GPU, clock: Callable[[], float] = time.monotonic) -> dict:
     """
     end = clock() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
+    asked = ("machine", *steps_of(options))
     found = {"minutes": options.minutes, "steps": {}}
-    for name in ("machine", *steps_of(options)):
+    for name in asked:
         found["steps"][name] = {"status": "not started", "seconds": 0.0, "records": []}
-    for name, step in found["steps"].items():
+    for name in asked:
+        step = found["steps"][name]
         if "machine" not in found and name != "machine":
             break
         left = end - clock()
@@ -59,8 +62,9 @@ def run(options: GPU, clock: Callable[[], float] = time.monotonic) -> dict:
         step.update(_run_step(name, options, limit, clock))
         if name == "machine" and step["status"] == "done":
             found["machine"] = step["records"][0]
+            _keep_earlier(found, options.out)
         if "machine" in found:
-            found["path"] = str(_write(found, options.out))
+            _write(found, options.out)
         log = f"; {step['log'][-1]}" if step.get("log") else ""
         print(
             f"{name}: {step['status']}, {len(step['records'])} records, "
@@ -107,7 +111,8 @@ def _run_step(name: str, options: GPU, limit: float, clock) -> dict:
             found["status"] = "out of time"
         elif child.exitcode:
             found["status"] = "failed"
-            found["log"] = (folder / "log").read_text().strip().splitlines()[-20:]
+            log = (folder / "log").read_text().replace(f"{ROOT}/", "")
+            found["log"] = log.strip().splitlines()[-20:]
     return found
 
 
@@ -127,14 +132,27 @@ def _records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _write(found: dict, folder: Path) -> Path:
-    """Writes the JSON file, named by device; returns its path."""
+def path_of(found: dict, folder: Path) -> Path:
+    """The JSON file's path, named by device."""
     device = re.sub("[^a-z0-9]+", "-", found["machine"]["device"].lower()).strip("-")
-    path = folder / f"gpu-{device}.json"
+    return folder / f"gpu-{device}.json"
+
+
+def _keep_earlier(found: dict, folder: Path) -> None:
+    """Steps that are not asked for stay as the file has them, from the same versions alone."""
+    path = path_of(found, folder)
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    if earlier and earlier["machine"]["versions"] == found["machine"]["versions"]:
+        steps = {name: earlier["steps"].get(name) for name in STEPS} | found["steps"]
+        found["steps"] = {name: step for name, step in steps.items() if step}
+
+
+def _write(found: dict, folder: Path) -> None:
+    """Writes the JSON file."""
+    path = path_of(found, folder)
     aside = path.with_suffix(".part")
     aside.write_text(json.dumps(found, indent=1) + "\n")
     aside.replace(path)
-    return path
 
 
 def main() -> int:
@@ -151,9 +169,10 @@ def main() -> int:
             f"error: expected a device {options.device!r}, got none: {lines[-1]}", file=sys.stderr
         )
         return 2
-    missing = [name for name, step in found["steps"].items() if step["status"] != "done"]
+    ran = {name: found["steps"][name]["status"] for name in ("machine", *steps_of(options))}
+    missing = [name for name, status in ran.items() if status != "done"]
     ending = f"; not done: {', '.join(missing)}" if missing else ""
-    print(f"{found['path']}: {len(found['steps']) - len(missing)} steps done{ending}")
+    print(f"{path_of(found, options.out)}: {len(ran) - len(missing)} steps done{ending}")
     return 3 if missing else 0
 
 

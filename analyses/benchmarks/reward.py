@@ -12,7 +12,7 @@ from dataclasses import replace
 from statistics import median
 
 from analyses.benchmarks.models import SHAPES, Setting, as_vlm, make_model, make_sample, make_text
-from analyses.benchmarks.timing import seconds
+from analyses.benchmarks.timing import in_turns, seconds
 
 DEPTHS = (1, 3)
 GROUP = 8  # completions of a prompt that are decoded together
@@ -21,7 +21,13 @@ RULES = ("direct", "effect")
 
 
 def reward_cost(
-    setting: Setting, n_prompt: int, n_new: int, repeats: int, *, is_extended: bool = True
+    setting: Setting,
+    n_prompt: int,
+    n_new: int,
+    repeats: int,
+    *,
+    is_extended: bool = True,
+    write: Callable[[dict], None] = lambda record: None,
 ) -> dict:
     """Seconds of every part of a step per completion, and what each reward adds, as a share.
 
@@ -32,13 +38,16 @@ def reward_cost(
         repeats: rounds, of which the median counts.
         is_extended: measure two shallow models and a few decoding steps, and extend; otherwise all
             layers and a whole generation are measured.
+        write: takes the seconds of all but a whole generation, which comes last, once measured.
     """
     layers = SHAPES[setting.shape][5]
     depths = DEPTHS if is_extended else (layers,)
     by_depth = {}
     for depth in depths:
         here = replace(setting, layers=depth)
-        by_depth[depth] = _parts(here, n_prompt, n_new, repeats, is_extended=is_extended)
+        by_depth[depth] = _parts(
+            here, n_prompt, n_new, repeats, is_extended=is_extended, write=write
+        )
     whole = by_depth[depths[-1]]
     if is_extended:
         shallow, deep = (by_depth[depth] for depth in depths)
@@ -64,20 +73,22 @@ def reward_cost(
 
 
 def _parts(
-    setting: Setting, n_prompt: int, n_new: int, repeats: int, *, is_extended: bool
+    setting: Setting, n_prompt: int, n_new: int, repeats: int, *, is_extended: bool, write
 ) -> dict[str, float]:
     """Seconds per completion at one depth."""
     vlm, sample, text = _case(setting, n_prompt, n_new)
     todo = _tasks(vlm, sample, text, n_new)
-    name, per_completion = "decoding", n_new / N_DECODED / GROUP
+    per_completion = n_new / N_DECODED / GROUP
     if not is_extended:
-        del todo["prefill"]  # generation has one of its own
-        todo["decoding"], per_completion = _generation(vlm, sample, n_new), 1 / GROUP
-    for task in todo.values():
-        task()
-    rounds = [{k: seconds(t, setting.device) for k, t in todo.items()} for _ in range(repeats)]
-    found = {one: median(every[one] for every in rounds) for one in todo}
-    found[name] *= per_completion
+        del todo["prefill"], todo["decoding"]  # a whole generation has both
+    rounds = in_turns(list(todo), todo, repeats, setting.device)
+    found = {name: median(times) for name, times in rounds.items()}
+    write({"layers": setting.layers, "seconds": dict(found)})
+    if not is_extended:
+        # Once, and last: hundreds of equal steps need no warm-up, and take longest.
+        found["decoding"] = seconds(_generation(vlm, sample, n_new), setting.device)
+        per_completion = 1 / GROUP
+    found["decoding"] *= per_completion
     return found
 
 

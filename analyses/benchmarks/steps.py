@@ -21,6 +21,7 @@ from analyses.benchmarks.wheels import ROOT, locked
 
 PACKAGES = ("torch", "transformers", "nnsight", "peft", "accelerate", "xarray", "numpy")
 EXACTNESS = "tests/interp/test_device.py"
+SLOW = ("patch_effects",)
 Write = Callable[[dict], None]
 
 
@@ -77,7 +78,11 @@ def machine(_sizes: Sizes, device: str, write: Write) -> None:
             "cuda": torch.version.cuda,
         }
     found |= {"versions": {name: version(name) for name in PACKAGES}, "lock": pins}
-    write(found | {"allow_tf32": torch.backends.cuda.matmul.allow_tf32})
+    found["allow_tf32"] = {
+        "products": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions": torch.backends.cudnn.allow_tf32,
+    }
+    write(found)
 
 
 def exactness(sizes: Sizes, device: str, write: Write) -> None:
@@ -147,14 +152,16 @@ def certificate(sizes: Sizes, device: str, write: Write) -> None:
 
 
 def speed(number: int, sizes: Sizes, device: str, write: Write) -> None:
-    """Every extraction against a plain forward, at full depth: single sequences, then a batch."""
+    """Every extraction against a plain forward, at full depth: what is slow comes last."""
     from analyses.benchmarks.timing import BATCHED, EXTRACTIONS, map_tasks, paired, peak_of, tasks
 
     first = full_depth(sizes.shapes[number], sizes, device, sizes.tokens[0])
     model = make_model(first)
-    plan = [(n, EXTRACTIONS, tasks) for n in sizes.tokens]
-    plan += [(sizes.tokens[0], BATCHED, tasks)]
+    quick = tuple(name for name in EXTRACTIONS if name not in SLOW)
+    plan = [(sizes.tokens[0], quick, tasks), (sizes.tokens[0], BATCHED, tasks)]
+    plan += [(n, quick, tasks) for n in sizes.tokens[1:]]
     plan += [(n, ("maps",), map_tasks) for n in sizes.tokens]
+    plan += [(n, SLOW, tasks) for n in sizes.tokens]
     for n_tokens, names, make_tasks in plan:
         todo = make_tasks(model, replace(first, tokens=n_tokens))
         plain = next(name for name in todo if name.startswith("forward"))
@@ -201,7 +208,9 @@ def reward(sizes: Sizes, device: str, write: Write) -> None:
 
     setting = full_depth(sizes.shapes[0], sizes, device, sizes.tokens[0])
     n_prompt, repeats = sizes.tokens[0], min(3, sizes.repeats)
-    found = reward_cost(setting, n_prompt, sizes.new_tokens, repeats, is_extended=False)
+    found = reward_cost(
+        setting, n_prompt, sizes.new_tokens, repeats, is_extended=False, write=write
+    )
     write({"shape": setting.shape, "dtype": setting.dtype} | found)
 
 

@@ -77,7 +77,8 @@ def test_it_runs_whole_with_nothing_but_the_packed_wheels(tmp_path):
     ledger = records["profile"][2]
     assert ledger["n_operators"] > records["profile"][1]["n_operators"]
     assert ledger["host_seconds"]["nnsight"] > 0
-    added = records["reward"][0]
+    parts, added = records["reward"]
+    assert added["measured_seconds"]["2"].items() >= parts["seconds"].items()
     assert added["step_seconds"] > added["step_parts_seconds"]["decoding"] > 0
     assert set(added["added"]) == {"direct", "effect"}
 
@@ -103,6 +104,21 @@ def test_a_step_out_of_time_is_stopped_and_keeps_what_it_measured(tmp_path, monk
     written = json.loads((out / "gpu-cpu.json").read_text())["steps"]
     assert written["3b"]["records"] == found["3b"]["records"]
     assert not list(out.glob("*.part"))
+
+
+def test_other_steps_of_the_same_versions_stay_in_the_file(tmp_path):
+    options = GPU(device="cpu", steps=("profile",), toy=True, out=tmp_path)
+    earlier = {"status": "out of time", "seconds": 3.0, "records": [{"task": "forward"}]}
+    whole = gpu.run(options)
+    path = gpu.path_of(whole, tmp_path)
+    whole["steps"]["3b"] = earlier
+    path.write_text(json.dumps(whole))
+    assert gpu.run(options)["steps"]["3b"] == earlier
+    kept = json.loads(path.read_text())
+    assert list(kept["steps"]) == ["machine", "3b", "profile"]
+    kept["machine"]["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(kept))
+    assert list(gpu.run(options)["steps"]) == ["machine", "profile"]
 
 
 def test_without_the_device_it_says_so(capsys, monkeypatch, tmp_path):
