@@ -5,7 +5,8 @@ r"""Everything that is to be measured on a GPU, most wanted first, within some m
 Exactness tests on the device; certificates of a random model of 3B's shape; speed and memory of
 every extraction at 3B's and 7B's full depth; a profile of one ledger; the saliency reward's share
 of a GRPO step. Writes one JSON file a device, renewed while it runs, and stops by itself in time: a
-step that is out of time is stopped, and what it has measured stays. With `--steps`, the file's other steps stay too.
+step that is out of time is stopped, and what it has measured stays. With `--steps`, the file's
+other steps stay too.
 
 `python -m analyses.benchmarks.wheels` packs what a machine without a package index lacks.
 """

@@ -1,0 +1,32 @@
+"""Figures: one labelled array → one Axes. Data first, Axes second; nothing is computed here."""
+
+from interp.plots.charts import (
+    by_layer,
+    class_means,
+    direct_against_total,
+    errors,
+    margin_legend,
+    margins,
+    node_means,
+    path_means,
+    shares,
+)
+from interp.plots.pictures import overlay, scene, signed_map, token_strip
+from interp.plots.style import use_style
+
+__all__ = [
+    "by_layer",
+    "class_means",
+    "direct_against_total",
+    "errors",
+    "margin_legend",
+    "margins",
+    "node_means",
+    "overlay",
+    "path_means",
+    "scene",
+    "shares",
+    "signed_map",
+    "token_strip",
+    "use_style",
+]
