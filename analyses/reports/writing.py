@@ -4,8 +4,11 @@ One function for all reports: each makes a `Report` out of a run, without a mode
 it down. The same run gives the same files.
 """
 
+import base64
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -61,6 +64,22 @@ class Report:
     """Values that fill the page's template, besides images, attributes and counts."""
     records: dict[str, dict] = field(default_factory=dict)
     """More JSON files by name, for machines and for other reports."""
+    linked: str | None = None
+    """Another report, whose summary the page shows where it lies in a folder of its name in OUT."""
+
+
+def write_report(name: str, run_path: Path, out: Path) -> dict[str, int]:
+    """Writes a run's report into `out`; returns how many samples were ok, skipped and failed.
+
+    Args:
+        name: one of `analyses.reports.REPORTS`.
+        run_path: the run.
+        out: folder of the report.
+
+    Raises:
+        ValueError: a run that cannot be opened, or is not of this report.
+    """
+    return write(import_module(f"analyses.reports.{name}.page").make_report(run_path), out)
 
 
 def write(report: Report, out: Path) -> dict[str, int]:
@@ -83,6 +102,7 @@ def write(report: Report, out: Path) -> dict[str, int]:
         attributes=report.run.attrs,
         provenance=short,
         counts=counts,
+        linked=_summary(out / report.linked) if report.linked else None,
         **report.page,
     )
     (out / "index.html").write_text(page)
@@ -96,6 +116,15 @@ def write(report: Report, out: Path) -> dict[str, int]:
     }
     write_json(out / "manifest.json", content)
     return counts
+
+
+def _summary(folder: Path) -> dict | None:
+    """What another report says of itself, with its figure; None where there is none."""
+    if not (folder / "summary.json").is_file():
+        return None
+    summary = json.loads((folder / "summary.json").read_text())
+    image = base64.b64encode((folder / summary["figure"]).read_bytes()).decode()
+    return summary | {"image": image}
 
 
 def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:

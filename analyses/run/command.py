@@ -59,12 +59,14 @@ def make_report(name: str, options) -> int:
     def work() -> dict[str, int]:
         from importlib import import_module
 
+        from analyses.reports.writing import write_report
+
         refuse_several_processes()
         path = options.from_run
         if path is None:
             path = options.out / "run"
             import_module(f"analyses.reports.{name}.measure").measure_run(options, path)
-        return import_module(f"analyses.reports.{name}.page").write_report(path, options.out)
+        return write_report(name, path, options.out)
 
     page = options.out / "index.html"
     return run(work, page, log_level=options.log_level, threads=options.threads)

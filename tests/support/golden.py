@@ -7,7 +7,6 @@ A change of the tables is a change of numbers: it belongs into the commit messag
 """
 
 import argparse
-import inspect
 import shutil
 import subprocess
 import sys
@@ -41,8 +40,7 @@ ASKED = {
 def tables(name: str, run: Path) -> dict[str, pd.DataFrame]:
     """The tables that the code of today makes of a run, as CSV keeps them."""
     make = import_module(f"analyses.reports.{name}.page").make_report
-    more = (run.parent,) if "out" in inspect.signature(make).parameters else ()
-    made = {key: one for key, one in make(run, *more).tables.items() if one is not None}
+    made = {key: one for key, one in make(run).tables.items() if one is not None}
     with tempfile.TemporaryDirectory() as folder:
         for key, one in made.items():
             one.to_csv(Path(folder) / key, index=False)

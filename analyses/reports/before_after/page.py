@@ -11,17 +11,8 @@ from analyses.reports.before_after import figures, findings
 from analyses.reports.before_after.findings import ArmFindings, controls
 from analyses.reports.before_after.runs import open_arms
 from analyses.reports.before_after.words import sentences
-from analyses.reports.writing import Report, statuses, write
+from analyses.reports.writing import Report, statuses
 from interp.vocabulary import RULE_TITLES
-
-
-def write_report(run_path: Path, out: Path) -> dict[str, int]:
-    """Writes the report of a run into `out`; returns how many samples were ok, skipped, failed.
-
-    Raises:
-        ValueError: a run that cannot be opened.
-    """
-    return write(make_report(run_path), out)
 
 
 def make_report(run_path: Path) -> Report:

@@ -1,6 +1,5 @@
 """A run → the report: figures, tables, manifest and one self-contained page. Needs no model."""
 
-import base64
 import json
 from functools import partial
 from pathlib import Path
@@ -14,27 +13,14 @@ from analyses.reports.direct_vs_indirect import comparison, figures, findings, v
 from analyses.reports.direct_vs_indirect.all_paths import Indirect
 from analyses.reports.direct_vs_indirect.findings import MARK, Findings
 from analyses.reports.direct_vs_indirect.words import headlines, verdict_sentence
-from analyses.reports.writing import Report, write
+from analyses.reports.writing import Report
 from interp.vocabulary import PATH_TITLES
 
 CELL_NUMBERS = ("te", "delta", "share", "weighted_share", "median_share", "strict_share")
 
 
-def write_report(run_path: Path, out: Path) -> dict[str, int]:
-    """Writes the report of a run into `out`; returns how many samples were ok, skipped, failed.
-
-    Raises:
-        ValueError: a run that cannot be opened.
-    """
-    return write(make_report(run_path, out), out)
-
-
-def make_report(run_path: Path, out: Path) -> Report:
+def make_report(run_path: Path) -> Report:
     """The report of a run, before anything is drawn.
-
-    Args:
-        run_path: the run.
-        out: folder of the report, where another report may lie.
 
     Raises:
         ValueError: a run that cannot be opened.
@@ -52,22 +38,13 @@ def make_report(run_path: Path, out: Path) -> Report:
         run_path=run_path,
         draw=partial(figures.draw, found, run_path),
         tables=tables,
-        page=_page(found, _compared(tables, compared), _other_report(out)),
+        page=_page(found, _compared(tables, compared)),
+        linked="before_after",
         records={} if found.indirect is None else {"verdict": _verdict(found)},
     )
 
 
-def _other_report(out: Path) -> dict | None:
-    """Summary of the report on training in OUT/before_after; None without one."""
-    folder = out / "before_after"
-    if not (folder / "summary.json").is_file():
-        return None
-    summary = json.loads((folder / "summary.json").read_text())
-    image = base64.b64encode((folder / summary["figure"]).read_bytes()).decode()
-    return summary | {"image": image}
-
-
-def _page(found: Findings, compared: dict | None, training: dict | None) -> dict:
+def _page(found: Findings, compared: dict | None) -> dict:
     """Values that fill the template."""
     run = found.run
     skipped = [
@@ -81,7 +58,6 @@ def _page(found: Findings, compared: dict | None, training: dict | None) -> dict
         path_rows=_path_rows(found),
         accuracy=None if found.accuracy is None else found.accuracy.to_dict("records"),
         compared=compared,
-        training=training,
         **_indirect(found),
         missed=findings.missed_marks(found),
         mark=MARK,

@@ -10,19 +10,10 @@ from analyses.reports import intervals
 from analyses.reports.faithfulness import figures, findings
 from analyses.reports.faithfulness.findings import MapFindings
 from analyses.reports.faithfulness.words import sentences, verb
-from analyses.reports.writing import Report, write
+from analyses.reports.writing import Report
 
 BOUNDS = ("estimate", "lower", "upper")
 LOWER_IS_BETTER = {"deletion": True, "insertion": False}
-
-
-def write_report(run_path: Path, out: Path) -> dict[str, int]:
-    """Writes the report of a run into `out`; returns how many samples were ok, skipped, failed.
-
-    Raises:
-        ValueError: a run that cannot be opened.
-    """
-    return write(make_report(run_path), out)
 
 
 def make_report(run_path: Path) -> Report:

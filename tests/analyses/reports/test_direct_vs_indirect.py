@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import interp
 from analyses import direct_vs_indirect
 from analyses.options import DirectVsIndirectReport
+from analyses.reports import writing
 from analyses.run.shards import write_run
 from interp.data.sample import Sample
 from interp.store import opening as store
@@ -203,46 +204,30 @@ def many_boxes(sample):
     return replace(sample, boxes=np.concatenate([sample.boxes[:1], small]))
 
 
-def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, caplog):
-    from analyses.reports.direct_vs_indirect import measure, page
+def written(folder, samples, vlm, *asked):
+    """A run of samples, without a certificate."""
+    from analyses.reports.direct_vs_indirect import measure
 
-    vlm = interp.load_model("tiny")
-    good = interp.load_samples("digits", limit=3)
+    asked = (*asked, "--no-witness", "--max-new-tokens", 40)
+    options = commands.parsed(DirectVsIndirectReport, *asked)
+    recipe = measure.Measurement(vlm, samples, options, certificate={})
+    recipe.finish = lambda *_: {}  # random weights and wrong images are other tests' business
+    write_run(folder, samples, recipe, options)
+    return interp.open_run(folder)
+
+
+def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, caplog):
+    vlm, good = interp.load_model("tiny"), interp.load_samples("digits", limit=3)
     good[2] = many_boxes(good[2])
-    bad = [
-        Sample("missing", tmp_path / "none.png", "what?", "a"),
-        Sample("special", good[0].image, "what <|image_pad|>?", "a"),
-    ]
+    missing = Sample("missing", tmp_path / "none.png", "what?", "a")
+    special = Sample("special", good[0].image, "what <|image_pad|>?", "a")
     # In the second shard not one can be measured.
-    samples = [
-        good[0],
-        bad[0],
-        good[1],
-        bad[1],
-        replace(bad[1], id="b"),
-        replace(bad[1], id="c"),
-        good[2],
-    ]
-    options = commands.parsed(
-        DirectVsIndirectReport,
-        "--effects",
-        "edge",
-        "--shard-size",
-        3,
-        "--no-witness",
-        "--max-new-tokens",
-        40,
-    )
-    write_run(
-        tmp_path / "run",
-        samples,
-        measure.Measurement(vlm, samples, options, certificate={}),
-        options,
-    )
-    opened = interp.open_run(tmp_path / "run")
+    emptied = [replace(special, id="b"), replace(special, id="c")]
+    samples = [good[0], missing, good[1], special, *emptied, good[2]]
+    opened = written(tmp_path / "run", samples, vlm, "--effects", "edge", "--shard-size", 3)
     assert opened["sample"].values.tolist() == [s.id for s in good]
     statuses = opened.attrs["statuses"]
-    assert [statuses[s.id]["status"] for s in bad] == ["skipped", "skipped"]
+    assert [statuses[s.id]["status"] for s in (missing, special)] == ["skipped", "skipped"]
     assert "readable image" in statuses["missing"]["reason"]
     assert "special tokens" in statuses["special"]["reason"]
     assert "skipped missing" in caplog.text
@@ -253,11 +238,8 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
     mine = opened.isel(target=(opened["target_sample"] == good[1].id).values)
     mine = mine.sel(source_set=alone["source_set"])
     np.testing.assert_allclose(mine["total"], alone["total"], atol=1e-5)
-    assert page.write_report(tmp_path / "run", tmp_path / "out") == {
-        "ok": 3,
-        "skipped": 4,
-        "failed": 0,
-    }
+    counts = writing.write_report("direct_vs_indirect", tmp_path / "run", tmp_path / "out")
+    assert counts == {"ok": 3, "skipped": 4, "failed": 0}
 
 
 def test_unfinished_texts_count_as_wrong(tmp_path):
@@ -272,18 +254,10 @@ def test_unfinished_texts_count_as_wrong(tmp_path):
 
 
 def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_path):
-    from analyses.reports.direct_vs_indirect import measure, page
-
-    vlm = interp.load_model("tiny")
-    bare = [
-        replace(s, thinking=None, boxes=None, twin=None)
-        for s in interp.load_samples("digits", limit=3)
-    ]
-    options = commands.parsed(DirectVsIndirectReport, "--text", "reference", "--no-witness")
-    recipe = measure.Measurement(vlm, bare, options, certificate={})
-    recipe.finish = lambda *_: {}  # random weights and wrong images are other tests' business
-    write_run(tmp_path / "run", bare, recipe, options)
-    assert page.write_report(tmp_path / "run", tmp_path / "out")["ok"] == 3
+    scenes = interp.load_samples("digits", limit=3)
+    bare = [replace(s, thinking=None, boxes=None, twin=None) for s in scenes]
+    written(tmp_path / "run", bare, interp.load_model("tiny"), "--text", "reference")
+    assert writing.write_report("direct_vs_indirect", tmp_path / "run", tmp_path / "out")["ok"] == 3
     text = (tmp_path / "out/index.html").read_text()
     assert "token of the thinking" not in text
     assert not has_nan(text)

@@ -12,59 +12,70 @@ from analyses.reports.faithfulness import words
 from interp.measures import normalised
 from tests.support import commands
 
+METHODS = [
+    "random",
+    "CAM",
+    "occlusion",
+    "direct (Eq. 1)",
+    "first order, integrated",
+    "exact edge",
+    "exact slot",
+]
 
-def test_the_report_and_its_redrawing(tmp_path):
-    methods = [
-        "random",
-        "CAM",
-        "occlusion",
-        "direct (Eq. 1)",
-        "first order, integrated",
-        "exact edge",
-        "exact slot",
-    ]
-    asked = ("--limit", 6, "--out", tmp_path / "a", "--no-witness", "--shard-size", 4)
-    done = commands.run(script, *asked, "--methods", *methods)
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("maps") / "out"
+    asked = ("--limit", 6, "--out", folder, "--no-witness", "--shard-size", 4)
+    done = commands.run(script, *asked, "--methods", *METHODS)
     assert "6 samples ok, 0 skipped" in done.stdout
-    page = (tmp_path / "a/index.html").read_text()
-    table = pd.read_csv(tmp_path / "a/tables/table1_answer.csv").set_index("method")
-    assert list(table.index) == methods
-    assert table.columns[0] == "deletion 5 %" and len(table.columns) == 6
-    assert all(cell in page for cell in table.loc["CAM"])
-    # The table's numbers out of the stored run, by hand.
-    stored = interp.open_run(tmp_path / "a/run")
-    part, whole = normalised(stored)
+    return folder
+
+
+def table(out, name):
+    return pd.read_csv(out / f"tables/{name}.csv")
+
+
+def test_table_1_holds_the_stored_runs_numbers_by_hand(out):
+    found = table(out, "table1_answer").set_index("method")
+    assert list(found.index) == METHODS
+    assert found.columns[0] == "deletion 5 %" and len(found.columns) == 6
+    page = (out / "index.html").read_text()
+    assert all(cell in page for cell in found.loc["CAM"])
+    part, whole = normalised(interp.open_run(out / "run"))
     at = {"explainer": "CAM", "change": "deletion", "share": 0.3, "text": "answer"}
     by_hand = float(part.sel(at).sum() / whole.sel(at).sum())
-    assert table.loc["CAM", "deletion 30 %"].startswith(f"{by_hand:.1f} [")
-    pairs = pd.read_csv(tmp_path / "a/tables/direct_suffices.csv")
-    assert set(pairs["second"]) == {
-        "first order, integrated",
-        "exact edge",
-        "exact slot",
-        "occlusion",
-    }
+    assert found.loc["CAM", "deletion 30 %"].startswith(f"{by_hand:.1f} [")
+    counts = json.loads((out / "manifest.json").read_text())["counts"]
+    assert counts == {"ok": 6, "skipped": 0, "failed": 0}
+
+
+def test_pairs_agreement_and_costs(out):
+    pairs = table(out, "direct_suffices")
+    assert set(pairs["second"]) == {*METHODS[4:], "occlusion"}
     assert "not measured" in words.verb({"lower": np.nan, "upper": np.nan})
     assert (pairs["lower"] <= pairs["estimate"]).all()
     assert (pairs["estimate"] <= pairs["upper"]).all()
-    own = pd.read_csv(tmp_path / "a/tables/agreement.csv").query("method == 'exact edge'")
-    assert own.query("exact == 'edge'")["estimate"].item() == pytest.approx(1)
-    costs = pd.read_csv(tmp_path / "a/tables/costs.csv").set_index("method")
+    own = table(out, "agreement").query("method == 'exact edge' and exact == 'edge'")
+    assert own["estimate"].item() == pytest.approx(1)
+    costs = table(out, "costs").set_index("method")
     assert costs.loc["occlusion", "ratio"] > 1
     assert costs.loc["occlusion", "memory"] > costs.loc["CAM", "memory"] > 0
-    assert json.loads((tmp_path / "a/manifest.json").read_text())["counts"] == {
-        "ok": 6,
-        "skipped": 0,
-        "failed": 0,
-    }
-    commands.run(script, "--from-run", tmp_path / "a/run", "--out", tmp_path / "b")
-    assert (tmp_path / "b/index.html").read_text() == page
-    # A map without a partner to compare it with has a report too.
-    alone = ("--limit", 1, "--no-witness", "--methods", "CAM", "--out", tmp_path / "d")
-    commands.run(script, *alone)
-    assert pd.read_csv(tmp_path / "d/tables/direct_suffices.csv").empty
-    run = interp.open_run(tmp_path / "d/run")
+
+
+def test_redrawing_gives_the_same_page(out, tmp_path):
+    commands.run(script, "--from-run", out / "run", "--out", tmp_path)
+    assert (tmp_path / "index.html").read_text() == (out / "index.html").read_text()
+
+
+def test_a_map_without_a_partner_has_a_report_too(tmp_path):
+    commands.run(script, "--limit", 1, "--no-witness", "--methods", "CAM", "--out", tmp_path)
+    assert table(tmp_path, "direct_suffices").empty
+    run = interp.open_run(tmp_path / "run")
     assert run["reference_answer"].attrs["long_name"] == "Reference answer"
     assert all("units" in variable.attrs for variable in run.data_vars.values())
-    wrong = commands.run(script, "--methods", "magic", "--out", tmp_path / "c", code=2)
-    assert "expected methods of" in wrong.stderr
+
+
+def test_an_unknown_method_is_refused(tmp_path):
+    done = commands.run(script, "--methods", "magic", "--out", tmp_path, code=2)
+    assert "expected methods of" in done.stderr
