@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from interp.capture.prefill import Prefill, prefill
 from interp.capture.replay import Replay, replay
+from interp.model import families
 from interp.model.adapters import base_of, check_base
-from interp.model.families import MODEL_FAMILIES, parts
+from interp.model.families import MODEL_FAMILIES
 from interp.model.parts import Parts
 from interp.model.state import fingerprint
 from interp.model.vlm import PROMPTS, VLM
@@ -202,9 +203,9 @@ def self_check(model: nn.Module) -> None:
     Raises:
         ValueError: a check failed, naming it; or an adapter that is not linear.
     """
-    where = parts(model)
+    parts = families.parts(model)
     device = next(model.parameters()).device
-    ids = torch.tensor([[i for i in range(20, 30) if i != where.image_token_id][:8]], device=device)
+    ids = torch.tensor([[i for i in range(20, 30) if i != parts.image_token_id][:8]], device=device)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     rows = torch.tensor([3, 7], device=device)
     context = prefill(model, batch, rows)
@@ -213,8 +214,8 @@ def self_check(model: nn.Module) -> None:
     with torch.enable_grad():
         played = replay(model, context, rows)
         moved = torch.autograd.grad(played.final.float().square().sum(), context.values)
-    _check_rows(where, played, n_tokens=ids.shape[1])
-    _check_drift(where, context, played)
+    _check_rows(parts, played, n_tokens=ids.shape[1])
+    _check_drift(parts, context, played)
     dead = [layer for layer, gradient in enumerate(moved) if not gradient.abs().sum() > 0]
     if dead:
         raise ValueError(
@@ -222,8 +223,8 @@ def self_check(model: nn.Module) -> None:
         )
 
 
-def _check_rows(where: Parts, played: Replay, n_tokens: int) -> None:
-    expected = (1, 2, where.n_heads, n_tokens)
+def _check_rows(parts: Parts, played: Replay, n_tokens: int) -> None:
+    expected = (1, 2, parts.n_heads, n_tokens)
     for layer, rows in enumerate(played.weights):
         if tuple(rows.shape) != expected or (rows.sum(-1) - 1).abs().max() > 1e-5:
             raise ValueError(
@@ -232,9 +233,9 @@ def _check_rows(where: Parts, played: Replay, n_tokens: int) -> None:
             )
 
 
-def _check_drift(where: Parts, context: Prefill, played: Replay) -> None:
+def _check_drift(parts: Parts, context: Prefill, played: Replay) -> None:
     with torch.no_grad():
-        again = where.output_embedding(where.final_norm(played.final[0]))
+        again = parts.output_embedding(parts.final_norm(played.final[0]))
     drift = (again - context.logits).float().norm() / context.logits.float().norm()
     limit = 1e-4 if again.dtype in (torch.float32, torch.float64) else 5e-2
     if not drift <= limit:

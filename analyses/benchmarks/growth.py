@@ -68,13 +68,13 @@ def estimated(setting: Setting, name: str) -> int:
     import torch
 
     from interp.capture.memory import Load, needed
-    from interp.model.families import parts
+    from interp.model import families
 
     with torch.device("meta"):
-        where = parts(make_model(replace(setting, device="meta")))
+        parts = families.parts(make_model(replace(setting, device="meta")))
     n_variants = 1 + setting.sets if name == "effects" else 1
     size = torch.empty(0, dtype=getattr(torch, setting.dtype)).element_size()
-    return needed(where, [Load(setting.tokens, setting.targets, n_variants)], size)
+    return needed(parts, [Load(setting.tokens, setting.targets, n_variants)], size)
 
 
 def _line(row: dict) -> str:

@@ -33,7 +33,7 @@ def tasks(model, setting: Setting) -> dict[str, Callable]:
     import torch
 
     import interp
-    from interp.model.families import parts
+    from interp.model import families
 
     batch = make_batch(model, setting.tokens)
     rows = list(range(setting.tokens - setting.targets - 1, setting.tokens - 1))
@@ -46,7 +46,7 @@ def tasks(model, setting: Setting) -> dict[str, Callable]:
 
     def decoder():
         with torch.no_grad():
-            parts(model).language_model(inputs_embeds=embeddings, use_cache=True)
+            families.parts(model).language_model(inputs_embeds=embeddings, use_cache=True)
 
     return {
         "forward": lambda: _forward(model, batch),

@@ -21,7 +21,7 @@ from interp.data.sample import Sample
 from interp.inputs import completions
 from interp.inputs import prompts as inputs
 from interp.loading import outline
-from interp.model.families import parts
+from interp.model import families
 from interp.model.vlm import PROMPTS, VLM
 from interp.store import writing
 
@@ -80,12 +80,12 @@ def _tell_memory(whole: VLM, options: Extraction, n_tokens: int, n_targets: int)
     size = next(whole.model.parameters()).element_size()
     is_full = isinstance(options, DirectVsIndirect) and options.detail == "full"
     load = Load(n_tokens, n_targets, n_variants=8, is_full=is_full)
-    where = parts(whole.model)
-    one = needed(where, [load], size)
+    parts = families.parts(whole.model)
+    one = needed(parts, [load], size)
     fitting = next(
         k
         for k in range(1, 1025)
-        if k == 1024 or needed(where, [load] * (k + 1), size) > options.max_memory
+        if k == 1024 or needed(parts, [load] * (k + 1), size) > options.max_memory
     )
     print(f"memory  {weights / GIB:.2f} GiB of weights ({whole.model.dtype}) in every process;")
     said = f"{fitting} at once in" if one <= options.max_memory else "more than"

@@ -65,7 +65,7 @@ def mean_values(
 
 
 def edge_effects(
-    where: Parts,
+    parts: Parts,
     readout: Readout,
     context: Prefill,
     played: Replay,
@@ -73,20 +73,20 @@ def edge_effects(
     variants: Variants,
 ) -> EdgeEffects:
     """The effect ledger of each cut; `played` and `variants` have the clean variant first."""
-    total, norm = clean_against(where, readout, played)
-    layers = [_layer(readout, context, played, rows, variants, n) for n in range(where.n_layers)]
+    total, norm = clean_against(parts, readout, played)
+    layers = [_layer(readout, context, played, rows, variants, n) for n in range(parts.n_layers)]
     by_layer = rearrange(torch.stack(layers), "l path s t -> t s path l")
     return EdgeEffects(rearrange(total, "s t -> t s"), by_layer, rearrange(norm, "s t -> t s"))
 
 
 def clean_against(
-    where: Parts, readout: Readout, played: Replay
+    parts: Parts, readout: Readout, played: Replay
 ) -> tuple[Float[Tensor, "variant target"], Float[Tensor, "variant target"]]:
     """f − f̃ and (u − ũ)·h̃ of every variant behind the first, which is the clean one."""
     final = played.final.to(readout.vectors.dtype)
     gauge_rows = repeat(readout.gauge_rows, "t d -> v t d", v=len(final) - 1)
     second = readout_vectors(
-        gauge_rows, final[1:], where.norm_weight.to(final.dtype), where.epsilon
+        gauge_rows, final[1:], parts.norm_weight.to(final.dtype), parts.epsilon
     )
     total = project(readout.vectors, final[0]) - project(second, final[1:])
     return total, project(readout.vectors - second, final[1:])

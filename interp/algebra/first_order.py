@@ -49,7 +49,7 @@ def quadrature(n_nodes: int, device) -> tuple[Float[Tensor, " node"], Float[Tens
 
 
 def objective(
-    where: Parts, readout: Readout, played: Replay, name: str
+    parts: Parts, readout: Readout, played: Replay, name: str
 ) -> Float[Tensor, "variant target"]:
     """f with the live norm, Σ_l u·F_l or Σ_l u·A_l: one of `interp.vocabulary.OBJECTIVES`."""
     dtype = readout.vectors.dtype
@@ -58,7 +58,7 @@ def objective(
         return sum(project(readout.vectors, one.to(dtype)) for one in written)
     final = played.final.to(dtype)
     gauge_rows = repeat(readout.gauge_rows, "t d -> v t d", v=len(final))
-    live = readout_vectors(gauge_rows, final, where.norm_weight.to(dtype).detach(), where.epsilon)
+    live = readout_vectors(gauge_rows, final, parts.norm_weight.to(dtype).detach(), parts.epsilon)
     return project(live, final)
 
 
@@ -75,23 +75,23 @@ class Cut:
 
 
 def first_order(
-    where: Parts, cuts: list[Cut], node_weights: Float[Tensor, " node"], objectives: tuple[str, ...]
+    parts: Parts, cuts: list[Cut], node_weights: Float[Tensor, " node"], objectives: tuple[str, ...]
 ) -> list[FirstOrder]:
     """The maps of all targets of all sequences of one replay: one backward pass per objective.
 
     Args:
-        where: the model's parts.
+        parts: the model's parts.
         cuts: of each sequence.
         node_weights: of the quadrature.
         objectives: of `interp.vocabulary.OBJECTIVES`.
     """
     found: list[list] = [[] for _ in cuts]
     for name in objectives:
-        value = sum(objective(where, one.readout, one.played, name).sum() for one in cuts)
+        value = sum(objective(parts, one.readout, one.played, name).sum() for one in cuts)
         whole = torch.autograd.grad(value, cuts[0].played.whole, retain_graph=True)
         for mine, one in zip(found, cuts, strict=True):
-            parts = [_layer(where, one, gradient, n) for n, gradient in enumerate(whole)]
-            write, bias = (torch.stack(column) for column in zip(*parts, strict=True))
+            by_layer = [_layer(parts, one, gradient, n) for n, gradient in enumerate(whole)]
+            write, bias = (torch.stack(column) for column in zip(*by_layer, strict=True))
             weights = node_weights.to(write)
             mine.append(
                 (
@@ -103,12 +103,12 @@ def first_order(
 
 
 def _layer(
-    where: Parts, cut: Cut, gradient: Tensor, layer: int
+    parts: Parts, cut: Cut, gradient: Tensor, layer: int
 ) -> tuple[Float[Tensor, "variant target token"], Float[Tensor, "variant target token"]]:
     """⟨G, α W_o v⟩ and ⟨G, α W_o b_v⟩ of every edge of one layer, heads summed."""
     gradient, bias = cut.played.own(gradient), cut.readout.biases[layer]
     n_variants = len(gradient)
-    folded = fold(where, layer, rearrange(gradient.to(bias.dtype), "v t d -> (v t) d"))
+    folded = fold(parts, layer, rearrange(gradient.to(bias.dtype), "v t d -> (v t) d"))
     values = cut.readout.values(cut.context, layer)
     weights = rearrange(cut.played.weights[layer].detach(), "v t h p -> (v t) h p")
     write = torch.einsum("nhp,nhp->np", weights, slot_scores(folded, values))

@@ -58,7 +58,7 @@ def node_runs(
 
 
 def node_effects(
-    where: Parts,
+    parts: Parts,
     readout: Readout,
     runs: tuple[Prefill, Prefill],
     played: Replay,
@@ -66,7 +66,7 @@ def node_effects(
     rows: Int[Tensor, " target"],
 ) -> NodeEffects:
     """The effect ledger of a reference; `played` has the variants of `node_runs`."""
-    total, norm = clean_against(where, readout, played)
+    total, norm = clean_against(parts, readout, played)
     step1 = Replay(
         *(
             [layer[:2] for layer in column]
@@ -75,7 +75,7 @@ def node_effects(
         final=played.final[:2],
     )
     direct, routing, self_, ffn, _ = slot_effects(
-        where, readout, runs, step1, rearrange(is_source, "p -> 1 p"), rows
+        parts, readout, runs, step1, rearrange(is_source, "p -> 1 p"), rows
     )[:, 0]
     # total[k] belongs to variant k + 1: 0 is step 1, 1 has S clean, then role after role.
     by_role = torch.diff(torch.cat([total[:1], total[2:]]), dim=0)
@@ -85,7 +85,7 @@ def node_effects(
 
 
 def slot_effects(
-    where: Parts,
+    parts: Parts,
     readout: Readout,
     runs: tuple[Prefill, Prefill],
     played: Replay,
@@ -97,9 +97,9 @@ def slot_effects(
     Returns the paths of `interp.vocabulary.SLOT_PATHS`; they sum to f minus f of each variant
     behind the first, which is clean.
     """
-    _, norm = clean_against(where, readout, played)
+    _, norm = clean_against(parts, readout, played)
     layers = [
-        _layer(readout, runs, played, is_source, rows, layer) for layer in range(where.n_layers)
+        _layer(readout, runs, played, is_source, rows, layer) for layer in range(parts.n_layers)
     ]
     return torch.cat([torch.stack(layers).sum(dim=0), norm[None]])
 

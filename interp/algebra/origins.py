@@ -21,27 +21,27 @@ from interp.model.parts import Parts
 
 
 def stream_origins(
-    where: Parts, readout: Readout, stream: dict[str, Float[Tensor, "layer token d_model"]]
+    parts: Parts, readout: Readout, stream: dict[str, Float[Tensor, "layer token d_model"]]
 ) -> Float[Tensor, "kind layer token d_model"]:
     """Writes of every layer to every token's stream: attention without bias, bias, and FFN.
 
     Args:
-        where, readout: the model's parts, and its value biases.
+        parts, readout: the model's parts, and its value biases.
         stream: as `capture.residual` gives it.
     """
-    where.refuse_injections("origins")
+    parts.refuse_injections("origins")
     dtype = readout.vectors.dtype
     attention, ffn = stream["attn_out"].to(dtype), stream["ffn_out"].to(dtype)
     biases = []
-    for layer, module in enumerate(where.layers):
-        heads = readout.biases[layer].repeat_interleave(where.n_heads // where.n_kv_heads, dim=0)
+    for layer, module in enumerate(parts.layers):
+        heads = readout.biases[layer].repeat_interleave(parts.n_heads // parts.n_kv_heads, dim=0)
         biases.append(apply_linear(module.o_proj, rearrange(heads, "h d -> 1 (h d)")))
     bias = repeat(torch.stack(biases), "l 1 d -> l p d", p=attention.shape[1])
     return torch.stack([attention - bias, bias, ffn])
 
 
 def origin_scores(
-    where: Parts,
+    parts: Parts,
     readout: Readout,
     resid_pre: Float[Tensor, "token d_model"],
     origins: Float[Tensor, "origin token d_model"],
@@ -50,21 +50,21 @@ def origin_scores(
     """u·W_o W_v N x for what each origin wrote at each token, N the norm frozen at the token.
 
     Args:
-        where, readout: the model's parts and the folded readouts.
+        parts, readout: the model's parts and the folded readouts.
         resid_pre: the stream before the layer.
         origins: parts of it, which sum to it.
         layer: the layer whose heads read them.
     """
-    module = where.layers[layer]
+    module = parts.layers[layer]
     folded = readout.folded[layer]
     n_targets, n_heads, d_head = folded.shape
-    groups = torch.arange(n_heads, device=folded.device) // (n_heads // where.n_kv_heads)
-    placed = folded.new_zeros(n_targets, n_heads, where.n_kv_heads, d_head)
+    groups = torch.arange(n_heads, device=folded.device) // (n_heads // parts.n_kv_heads)
+    placed = folded.new_zeros(n_targets, n_heads, parts.n_kv_heads, d_head)
     placed[:, torch.arange(n_heads, device=folded.device), groups] = folded
     back = transpose_apply(module.v_proj, rearrange(placed, "t h kv d -> (t h) (kv d)"))
     back = back * module.attention_norm.weight.to(back.dtype)
     square = resid_pre.to(back.dtype).square().mean(dim=-1)
-    normed = origins * rearrange(torch.rsqrt(square + where.epsilon), "p -> 1 p 1")
+    normed = origins * rearrange(torch.rsqrt(square + parts.epsilon), "p -> 1 p 1")
     scores = torch.einsum("nd,opd->npo", back, normed)
     return rearrange(scores, "(t h) p o -> t h p o", h=n_heads)
 

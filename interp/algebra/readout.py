@@ -42,29 +42,29 @@ class Readout:
 
 
 def read_out(
-    where: Parts,
+    parts: Parts,
     gauge_rows: Float[Tensor, "target d_model"],
     final: Float[Tensor, "target d_model"],
 ) -> Readout:
     """The readout of targets whose clean residuals before the final norm are `final`."""
     final = final.to(gauge_rows.dtype)
-    vectors = readout_vectors(gauge_rows, final, where.norm_weight.to(final.dtype), where.epsilon)
-    folded = [fold(where, n, vectors) for n in range(where.n_layers)]
-    return Readout(gauge_rows, vectors, folded, value_biases(where, vectors.dtype))
+    vectors = readout_vectors(gauge_rows, final, parts.norm_weight.to(final.dtype), parts.epsilon)
+    folded = [fold(parts, n, vectors) for n in range(parts.n_layers)]
+    return Readout(gauge_rows, vectors, folded, value_biases(parts, vectors.dtype))
 
 
 def fold(
-    where: Parts, layer: int, vectors: Float[Tensor, "target d_model"]
+    parts: Parts, layer: int, vectors: Float[Tensor, "target d_model"]
 ) -> Float[Tensor, "target head d_head"]:
     """W_oᵀ x: what a vector that reads the residual stream reads of each head's sum."""
-    back = transpose_apply(where.layers[layer].o_proj, vectors)
-    return rearrange(back, "t (h d) -> t h d", h=where.n_heads)
+    back = transpose_apply(parts.layers[layer].o_proj, vectors)
+    return rearrange(back, "t (h d) -> t h d", h=parts.n_heads)
 
 
-def value_biases(where: Parts, dtype: torch.dtype) -> list[Float[Tensor, "kv_head d_head"]]:
+def value_biases(parts: Parts, dtype: torch.dtype) -> list[Float[Tensor, "kv_head d_head"]]:
     """b_v by layer."""
-    biases = [constant_of(layer.v_proj, dtype=dtype) for layer in where.layers]
-    return [rearrange(bias, "(kv d) -> kv d", kv=where.n_kv_heads) for bias in biases]
+    biases = [constant_of(layer.v_proj, dtype=dtype) for layer in parts.layers]
+    return [rearrange(bias, "(kv d) -> kv d", kv=parts.n_kv_heads) for bias in biases]
 
 
 def gauge_rows(

@@ -11,7 +11,7 @@ from interp.model.parts import Parts
 
 
 def as_released(
-    where: Parts,
+    parts: Parts,
     gauge_rows: Float[Tensor, "target d_model"],
     final: Float[Tensor, "target d_model"],
     written: Float[Tensor, "target source d_model"],
@@ -23,14 +23,14 @@ def as_released(
     """
     final = final.to(gauge_rows.dtype)
     length = torch.linalg.vector_norm(written, dim=-1)
-    scale = torch.rsqrt(written.square().mean(dim=-1) + where.epsilon)
-    read = written @ rearrange(gauge_rows * where.norm_weight.to(final.dtype), "i d -> i d 1")
+    scale = torch.rsqrt(written.square().mean(dim=-1) + parts.epsilon)
+    read = written @ rearrange(gauge_rows * parts.norm_weight.to(final.dtype), "i d -> i d 1")
     whole = rearrange(torch.linalg.vector_norm(final, dim=-1), "i -> i 1")
     return rearrange(read, "i p 1 -> i p") * scale * length / whole
 
 
 def released_writes(
-    where: Parts,
+    parts: Parts,
     context: Prefill,
     weights: list[Float[Tensor, "target head source"]],
     sources: Tensor,
@@ -38,9 +38,9 @@ def released_writes(
 ) -> Float[Tensor, "target source d_model"]:
     """Σ_{l,j} weight W_o v_p of some tokens, the value bias in v; by layer weights of any kind."""
     total = 0.0
-    for layer, module in enumerate(where.layers):
+    for layer, module in enumerate(parts.layers):
         values = context.values[layer][0][:, sources].to(dtype)
-        values = values.repeat_interleave(where.n_heads // where.n_kv_heads, dim=0)
+        values = values.repeat_interleave(parts.n_heads // parts.n_kv_heads, dim=0)
         read = torch.einsum("ihp,hpd->iphd", weights[layer].to(dtype), values)
         total = total + apply_linear(module.o_proj, rearrange(read, "i p h d -> i p (h d)"))
     return total

@@ -53,7 +53,7 @@ def coalition_runs(is_source: Bool[Tensor, " token"]) -> Int[Tensor, "variant to
 
 
 def writes(
-    where: Parts,
+    parts: Parts,
     biases: list[Float[Tensor, "kv_head d_head"]],
     runs: tuple[Prefill, Prefill],
     played: Replay,
@@ -64,13 +64,13 @@ def writes(
     Index 0 of `value` is the reference, as of a and b; v is without its bias.
 
     Args:
-        where, biases: the model's parts and value biases.
+        parts, biases: the model's parts and value biases.
         runs: the clean run and the reference.
         played: the coalitions.
         is_source: S ∩ {p < i}.
     """
     written = None
-    for layer, module in enumerate(where.layers):
+    for layer, module in enumerate(parts.layers):
         bias = rearrange(biases[layer], "kv d -> kv 1 d")
         values = [run.values[layer][0].to(bias.dtype) - bias for run in reversed(runs)]
         kept = played.weights[layer] * rearrange(is_source, "t p -> 1 t 1 p")
@@ -85,7 +85,7 @@ def writes(
 
 
 def cubes(
-    where: Parts,
+    parts: Parts,
     readout: Readout,
     final: Float[Tensor, "variant target d_model"],
     written: Float[Tensor, "a b value target d_model"],
@@ -102,14 +102,14 @@ def cubes(
         "pattern and values": rest + rearrange(own, "q b t d -> q 1 b t d"),
         "values": rest + rearrange(written, "a b q t d -> q a b t d"),
     }
-    return {name: _both_norms(where, readout, states) for name, states in swapped.items()}
+    return {name: _both_norms(parts, readout, states) for name, states in swapped.items()}
 
 
 def _both_norms(
-    where: Parts, readout: Readout, states: Float[Tensor, "p1 p2 p3 target d_model"]
+    parts: Parts, readout: Readout, states: Float[Tensor, "p1 p2 p3 target d_model"]
 ) -> Float[Tensor, "p1 p2 p3 norm target"]:
     gauge_rows = repeat(readout.gauge_rows, "t d -> q a b t d", q=2, a=2, b=2)
-    live = readout_vectors(gauge_rows, states, where.norm_weight.to(states.dtype), where.epsilon)
+    live = readout_vectors(gauge_rows, states, parts.norm_weight.to(states.dtype), parts.epsilon)
     both = torch.stack([project(live, states), project(readout.vectors, states)])
     return rearrange(both, "norm q a b t -> q a b norm t")
 

@@ -68,7 +68,7 @@ def bottleneck(readout: Readout, context: Prefill, hops: Hops) -> Float[Tensor, 
 
 
 def two_hops(
-    where: Parts, readout: Readout, context: Prefill, hops: Hops
+    parts: Parts, readout: Readout, context: Prefill, hops: Hops
 ) -> Float[Tensor, "target token"]:
     """T_p of every token, signed.
 
@@ -79,27 +79,27 @@ def two_hops(
     streams = _streams(hops, dtype)
     read: Tensor = torch.zeros(1, 1, 1, dtype=dtype, device=readout.vectors.device)
     total: Tensor = readout.vectors.new_zeros(len(readout.vectors), len(context.is_visible))
-    for layer in reversed(range(where.n_layers)):
-        if layer < where.n_layers - 1:
-            back = fold(where, layer, rearrange(read, "i t d -> (i t) d"))
+    for layer in reversed(range(parts.n_layers)):
+        if layer < parts.n_layers - 1:
+            back = fold(parts, layer, rearrange(read, "i t d -> (i t) d"))
             back = rearrange(back, "(i t) h d -> i t h d", i=len(total))
             total += _read_by(back, hops.second(layer), readout.values(context, layer))
-        read = read + _read_at(where, readout, hops, streams[layer], layer)
+        read = read + _read_at(parts, readout, hops, streams[layer], layer)
     return total
 
 
 def _read_at(
-    where: Parts, readout: Readout, hops: Hops, stream: Tensor, layer: int
+    parts: Parts, readout: Readout, hops: Hops, stream: Tensor, layer: int
 ) -> Float[Tensor, "target thinking d_model"]:
     """Σ_j α_{i,j,t} (W_v N_t)ᵀ W_oᵀ u: what a layer's heads at i read of the stream at t."""
-    module = where.layers[layer]
+    module = parts.layers[layer]
     folded = readout.folded[layer]
-    n_groups = where.n_heads // where.n_kv_heads
+    n_groups = parts.n_heads // parts.n_kv_heads
     weighted = torch.einsum("iht,ihd->ithd", hops.first(layer), folded)
     by_kv = rearrange(weighted, "i t (kv g) d -> (i t) kv g d", g=n_groups).sum(dim=2)
     back = transpose_apply(module.v_proj, rearrange(by_kv, "n kv d -> n (kv d)"))
     back = rearrange(back, "(i t) d -> i t d", i=len(folded))
-    scale = torch.rsqrt(stream.square().mean(dim=-1) + where.epsilon)
+    scale = torch.rsqrt(stream.square().mean(dim=-1) + parts.epsilon)
     return back * module.attention_norm.weight.to(back.dtype) * rearrange(scale, "t -> 1 t 1")
 
 

@@ -53,23 +53,23 @@ def rollout(
 def _head_means(asked: Asked) -> list[Float[Tensor, "token token"]]:
     """By layer, eager attention of all rows, mean over heads."""
     means: list[Tensor] = []
-    where = asked.where
+    parts = asked.parts
     with (
         undisturbed(asked.query.model),
-        attending(where.language_model, "eager"),
-        _keeping(where, means),
+        attending(parts.language_model, "eager"),
+        _keeping(parts, means),
     ):
-        where.language_model(**asked.context.given | {"use_cache": False})
+        parts.language_model(**asked.context.given | {"use_cache": False})
     return means
 
 
 @contextmanager
-def _keeping(where: Parts, means: list) -> Iterator[None]:
+def _keeping(parts: Parts, means: list) -> Iterator[None]:
     def look(_module, _args, output):
         means.append(output[1][0].float().mean(dim=0))
         return output[0], None  # no layer's matrices by head are kept
 
-    hooks = [layer.attention.register_forward_hook(look) for layer in where.layers]
+    hooks = [layer.attention.register_forward_hook(look) for layer in parts.layers]
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ def cam(
     asked = ask_one(vlm, sample, target, completion)
     with undisturbed(asked.query.model):
         given = asked.context.given | {"use_cache": False}
-        hidden = asked.where.language_model(**given).last_hidden_state[0, asked.visual]
+        hidden = asked.parts.language_model(**given).last_hidden_state[0, asked.visual]
     return asked.on_grid(hidden.to(asked.reader.dtype) @ asked.reader, "CAM")
 
 

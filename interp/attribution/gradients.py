@@ -84,4 +84,4 @@ def _logits_of_embeddings(
 
 def _by_token(asked: Asked, values: Float[Tensor, "patch value"]) -> Float[Tensor, " token"]:
     """Sums over the patches that the merger makes one token of; they follow each other."""
-    return reduce(values, "(token p) v -> token", "sum", p=asked.where.patches_per_token)
+    return reduce(values, "(token p) v -> token", "sum", p=asked.parts.patches_per_token)

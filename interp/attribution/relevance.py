@@ -55,11 +55,11 @@ def attn_lrp(
 def relevance(asked: Asked, *, through_pattern: bool) -> Float[Tensor, " token"]:
     """Relevance of every token's embedding."""
     name = "interp_lrp" if through_pattern else "interp_lrp_values"
-    where = asked.where
+    parts = asked.parts
     with (
         undisturbed(asked.query.model),
-        attending(where.language_model, name),
-        _rules(where),
+        attending(parts.language_model, name),
+        _rules(parts),
         torch.enable_grad(),
     ):
         embeddings = asked.context.embeddings.detach().clone().requires_grad_()
@@ -68,7 +68,7 @@ def relevance(asked: Asked, *, through_pattern: bool) -> Float[Tensor, " token"]
 
 
 @contextmanager
-def _rules(where: Parts) -> Iterator[None]:
+def _rules(parts: Parts) -> Iterator[None]:
     """Norms and FFNs with the local derivatives of the rules."""
     kept: list[tuple[nn.Module, Callable | None]] = []
 
@@ -76,11 +76,11 @@ def _rules(where: Parts) -> Iterator[None]:
         kept.append((module, vars(module).get("forward")))
         module.forward = forward
 
-    for layer in where.layers:
+    for layer in parts.layers:
         for norm in (layer.attention_norm, layer.ffn_norm):
             put(norm, partial(_norm, norm))
         put(layer.ffn, partial(_ffn, layer.ffn))
-    put(where.final_norm, partial(_norm, where.final_norm))
+    put(parts.final_norm, partial(_norm, parts.final_norm))
     try:
         yield
     finally:

@@ -31,7 +31,7 @@ class Asked:
     @property
     def where(self) -> Parts:
         """The model's parts."""
-        return self.query.where
+        return self.query.parts
 
     @property
     def row(self) -> int:
@@ -51,12 +51,12 @@ class Asked:
     @property
     def reader(self) -> Float[Tensor, " d_model"]:
         """The target's row of the output embedding above the vocabulary's mean row."""
-        return gauge_rows(self.where.output_embedding, self.query.targets, "centered")[0]
+        return gauge_rows(self.parts.output_embedding, self.query.targets, "centered")[0]
 
     def logit(self, embeddings: Float[Tensor, "token d_model"]) -> Float[Tensor, ""]:
         """The target's logit with these embeddings, from the language model's forward."""
         given = self.context.given | {"inputs_embeds": embeddings[None], "use_cache": False}
-        hidden = self.where.language_model(**given).last_hidden_state[0, self.row]
+        hidden = self.parts.language_model(**given).last_hidden_state[0, self.row]
         return hidden.to(self.reader.dtype) @ self.reader
 
     def logits(self, pixels: Float[Tensor, "_ value"]) -> Float[Tensor, " image"]:

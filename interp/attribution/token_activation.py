@@ -43,7 +43,7 @@ def tam(
     context = _context(asked, ids)
     if len(context):
         weights = (hidden[context] @ mine).clamp(min=0)
-        rows = gauge_rows(asked.where.output_embedding, ids[context], "centered")
+        rows = gauge_rows(asked.parts.output_embedding, ids[context], "centered")
         maps = (visual @ rows.to(visual.dtype).T).clamp(min=0)
         own = without(own, maps @ (weights / weights.sum().clamp(min=1e-12)))
     found = asked.on_grid(own, "TAM")
@@ -54,7 +54,7 @@ def _states(asked: Asked) -> tuple:
     """Final-norm states of all rows, the target's row of the output embedding, and token ids."""
     with undisturbed(asked.query.model):
         given = asked.context.given | {"use_cache": False}
-        hidden = asked.where.language_model(**given).last_hidden_state[0]
+        hidden = asked.parts.language_model(**given).last_hidden_state[0]
     mine = asked.reader
     return hidden.to(mine.dtype), mine, asked.query.batch["input_ids"][0]
 

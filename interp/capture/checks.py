@@ -6,7 +6,7 @@ from torch import Tensor
 from interp.model.parts import Parts
 
 
-def check_inputs(where: Parts, batch) -> None:
+def check_inputs(parts: Parts, batch) -> None:
     """Raises ValueError unless the batch is one sequence whose parts belong together.
 
     Losing `mm_token_type_ids`, for one, raises nothing in the model: positions silently become
@@ -20,18 +20,18 @@ def check_inputs(where: Parts, batch) -> None:
             "expected input_ids and attention_mask of shape (1, tokens), got "
             f"{tuple(ids.shape)} and {tuple(mask.shape)}; pass one sequence"
         )
-    check_length(where, ids.shape[1])
+    check_length(parts, ids.shape[1])
     _check_mask(ids[0], mask[0].bool())
-    is_image = ids[0] == where.image_token_id
+    is_image = ids[0] == parts.image_token_id
     if is_image.any():
-        _check_images(batch, is_image, where.patches_per_token)
+        _check_images(batch, is_image, parts.patches_per_token)
 
 
-def check_length(where: Parts, n_tokens: int) -> None:
+def check_length(parts: Parts, n_tokens: int) -> None:
     """Raises ValueError for a sequence that is longer than the model's context."""
-    if n_tokens > where.max_positions:
+    if n_tokens > parts.max_positions:
         raise ValueError(
-            f"expected at most {where.max_positions} tokens, got {n_tokens}; "
+            f"expected at most {parts.max_positions} tokens, got {n_tokens}; "
             "lower max_pixels or shorten the text"
         )
 

@@ -44,30 +44,30 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def needed(where: Parts, loads: list[Load], element_size: int) -> int:
+def needed(parts: Parts, loads: list[Load], element_size: int) -> int:
     """Estimated bytes of one padded batch, every sequence counted with the largest sizes.
 
     Args:
-        where: the model's sizes.
+        parts: the model's sizes.
         loads: of its sequences.
         element_size: bytes of one number in the model's dtype.
     """
     n_sequences = len(loads)
     most = largest(loads)
     tokens, targets, variants = most.n_tokens, most.n_targets, most.n_variants
-    cache = 2 * where.n_layers * where.n_kv_heads * where.d_head * tokens
-    activations = tokens * where.n_activations
-    is_eager = where.attn_implementation == "eager"
-    attention = tokens * tokens * (3 * where.n_heads if is_eager else 2)
-    patches = tokens * where.patches_per_token
-    tower = 3 * where.n_tower_heads * patches * patches * is_eager  # one image after the other
+    cache = 2 * parts.n_layers * parts.n_kv_heads * parts.d_head * tokens
+    activations = tokens * parts.n_activations
+    is_eager = parts.attn_implementation == "eager"
+    attention = tokens * tokens * (3 * parts.n_heads if is_eager else 2)
+    patches = tokens * parts.patches_per_token
+    tower = 3 * parts.n_tower_heads * patches * patches * is_eager  # one image after the other
     wide = max(4, element_size)  # of the algebra
     prefill = element_size * (n_sequences * (cache + activations + attention) + tower)
-    logits = n_sequences * targets * where.n_vocabulary * (element_size + wide * 3)
+    logits = n_sequences * targets * parts.n_vocabulary * (element_size + wide * 3)
     rows = n_sequences * variants * targets
     # Eight: of a layer's attention rows, those being made, masked, weighed and compared besides.
-    weights = rows * where.n_heads * tokens * wide * (where.n_layers + 8)
-    vectors = rows * where.n_layers * 3 * where.n_heads * where.d_head * element_size
-    full = n_sequences * targets * where.n_layers * where.n_heads * tokens * wide * 2
+    weights = rows * parts.n_heads * tokens * wide * (parts.n_layers + 8)
+    vectors = rows * parts.n_layers * 3 * parts.n_heads * parts.d_head * element_size
+    full = n_sequences * targets * parts.n_layers * parts.n_heads * tokens * wide * 2
     full *= most.is_full
     return BASE + prefill + logits + weights + vectors + full

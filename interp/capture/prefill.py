@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.capture.checks import check_inputs
-from interp.model.families import parts
+from interp.model import families
 from interp.model.parts import Parts
 from interp.model.state import undisturbed
 from interp.vocabulary import SINK_PEAK
@@ -68,7 +68,7 @@ def prefill(model: nn.Module, batch, positions: Int[Tensor, " target"]) -> Prefi
     Raises:
         ValueError: inputs that do not belong together (see `checks`).
     """
-    check_inputs(parts(model), batch)
+    check_inputs(families.parts(model), batch)
     return _prefills(model, batch, [positions], [0]).sequences[0]
 
 
@@ -78,13 +78,13 @@ def prefills(model: nn.Module, batches: list, positions: list[Int[Tensor, " _"]]
     Raises:
         ValueError: inputs that do not belong together (see `checks`).
     """
-    where = parts(model)
+    parts = families.parts(model)
     for batch in batches:
-        check_inputs(where, batch)
+        check_inputs(parts, batch)
     longest = max(batch["input_ids"].shape[1] for batch in batches)
     n_padding = [longest - batch["input_ids"].shape[1] for batch in batches]
     moved = [rows + n for rows, n in zip(positions, n_padding, strict=True)]
-    return _prefills(model, _padded(batches, n_padding, where.image_token_id), moved, n_padding)
+    return _prefills(model, _padded(batches, n_padding, parts.image_token_id), moved, n_padding)
 
 
 def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
@@ -105,13 +105,13 @@ def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
 
 def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) -> Prefills:
     """One forward; `positions` count the padding."""
-    where = parts(model)
+    parts = families.parts(model)
     with (
         undisturbed(model),
         torch.no_grad(),
-        listening(where) as given,
-        _watching(where) as peaks,
-        _choosing(where, positions),
+        listening(parts) as given,
+        _watching(parts) as peaks,
+        _choosing(parts, positions),
     ):
         out = model(**batch, use_cache=True)
     given["past_key_values"] = None
@@ -148,14 +148,14 @@ def _alone(given: dict, sequence: int, n_padding: int) -> dict:
 
 
 @contextmanager
-def _choosing(where: Parts, positions: list[Int[Tensor, " _"]]) -> Iterator[None]:
+def _choosing(parts: Parts, positions: list[Int[Tensor, " _"]]) -> Iterator[None]:
     """Gives the output embedding only the queried rows, joined into one row of a batch."""
 
     def look(_module, args):
         chosen = [hidden[rows] for hidden, rows in zip(args[0], positions, strict=True)]
         return (rearrange(torch.cat(chosen), "n d -> 1 n d"),)
 
-    hook = where.output_embedding.register_forward_pre_hook(look)
+    hook = parts.output_embedding.register_forward_pre_hook(look)
     try:
         yield
     finally:
@@ -173,13 +173,13 @@ def prefill_with(
     Raises:
         ValueError: a model that brings the clean image's content in by another way too.
     """
-    where = parts(model)
-    where.refuse_injections("replaced content (node effects, Shapley values)")
+    parts = families.parts(model)
+    parts.refuse_injections("replaced content (node effects, Shapley values)")
     replaced = clean.embeddings.clone()
     replaced[rows] = embeddings.to(replaced)
     given = clean.given | {"inputs_embeds": replaced[None], "use_cache": True}
     with undisturbed(model), torch.no_grad():
-        layers = where.language_model(**given).past_key_values.layers
+        layers = parts.language_model(**given).past_key_values.layers
     return Prefill(
         keys=[layer.keys for layer in layers],
         values=[layer.values for layer in layers],
@@ -193,14 +193,14 @@ def prefill_with(
 
 
 @contextmanager
-def listening(where: Parts) -> Iterator[dict]:
+def listening(parts: Parts) -> Iterator[dict]:
     """Records the keyword arguments of the language model's calls inside."""
     given: dict = {}
 
     def look(_module, _args, kwargs):
         given.update(kwargs)
 
-    hook = where.language_model.register_forward_pre_hook(look, with_kwargs=True)
+    hook = parts.language_model.register_forward_pre_hook(look, with_kwargs=True)
     try:
         yield given
     finally:
@@ -208,7 +208,7 @@ def listening(where: Parts) -> Iterator[dict]:
 
 
 @contextmanager
-def _watching(where: Parts) -> Iterator[list[Tensor]]:
+def _watching(parts: Parts) -> Iterator[list[Tensor]]:
     """max|h| / rms(h) of every token behind each of the layers L/4 … 3L/4."""
     peaks: list[Tensor] = []
 
@@ -218,9 +218,9 @@ def _watching(where: Parts) -> Iterator[list[Tensor]]:
         length = torch.linalg.vector_norm(hidden, dim=-1, dtype=dtype)
         peaks.append(largest * hidden.shape[-1] ** 0.5 / (length + torch.finfo(dtype).tiny))
 
-    first = -(-where.n_layers // 4)
-    depths = range(first, max(first, 3 * where.n_layers // 4) + 1)
-    watched = [where.layers[depth - 1].block for depth in depths]
+    first = -(-parts.n_layers // 4)
+    depths = range(first, max(first, 3 * parts.n_layers // 4) + 1)
+    watched = [parts.layers[depth - 1].block for depth in depths]
     hooks = [layer.register_forward_hook(look) for layer in watched]
     try:
         yield peaks

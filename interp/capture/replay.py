@@ -27,7 +27,7 @@ from interp.capture import slots as row_reading
 from interp.capture.checks import check_inputs
 from interp.capture.prefill import Prefill, Prefills, listening
 from interp.capture.slots import Variants
-from interp.model.families import parts
+from interp.model import families
 from interp.model.linear import check_linear
 from interp.model.parts import Parts
 from interp.model.state import attending, undisturbed
@@ -96,7 +96,7 @@ def replays(
     Raises:
         ValueError: non-finite activations, naming the layer.
     """
-    where, every = parts(model), list(zip(batch.sequences, rows, strict=True))
+    parts, every = families.parts(model), list(zip(batch.sequences, rows, strict=True))
     if variants is None:
         variants = [row_reading.clean(1, len(mine), one.is_visible) for one, mine in every]
     slots = row_reading.slots([batch, *others], rows, variants)
@@ -113,12 +113,12 @@ def replays(
         "use_cache": False,
         "replay": slots,
     }
-    with undisturbed(model), attending(where.language_model, REPLAY):
+    with undisturbed(model), attending(parts.language_model, REPLAY):
         layers, final = _trace_rows(wrapped(model), given)
     found = []
     for s, (mine, chosen) in enumerate(zip(rows, variants, strict=True)):
         own = partial(_of_sequence, at=(s, len(rows)), kept=(len(chosen.run), len(mine)))
-        found.append(_checked(_as_replay(where, layers, final, own, batch.n_padding[s])))
+        found.append(_checked(_as_replay(parts, layers, final, own, batch.n_padding[s])))
     return found
 
 
@@ -130,10 +130,10 @@ def residual(
     resid_pre + attn_out = resid_mid and resid_mid + ffn_out = resid_post, up to the rounding of the
     model's dtype.
     """
-    where = parts(model)
-    check_inputs(where, batch)
+    parts = families.parts(model)
+    check_inputs(parts, batch)
     with undisturbed(model), torch.no_grad():
-        with listening(where) as given:
+        with listening(parts) as given:
             model(**batch, use_cache=False, logits_to_keep=1)
         given["use_cache"] = False
         return _trace_residual(wrapped(model), given, positions)
@@ -160,28 +160,28 @@ def wrapped(model: nn.Module) -> Traced:
     Raises:
         ValueError: an adapter that is not linear.
     """
-    where = parts(model)
-    language_model = where.language_model
+    parts = families.parts(model)
+    language_model = parts.language_model
     known = language_model.__dict__.get(_WRAPPER)
     modules = [id(module) for module in language_model.modules()]
     if known is None or known[1] != modules:
-        for number, layer in enumerate(where.layers):
+        for number, layer in enumerate(parts.layers):
             check_linear(layer.v_proj, f"layer {number} v_proj")
             check_linear(layer.o_proj, f"layer {number} o_proj")
-        check_linear(where.output_embedding, "the output embedding")
-        known = (_traced(where), modules)
+        check_linear(parts.output_embedding, "the output embedding")
+        known = (_traced(parts), modules)
         language_model.__dict__[_WRAPPER] = known
     return known[0]
 
 
-def _traced(where: Parts) -> Traced:
-    around = nnsight.NNsight(where.language_model)
+def _traced(parts: Parts) -> Traced:
+    around = nnsight.NNsight(parts.language_model)
     tracer = {id(envoy._module): envoy for envoy in around.modules()}
     layers = [
         SimpleNamespace(**{name: tracer[id(module)] for name, module in vars(layer).items()})
-        for layer in where.layers
+        for layer in parts.layers
     ]
-    return Traced(around, tuple(layers), tracer[id(where.final_norm)])
+    return Traced(around, tuple(layers), tracer[id(parts.final_norm)])
 
 
 def _trace_rows(traced: Traced, given: dict) -> tuple[list, Tensor]:
@@ -218,12 +218,12 @@ def _of_sequence(value: Tensor, at: tuple[int, int], kept: tuple[int, int]) -> T
     return by_sequence[number, : kept[0], : kept[1]]
 
 
-def _as_replay(where: Parts, layers: list, final: Tensor, own: Callable, n_padding: int) -> Replay:
+def _as_replay(parts: Parts, layers: list, final: Tensor, own: Callable, n_padding: int) -> Replay:
     whole = [layer[2] for layer in layers]
     weights, own_values, attention, ffn = (
         [own(value) for value in column] for column in zip(*layers, strict=True)
     )
-    own_values = [rearrange(v, "v t (kv d) -> v t kv d", kv=where.n_kv_heads) for v in own_values]
+    own_values = [rearrange(v, "v t (kv d) -> v t kv d", kv=parts.n_kv_heads) for v in own_values]
     weights = [layer[..., n_padding:] for layer in weights]
     return Replay(weights, own_values, attention, ffn, own(final), whole, own)
 

@@ -44,7 +44,7 @@ def attention_maps(
         return {}
     query = made.query
     with torch.no_grad(), undisturbed(query.model):
-        readout = read_out(query.where, made.gauge_rows, played.final[0])
+        readout = read_out(query.parts, made.gauge_rows, played.final[0])
         everywhere = torch.ones(len(query.rows), dtype=torch.bool, device=query.rows.device)
         found = {}
         if "direct" in kinds:
@@ -70,12 +70,12 @@ def through_thinking(
     looking: Replay | None = None,
 ) -> dict:
     """Maps that are sums over thinking tokens, some of them at a time unless they are played."""
-    query, where, context = made.query, made.query.where, made.context
+    query, parts, context = made.query, made.query.parts, made.context
     columns = thinking_columns(made, kinds)
-    size = max(1, REPLAY_BYTES // (4 * where.n_layers * where.n_heads * len(query.tokens.ids)))
+    size = max(1, REPLAY_BYTES // (4 * parts.n_layers * parts.n_heads * len(query.tokens.ids)))
     size = size if looking is None else len(columns)
     totals = dict.fromkeys(kinds, 0.0)
-    products = [0.0] * where.n_layers
+    products = [0.0] * parts.n_layers
     for part in columns.split(size):
         rows = looking_rows(part, variant)
         hops = thinking.Hops(
@@ -93,7 +93,7 @@ def through_thinking(
                 readout, context, hops
             )
         if "two_hop" in kinds:
-            totals["two_hop"] = totals["two_hop"] + thinking.two_hops(where, readout, context, hops)
+            totals["two_hop"] = totals["two_hop"] + thinking.two_hops(parts, readout, context, hops)
     if variant == "release":
         totals["bottleneck"] = _released(made, played, products)
     is_defined = (columns < query.rows[:, None]).any(dim=1)
@@ -125,8 +125,8 @@ def _released(made: Asked, played: Replay, weights: list) -> Float[Tensor, "targ
     found = made.gauge_rows.new_zeros(len(query.rows), len(query.tokens.ids))
     for k in range(len(query.rows)):
         mine = [one[k : k + 1][..., sources] for one in weights]
-        written = released_code.released_writes(query.where, made.context, mine, sources, dtype)
+        written = released_code.released_writes(query.parts, made.context, mine, sources, dtype)
         found[k : k + 1, sources] = released_code.as_released(
-            query.where, made.gauge_rows[k : k + 1], played.final[0][k : k + 1], written
+            query.parts, made.gauge_rows[k : k + 1], played.final[0][k : k + 1], written
         )
     return found

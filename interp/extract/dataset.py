@@ -35,8 +35,8 @@ def coordinates(query: Query, context: Prefill | None = None) -> dict:
         "target_token": ("target", list(query.target_text)),
         "target_token_id": ("target", query.targets.tolist()),
         "target_role": ("target", after),
-        "layer": np.arange(query.where.n_layers),
-        "head": np.arange(query.where.n_heads),
+        "layer": np.arange(query.parts.n_layers),
+        "head": np.arange(query.parts.n_heads),
     }
     if context is not None:
         coordinates |= {
@@ -64,7 +64,7 @@ def finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:
         "norm": "frozen at the clean run",
         **attributes,
         "dtype": str(query.model.dtype).removeprefix("torch."),
-        "attn_implementation": query.where.attn_implementation,
+        "attn_implementation": query.parts.attn_implementation,
         **_versions(),
     }
     return dataset

@@ -142,7 +142,7 @@ def _batched(
             yield from _computed(calls, waiting)
             raise
         loads = [other.load for other in waiting]
-        if not fits or needed(one.query.where, [*loads, one.load], size) > max_memory:
+        if not fits or needed(one.query.parts, [*loads, one.load], size) > max_memory:
             yield from _computed(calls, waiting)
             waiting = []
         if fits:
@@ -166,7 +166,7 @@ def _packed(calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict
     else:
         names = ("completion", "positions", "targets")
         query = ask(vlm, sample, **{key: settings[key] for key in names})
-    check_length(query.where, len(query.tokens.ids))
+    check_length(query.parts, len(query.tokens.ids))
     return _Waiting(query, every, largest([_load(query, one) for one in every]))
 
 
@@ -177,8 +177,8 @@ def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
         ValueError: it does not fit at all.
     """
     least = min(
-        needed(query.where, [load], size),
-        needed(query.where, [replace(load, n_variants=0)], size) + REPLAY_BYTES,
+        needed(query.parts, [load], size),
+        needed(query.parts, [replace(load, n_variants=0)], size) + REPLAY_BYTES,
     )
     if least > max_memory:
         raise ValueError(
@@ -186,7 +186,7 @@ def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
             f"max_memory={max_memory} bytes, got {least} for {load.n_tokens} tokens and "
             f"{load.n_targets} targets; raise max_memory, lower max_pixels or pass positions="
         )
-    return needed(query.where, [load], size) <= max_memory
+    return needed(query.parts, [load], size) <= max_memory
 
 
 def _load(query: Query, settings: dict) -> Load:

@@ -110,9 +110,9 @@ def cut(made: Asked, sources, mode: str) -> Cuts:
 
 def split(made: Asked, cuts: Cuts, part: Int[Tensor, " part"], played: Replay) -> EdgeEffects:
     """The effects on some targets, from the replay of their rows."""
-    readout = read_out(made.query.where, made.gauge_rows[part], played.final[0])
+    readout = read_out(made.query.parts, made.gauge_rows[part], played.final[0])
     variants, rows = cuts.variants.part(part), made.query.rows[part]
-    return edge_effects(made.query.where, readout, made.context, played, rows, variants)
+    return edge_effects(made.query.parts, readout, made.context, played, rows, variants)
 
 
 def labelled(made: Asked, cuts: Cuts, chunks: list[EdgeEffects]) -> xr.Dataset:

@@ -101,23 +101,23 @@ def members(made: Asked, source) -> Bool[Tensor, "target token"]:
 
 
 def together(
-    made: list[Asked], batch: Prefills, parts: list, sources: list, n_nodes: int, objectives
+    made: list[Asked], batch: Prefills, slices: list, sources: list, n_nodes: int, objectives
 ) -> list[tuple[FirstOrder, Float[Tensor, " part"], Replay]]:
     """First-order maps of a chunk of targets, each joint cut's total effect, and the end-points."""
-    model, where = made[0].query.model, made[0].query.where
+    model, parts = made[0].query.model, made[0].query.parts
     nodes, weights = quadrature(n_nodes, made[0].query.rows.device)
-    rows = [one.query.rows[part] for one, part in zip(made, parts, strict=True)]
-    mine = [one[part] for one, part in zip(sources, parts, strict=True)]
+    rows = [one.query.rows[part] for one, part in zip(made, slices, strict=True)]
+    mine = [one[part] for one, part in zip(sources, slices, strict=True)]
     both = torch.tensor(ENDS, device=nodes.device)
     with undisturbed(model):
         with torch.no_grad():
             ends = replays(model, batch, rows, [scaled(one, both) for one in mine])
             readouts = [
-                read_out(where, one.gauge_rows[part], end.final[0])
-                for one, part, end in zip(made, parts, ends, strict=True)
+                read_out(parts, one.gauge_rows[part], end.final[0])
+                for one, part, end in zip(made, slices, ends, strict=True)
             ]
             totals = [
-                clean_against(where, readout, end)[0][0]
+                clean_against(parts, readout, end)[0][0]
                 for readout, end in zip(readouts, ends, strict=True)
             ]
         with torch.enable_grad():
@@ -128,7 +128,7 @@ def together(
                     readouts, batch.sequences, played, mine, strict=True
                 )
             ]
-            found = maps_of(where, cuts, weights, objectives)
+            found = maps_of(parts, cuts, weights, objectives)
     return list(zip(found, totals, ends, strict=True))
 
 

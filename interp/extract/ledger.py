@@ -96,10 +96,10 @@ def account(
     """Parts of some targets' logits, from the replay of their rows: name -> (dims, tensor)."""
     query, context = made.query, made.context
     rows = query.rows[part]
-    readout = read_out(query.where, made.gauge_rows[part], played.final[0])
+    readout = read_out(query.parts, made.gauge_rows[part], played.final[0])
     layers = [
         _layer(readout, context, played, rows, n, include_value_bias)
-        for n in range(query.where.n_layers)
+        for n in range(query.parts.n_layers)
     ]
     direct, value_bias, ffn = (list(column) for column in zip(*layers, strict=True))
     embed = project(readout.vectors, context.embeddings[rows].to(readout.vectors.dtype))

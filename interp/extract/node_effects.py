@@ -71,8 +71,8 @@ def _one(made: Cases, is_source, other: Prefill) -> NodeEffects:
         rows = query.rows[part]
         variants = reading(runs, len(rows))
         played = replay(query.model, made.context, rows, variants, others=(other,))
-        readout = read_out(query.where, made.asked.gauge_rows[part], played.final[0])
-        parts.append(split_of(query.where, readout, (made.context, other), played, is_source, rows))
+        readout = read_out(query.parts, made.asked.gauge_rows[part], played.final[0])
+        parts.append(split_of(query.parts, readout, (made.context, other), played, is_source, rows))
     by_role = torch.cat([p.by_role for p in parts], dim=-1)
     spread = by_role.new_zeros(len(ROLES), by_role.shape[1])
     spread[[ROLES.index(name) for name in present]] = by_role

@@ -62,7 +62,7 @@ def origins(
             "direct_by_origin": (("target", "source", "origin"), as_array(found)),
             "origin_remainder": (("target", "source"), as_array(remainder)),
         },
-        coords=coordinates(query, context) | _names(query.where.n_layers, by_layer),
+        coords=coordinates(query, context) | _names(query.parts.n_layers, by_layer),
     )
     return finished(query, dataset, {"gauge": gauge})
 
@@ -82,17 +82,17 @@ def _names(n_layers: int, by_layer: bool) -> dict:
 
 def _chunk(made: Asked, stream, part, by_layer: bool):
     """direct_by_origin and what is left of direct, summed over layers and heads."""
-    rows, where, context = made.query.rows[part], made.query.where, made.context
+    rows, parts, context = made.query.rows[part], made.query.parts, made.context
     played = replay(made.query.model, context, rows)
-    readout = read_out(where, made.gauge_rows[part], played.final[0])
-    written = stream_origins(where, readout, stream)
+    readout = read_out(parts, made.gauge_rows[part], played.final[0])
+    written = stream_origins(parts, readout, stream)
     embed = stream["resid_pre"][0].to(written.dtype)
     parts_of = layered_origins if by_layer else summed_origins
     found, direct = 0.0, 0.0
-    for layer in range(where.n_layers):
+    for layer in range(parts.n_layers):
         bias = readout.biases[layer]
         weights, resid_pre = played.weights[layer][0], stream["resid_pre"][layer]
-        scores = origin_scores(where, readout, resid_pre, parts_of(embed, written, layer), layer)
+        scores = origin_scores(parts, readout, resid_pre, parts_of(embed, written, layer), layer)
         found = found + torch.einsum("thp,thpo->tpo", weights, scores)
         values = readout.values(context, layer)
         own = played.own_values[layer][0].to(bias.dtype) - bias

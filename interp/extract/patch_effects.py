@@ -100,23 +100,23 @@ def _one_target(
     )
     sets[0] = members
     sets[torch.arange(1, len(sets)), tokens] = True
-    where, parts = query.where, []
-    size = max(2, REPLAY_BYTES // (4 * where.n_layers * where.n_heads * len(members)))
+    parts, chunks = query.parts, []
+    size = max(2, REPLAY_BYTES // (4 * parts.n_layers * parts.n_heads * len(members)))
     for chunk in sets.split(size):
         if other is None:
             variants = cutting(cut_masks(chunk, rows, context.is_visible))
             played = replay(query.model, context, rows, variants)
-            readout = read_out(where, rows_g, played.final[0])
-            split = edge_effects(where, readout, context, played, rows, variants)
+            readout = read_out(parts, rows_g, played.final[0])
+            split = edge_effects(parts, readout, context, played, rows, variants)
             paths = torch.cat([split.by_layer.sum(dim=-1), split.norm[..., None]], dim=-1)
-            parts.append(rearrange(paths, "1 s path -> path s"))
+            chunks.append(rearrange(paths, "1 s path -> path s"))
         else:
             runs = torch.cat([torch.zeros_like(chunk[:1]), chunk]).long()
             played = replay(query.model, context, rows, reading(runs, 1), others=(other,))
-            readout = read_out(where, rows_g, played.final[0])
+            readout = read_out(parts, rows_g, played.final[0])
             runs_of = (context, other)
-            parts.append(slot_effects(where, readout, runs_of, played, chunk, rows)[..., 0])
-    found = torch.cat(parts, dim=1)
+            chunks.append(slot_effects(parts, readout, runs_of, played, chunk, rows)[..., 0])
+    found = torch.cat(chunks, dim=1)
     spread = found.new_zeros(len(found), len(members))
     spread[:, tokens] = found[:, 1:]
     return spread, found[:, 0].sum()

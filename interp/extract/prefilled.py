@@ -47,5 +47,5 @@ def read_in(query: Query, context: Prefill, gauge: str, foils) -> Asked:
         ValueError: an unknown gauge, missing foils, or not one valid id per target.
     """
     ids = foil_ids(query, gauge, foils, context.logits)
-    rows = gauge_rows(query.where.output_embedding, query.targets, gauge, ids)
+    rows = gauge_rows(query.parts.output_embedding, query.targets, gauge, ids)
     return Asked(query, context, gauge, ids, rows)

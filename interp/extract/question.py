@@ -17,7 +17,7 @@ from interp.capture.checks import check_inputs
 from interp.data.sample import Sample
 from interp.inputs import prompts, spelling
 from interp.inputs.tokens import Tokens, patch_table
-from interp.model.families import parts
+from interp.model import families
 from interp.model.parts import Parts
 from interp.model.state import fingerprint
 from interp.model.vlm import PROMPTS, VLM
@@ -30,7 +30,7 @@ class Query:
     """Targets of one sequence of one model."""
 
     model: nn.Module
-    where: Parts
+    parts: Parts
     batch: Mapping[str, Tensor]
     tokens: Tokens
     rows: Int[Tensor, " target"]
@@ -66,14 +66,14 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
         raise ValueError("expected completion= with a VLM and a Sample, got a model and a batch")
     if isinstance(second, Sample):
         raise ValueError("expected a VLM with a Sample, got a bare model; use interp.load_model")
-    where = parts(first)
+    parts = families.parts(first)
     batch = {name: value.to(first.device) for name, value in second.items()}
-    check_inputs(where, batch)
-    tokens = _bare_table(where, batch)
+    check_inputs(parts, batch)
+    tokens = _bare_table(parts, batch)
     if positions is None:
         raise ValueError("expected positions=[…], the rows whose next token to explain, got none")
     rows, ids = _checked_targets(tokens, positions, targets)
-    check_ids(where, ids, "target ids")
+    check_ids(parts, ids, "target ids")
     attributes = {
         "model": first.config._name_or_path or type(first).__name__,
         "model_hash": fingerprint(first),
@@ -81,7 +81,7 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
     }
     return Query(
         model=first,
-        where=where,
+        parts=parts,
         batch=batch,
         tokens=tokens,
         rows=torch.from_numpy(rows).to(first.device),
@@ -93,13 +93,13 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
 
 
 def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Query:
-    where = parts(vlm.model)
+    parts = families.parts(vlm.model)
     made = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
     batch = {name: value.to(vlm.device) for name, value in made.batch.items()}
     if positions is None:
         positions = [i - 1 for i in made.tokens.targets()]
     rows, ids = _checked_targets(made.tokens, positions, targets)
-    check_ids(where, ids, "target ids")
+    check_ids(parts, ids, "target ids")
     attributes = {
         "model": vlm.name,
         "revision": vlm.revision,
@@ -115,7 +115,7 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
     text = tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
     return Query(
         model=vlm.model,
-        where=where,
+        parts=parts,
         batch=batch,
         tokens=made.tokens,
         rows=torch.from_numpy(rows).to(vlm.device),
@@ -126,12 +126,12 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
     )
 
 
-def _bare_table(where: Parts, batch) -> Tokens:
+def _bare_table(parts: Parts, batch) -> Tokens:
     """The table of tokens without a processor: which rows are visual, and where."""
     ids = batch["input_ids"][0].cpu().numpy()
-    is_image = ids == where.image_token_id
+    is_image = ids == parts.image_token_id
     grids = batch["image_grid_thw"].tolist() if "image_grid_thw" in batch else []
-    image, row, column = patch_table(is_image, grids, int(where.patches_per_token**0.5))
+    image, row, column = patch_table(is_image, grids, int(parts.patches_per_token**0.5))
     mask = batch["attention_mask"][0].tolist()
     roles = tuple(
         "padding" if not seen else "image" if visual else "text"
@@ -169,11 +169,11 @@ def _checked_targets(tokens: Tokens, positions, targets) -> tuple[np.ndarray, np
     return rows, ids
 
 
-def check_ids(where: Parts, ids, name: str) -> None:
+def check_ids(parts: Parts, ids, name: str) -> None:
     """Raises ValueError for ids outside the vocabulary; on a GPU they would end the process."""
-    wrong = [int(i) for i in ids if not 0 <= int(i) < where.n_vocabulary]
+    wrong = [int(i) for i in ids if not 0 <= int(i) < parts.n_vocabulary]
     if wrong:
-        raise ValueError(f"expected {name} in 0..{where.n_vocabulary - 1}, got {wrong}")
+        raise ValueError(f"expected {name} in 0..{parts.n_vocabulary - 1}, got {wrong}")
 
 
 def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " target"] | None:
@@ -190,7 +190,7 @@ def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " t
         raise ValueError(
             f"expected one foil per target, got {len(named)} for {len(query.targets)} targets"
         )
-    check_ids(query.where, [foil for foil in named if foil is not None], "foils")
+    check_ids(query.parts, [foil for foil in named if foil is not None], "foils")
     others = runners_up(logits, query.targets).tolist()
     ids = [other if foil is None else foil for foil, other in zip(named, others, strict=True)]
     return torch.tensor(ids, device=query.rows.device)
@@ -198,7 +198,7 @@ def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " t
 
 def target_chunks(query: Query, n_variants: int) -> list[Int[Tensor, " part"]]:
     """Targets in groups whose attention rows fit in REPLAY_BYTES."""
-    where = query.where
-    per_target = 4 * n_variants * where.n_layers * where.n_heads * len(query.tokens.ids)
+    parts = query.parts
+    per_target = 4 * n_variants * parts.n_layers * parts.n_heads * len(query.tokens.ids)
     size = max(1, REPLAY_BYTES // per_target)
     return list(torch.arange(len(query.rows), device=query.rows.device).split(size))

@@ -8,7 +8,7 @@ from interp.capture import replay as capture
 from interp.capture.checks import check_inputs
 from interp.extract.dataset import as_array, finished
 from interp.extract.question import ask
-from interp.model.families import parts
+from interp.model import families
 from interp.model.vlm import VLM
 
 
@@ -28,7 +28,7 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
     if isinstance(model, VLM):
         query = ask(model, inputs, completion=completion)
     else:
-        check_inputs(parts(model), inputs)
+        check_inputs(families.parts(model), inputs)
         first = int(inputs["attention_mask"][0].nonzero()[0])
         query = ask(model, inputs, positions=[first], targets=[0])
     n_tokens = len(query.tokens.ids)
@@ -42,7 +42,7 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
         {"residual": (("component", "layer", "position", "d_model"), stacked)},
         coords={
             "component": list(found),
-            "layer": np.arange(query.where.n_layers),
+            "layer": np.arange(query.parts.n_layers),
             "position": kept,
             "token": ("position", [query.tokens.text[i] for i in kept]),
             "token_role": ("position", [query.tokens.role[i] for i in kept]),

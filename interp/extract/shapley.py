@@ -77,10 +77,10 @@ def _one(made: Cases, by_gauge: dict, source_set: int, other: Prefill) -> list[d
         clean = played.final[-1]
         written, by_reading = None, []
         for rows_g in by_gauge.values():
-            readout = read_out(query.where, rows_g[part], clean)
+            readout = read_out(query.parts, rows_g[part], clean)
             if written is None:
-                written = coalitions.writes(query.where, readout.biases, runs, played, is_source)
-            by_reading.append(_variables(query.where, readout, played.final, written))
+                written = coalitions.writes(query.parts, readout.biases, runs, played, is_source)
+            by_reading.append(_variables(query.parts, readout, played.final, written))
         chunks.append(by_reading)
     return [
         {name: torch.cat([one[name] for one in column], dim=-1) for name in column[0]}
@@ -88,8 +88,8 @@ def _one(made: Cases, by_gauge: dict, source_set: int, other: Prefill) -> list[d
     ]
 
 
-def _variables(where, readout, final, written) -> dict[str, Tensor]:
-    cubes = coalitions.cubes(where, readout, final, written)
+def _variables(parts, readout, final, written) -> dict[str, Tensor]:
+    cubes = coalitions.cubes(parts, readout, final, written)
     split = coalitions.split(cubes["pattern and values"])
     found = {field.name: getattr(split, field.name) for field in fields(split)}
     found["pair_interaction"] = found.pop("interactions")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from interp.inputs import completions
 from interp.inputs import prompts as inputs
-from interp.model.families import parts
+from interp.model import families
 from interp.model.state import undisturbed
 
 PROMPTS = {
@@ -27,7 +27,7 @@ PROMPTS = {
 def image_embeddings(model: nn.Module, pixel_values: Tensor, grids: Tensor) -> Tensor:
     """Visual embeddings of images, as the language model gets them: (visual token, d_model)."""
     with undisturbed(model), torch.no_grad():
-        found = parts(model).embed_images(
+        found = families.parts(model).embed_images(
             pixel_values=pixel_values.to(model.device), image_grid_thw=grids.to(model.device)
         )
         return torch.cat(tuple(found.pooler_output))

@@ -109,12 +109,12 @@ def token_strip(values: xr.DataArray, ax: Axes, *, limit: float = 0.0) -> Axes:
     return ax
 
 
-def _hatch(where: np.ndarray, ax: Axes, extent: tuple[float, float, float, float]) -> None:
+def _hatch(is_hatched: np.ndarray, ax: Axes, extent: tuple[float, float, float, float]) -> None:
     """Strokes over some cells of a grid."""
     x0, x1, y0, y1 = extent
-    n_rows, n_columns = where.shape
+    n_rows, n_columns = is_hatched.shape
     width, height = (x1 - x0) / n_columns, (y1 - y0) / n_rows
-    for row, column in np.argwhere(where):
+    for row, column in np.argwhere(is_hatched):
         corner = x0 + column * width, y0 + row * height
         ax.add_patch(
             plt.Rectangle(

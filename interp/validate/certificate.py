@@ -12,7 +12,7 @@ from peft import PeftModel
 
 import interp
 from interp.data.sample import Sample
-from interp.model.families import parts
+from interp.model import families
 from interp.model.state import fingerprint, undisturbed
 from interp.model.vlm import VLM
 from interp.validate import forwards, interventions, naive, paths, sums, traces
@@ -144,7 +144,7 @@ def _identity(model) -> dict[str, str]:
         "model_hash": fingerprint(model),
         "adapter_hash": fingerprint(model, adapter=True),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attn_implementation": parts(model).attn_implementation,
+        "attn_implementation": families.parts(model).attn_implementation,
     }
 
 

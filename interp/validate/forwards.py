@@ -35,7 +35,7 @@ def rows_of_the_forward(case: Case) -> list[Finding]:
         for one, other in zip(played.weights, weights, strict=True)
     ]
     findings.append(by_layer("attention rows equal eager attention weights", errors, case.bound))
-    if query.where.attn_implementation == "eager":
+    if query.parts.attn_implementation == "eager":
         _, logits = attention_of(case, "sdpa")
     gap = relative(logits - context.logits, context.logits)
     findings.append(Finding("SDPA, eager and the model's attention agree", gap, case.bound))
@@ -47,16 +47,16 @@ def attention_of(
     case: Case, implementation: str
 ) -> tuple[list[Float[Tensor, "target head token"]], Float[Tensor, "target vocabulary"]]:
     """Attention weights of the queried rows by layer, where eager, and their logits."""
-    where, rows, kept = case.query.where, case.query.rows, []
+    parts, rows, kept = case.query.parts, case.query.rows, []
 
     def look(_module, _args, output):
         if output[1] is not None:
             kept.append(output[1][0, :, rows].transpose(0, 1))
         return output[0], None  # no layer's whole matrix is kept
 
-    hooks = [layer.attention.register_forward_hook(look) for layer in where.layers]
+    hooks = [layer.attention.register_forward_hook(look) for layer in parts.layers]
     try:
-        with undisturbed(case.query.model), attending(where.language_model, implementation):
+        with undisturbed(case.query.model), attending(parts.language_model, implementation):
             out = case.query.model(**case.query.batch, use_cache=False, logits_to_keep=rows)
     finally:
         for hook in hooks:

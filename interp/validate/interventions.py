@@ -48,7 +48,7 @@ def interventions(case: Case) -> list[Finding]:
     embeddings = context.embeddings.clone()
     embeddings[members[0]] = refs["blur"].embeddings.to(embeddings)
     with undisturbed(query.model):
-        other = _forward(query.where, context, inputs_embeds=embeddings[None])[query.rows]
+        other = _forward(query.parts, context, inputs_embeds=embeddings[None])[query.rows]
     gap = clean - _logits(case, other) - total
     findings.append(case.compare("replaced content equals a forward with it", gap, to=total))
     return findings
@@ -58,30 +58,30 @@ def _cut(
     case: Case, context: Prefill, k: int, hidden: Tensor, mode: str
 ) -> Float[Tensor, " d_model"]:
     """The k-th target's final state when its row, and no other, cannot read some tokens."""
-    where, row = case.query.where, case.query.rows[k]
+    parts, row = case.query.parts, case.query.rows[k]
     with undisturbed(case.query.model), ExitStack() as stack:
         if mode == "mask":
-            stack.enter_context(attending(where.language_model, "sdpa"))
+            stack.enter_context(attending(parts.language_model, "sdpa"))
             given = {"attention_mask": {"full_attention": _mask(context, row, hidden)}}
-            return _forward(where, context, **given)[row]
-        stack.enter_context(attending(where.language_model, "eager"))
+            return _forward(parts, context, **given)[row]
+        stack.enter_context(attending(parts.language_model, "eager"))
         is_visual = case.query.is_visual
         is_averaged = is_visual if mode == "mean" else None
-        for layer in where.layers:
-            hook = partial(_take_out, where, layer, row, hidden, is_averaged)
+        for layer in parts.layers:
+            hook = partial(_take_out, parts, layer, row, hidden, is_averaged)
             handle = layer.attention.register_forward_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
-        return _forward(where, context)[row]
+        return _forward(parts, context)[row]
 
 
 def _take_out(  # noqa: PLR0913, PLR0917 - a hook's arguments
-    where: Parts, layer: Layer, row, hidden, is_averaged, _module, _args, kwargs, output
+    parts: Parts, layer: Layer, row, hidden, is_averaged, _module, _args, kwargs, output
 ) -> tuple[Tensor, None]:
     """A layer's attention output whose row reads 0, or a mean value, over the cut edges."""
     out, weights = output
     values = layer.v_proj(kwargs["hidden_states"])[0]
-    values = rearrange(values, "p (kv d) -> p kv d", kv=where.n_kv_heads)
-    values = values.repeat_interleave(where.n_heads // where.n_kv_heads, dim=1)
+    values = rearrange(values, "p (kv d) -> p kv d", kv=parts.n_kv_heads)
+    values = values.repeat_interleave(parts.n_heads // parts.n_kv_heads, dim=1)
     instead = torch.zeros_like(values[0]) if is_averaged is None else values[is_averaged].mean(0)
     kept = weights[0, :, row] * hidden
     taken = torch.einsum("hp,phd->hd", kept, values - instead)
@@ -92,14 +92,14 @@ def _take_out(  # noqa: PLR0913, PLR0917 - a hook's arguments
     return out, None
 
 
-def _forward(where: Parts, context: Prefill, **changed) -> Float[Tensor, "token d_model"]:
+def _forward(parts: Parts, context: Prefill, **changed) -> Float[Tensor, "token d_model"]:
     """The language model's plain forward over the whole sequence."""
     given = context.given | {"use_cache": False} | changed
-    return where.language_model(**given).last_hidden_state[0]
+    return parts.language_model(**given).last_hidden_state[0]
 
 
 def _logits(case: Case, hidden: Float[Tensor, "target d_model"]) -> Float[np.ndarray, " target"]:
-    logits = case.query.where.output_embedding(hidden)
+    logits = case.query.parts.output_embedding(hidden)
     return gauge_logits(logits, case.query.targets, "centered").cpu().double().numpy()
 
 

@@ -27,7 +27,7 @@ def naive_terms(case: Case) -> list[Finding]:
     vectors = _readout(case)
     errors = {"direct terms": [], "value biases": []}
     with undisturbed(query.model):
-        for layer in range(query.where.n_layers):
+        for layer in range(query.parts.n_layers):
             written, bias = _writes(case, layer, torch.from_numpy(sources).to(query.rows.device))
             read = torch.einsum("td,phd->thp", vectors, written)
             terms = (read * weights[layer][..., sources].double()).cpu().numpy()
@@ -46,14 +46,14 @@ def naive_terms(case: Case) -> list[Finding]:
 
 def _readout(case: Case) -> Float[Tensor, "target d_model"]:
     """u = g ⊙ γ / rms(h), with 1 / rms(h) from what the final norm makes of h's largest part."""
-    query, where = case.query, case.query.where
+    query, parts = case.query, case.query.parts
     final = case.stream["resid_post"][-1][query.rows].double()
     with undisturbed(query.model):
-        normed = where.final_norm(final).double()
-    gamma = where.norm_weight.double()
+        normed = parts.final_norm(final).double()
+    gamma = parts.norm_weight.double()
     largest = (final * gamma).abs().argmax(dim=-1, keepdim=True)
     scale = normed.gather(1, largest) / (final * gamma).gather(1, largest)
-    rows = gauge_rows(where.output_embedding, query.targets, "centered").double()
+    rows = gauge_rows(parts.output_embedding, query.targets, "centered").double()
     return rows * gamma * scale
 
 
@@ -61,16 +61,16 @@ def _writes(
     case: Case, layer: int, sources: Tensor
 ) -> tuple[Float[Tensor, "source head d_model"], Float[Tensor, "head d_model"]]:
     """W_o W_v n(h_p) without the bias for every head, and W_o b_v."""
-    where = case.query.where
-    block = where.layers[layer]
+    parts = case.query.parts
+    block = parts.layers[layer]
     normed = block.attention_norm(case.stream["resid_pre"][layer][sources])
     values = block.v_proj(torch.cat([normed, torch.zeros_like(normed[:1])]))
-    values = rearrange(values, "p (kv d) -> p kv d", kv=where.n_kv_heads)
-    group = where.n_heads // where.n_kv_heads
+    values = rearrange(values, "p (kv d) -> p kv d", kv=parts.n_kv_heads)
+    group = parts.n_heads // parts.n_kv_heads
     written = []
-    for head in range(where.n_heads):
+    for head in range(parts.n_heads):
         alone = torch.zeros(
-            len(values), where.n_heads, where.d_head, dtype=values.dtype, device=values.device
+            len(values), parts.n_heads, parts.d_head, dtype=values.dtype, device=values.device
         )
         alone[:, head] = values[:, head // group]
         written.append(block.o_proj(rearrange(alone, "p h d -> p (h d)")).double())

@@ -71,9 +71,9 @@ def shapley_sums(case: Case) -> list[Finding]:
     before = cut_masks(members, query.rows, context.is_visible)[0]
     variants = reading(shapley.coalition_runs(members[0]), len(query.rows))
     played = replay(query.model, context, query.rows, variants, others=runs[1:])
-    rows = gauge_rows(query.where.output_embedding, query.targets, "centered")
-    readout = read_out(query.where, rows, played.final[-1])
-    written = shapley.writes(query.where, readout.biases, runs, played, before)
+    rows = gauge_rows(query.parts.output_embedding, query.targets, "centered")
+    readout = read_out(query.parts, rows, played.final[-1])
+    written = shapley.writes(query.parts, readout.biases, runs, played, before)
     mine = project(readout.vectors, written[1, 1, 1]).cpu().numpy()
     terms = case.ledger["direct"].values.sum(axis=(1, 2))
     whole = (terms * before.cpu().numpy()).sum(axis=1)

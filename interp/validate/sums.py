@@ -39,7 +39,7 @@ def stream_sums(case: Case) -> list[Finding]:
     limit = {"float64": 1e-12, "float32": 1e-6}.get(str(case.query.model.dtype)[6:], 2e-2)
     pre, mid, post = stream["resid_pre"], stream["resid_mid"], stream["resid_post"]
     attention, ffn = stream["attn_out"], stream["ffn_out"]
-    joined = set(range(len(pre) - 1)) - set(case.query.where.injected)
+    joined = set(range(len(pre) - 1)) - set(case.query.parts.injected)
     errors = [
         max(
             relative(pre[n] + attention[n] - mid[n], pre[n], attention[n]),
@@ -107,7 +107,7 @@ class _Shifted(nn.Module):
 
 def gauge_invariance(case: Case) -> list[Finding]:
     """A constant added to every row of the output embedding is nothing to the centered gauge."""
-    head, targets = case.query.where.output_embedding, case.query.targets
+    head, targets = case.query.parts.output_embedding, case.query.targets
     rows = gauge_rows(head, targets, "centered")
     generator = torch.Generator().manual_seed(0)
     shift = torch.randn(head.in_features, generator=generator).to(next(head.parameters()))

@@ -5,7 +5,8 @@ import torch
 from interp import extract
 from interp.capture.prefill import prefill
 from interp.capture.replay import replay
-from interp.model.families import base_model, parts
+from interp.model import families
+from interp.model.families import base_model
 from interp.validate.case import Case, Finding, by_layer
 
 
@@ -53,7 +54,7 @@ def unchanged(case: Case) -> list[Finding]:
 
 def _state(model) -> list:
     """Everything about a model that a caller would notice."""
-    base, where = base_model(model), parts(model)
+    base, parts = base_model(model), families.parts(model)
     tensors = [t for t in model.parameters() if not t.is_inference()]
     gradients = [t.grad for t in tensors if t.grad is not None]
     return [
@@ -62,8 +63,8 @@ def _state(model) -> list:
         [p.requires_grad for p in model.parameters()],
         [(t.data_ptr(), t._version) for t in [*tensors, *gradients]],
         base.config._attn_implementation,
-        where.language_model.config._attn_implementation,
-        where.vision_tower.config._attn_implementation,
-        [id(getattr(module, name)) for module, name in where.volatile],
+        parts.language_model.config._attn_implementation,
+        parts.vision_tower.config._attn_implementation,
+        [id(getattr(module, name)) for module, name in parts.volatile],
         [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
     ]

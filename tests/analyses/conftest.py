@@ -9,7 +9,7 @@ import pytest
 
 from analyses.reports.direct_vs_indirect import measure
 from analyses.run import models
-from interp.model.families import parts
+from interp.model import families
 from interp.model.state import fingerprint
 
 RIGHT = models.certify
@@ -21,7 +21,7 @@ def lighter_runs():
 
     def certify(vlm, samples=None, *, witness=None):
         hashes = (fingerprint(vlm.model, adapter=adapter) for adapter in (False, True))
-        key = (*hashes, vlm.model.dtype, parts(vlm.model).attn_implementation, witness)
+        key = (*hashes, vlm.model.dtype, families.parts(vlm.model).attn_implementation, witness)
         if key not in known:
             known[key] = RIGHT(vlm, samples, witness=witness)
         return known[key]

@@ -132,7 +132,7 @@ def test_input_x_gradient_equals_finite_differences(case):
     """Patch by patch: how the logit changes when a visual token's pixels are scaled."""
     vlm, sample, last, one, _ = case
     found = METHODS["input × gradient"](vlm, sample, last).values.ravel()
-    pixels, step, n_patches = one.query.batch["pixel_values"], 1e-3, one.where.patches_per_token
+    pixels, step, n_patches = one.query.batch["pixel_values"], 1e-3, one.parts.patches_per_token
     slopes = []
     with torch.no_grad(), undisturbed(vlm.model):
         for token in range(4):

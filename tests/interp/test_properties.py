@@ -148,23 +148,23 @@ def assert_close(one, other, scale, bound=EXACT):
 @slowly
 @given(worlds())
 def test_parts_sum_to_the_whole(world):
-    model, batch, where = world.model(), world.batch(), asked(world)
+    model, batch, rows = world.model(), world.batch(), asked(world)
     for gauge, foils in GAUGES:
-        ds = interp.extract.ledger(model, batch, gauge=gauge, foils=foils, **where)
+        ds = interp.extract.ledger(model, batch, gauge=gauge, foils=foils, **rows)
         parts = ds.embed + ds.ffn.sum("layer") + ds.value_bias.sum(["layer", "head"])
         parts = parts + ds.direct.sum(["layer", "head", "source"])
         assert_close(parts, ds.logit, ds.magnitude)
         assert float(np.abs(ds.direct.values[..., : world.padding]).max(initial=0)) == 0
     sources = moved(world.sets(), world.padding)
     for mode in ("zero", "mask"):
-        fx = interp.extract.effects(model, batch, sources=sources, mode=mode, **where)
+        fx = interp.extract.effects(model, batch, sources=sources, mode=mode, **rows)
         assert_close(fx.effect.sum("path"), fx.total, ds.magnitude)
     n_visual = int((batch["input_ids"] == IMAGE).sum())
     content = torch.randn(n_visual, model.config.text_config.hidden_size, dtype=torch.float64)
     replaced = {"references": {"random": content}}
-    nodes = interp.extract.node_effects(model, batch, **replaced, **where)
+    nodes = interp.extract.node_effects(model, batch, **replaced, **rows)
     assert_close(nodes.effect.sum("path"), nodes.total, ds.magnitude)
-    shares = interp.extract.shapley(model, batch, **replaced, **where)
+    shares = interp.extract.shapley(model, batch, **replaced, **rows)
     assert_close(shares.shapley.sum("path_class"), shares.total, ds.magnitude)
     assert_close(shares.total.sel(norm="live"), nodes.total, ds.magnitude)
 
@@ -173,11 +173,11 @@ def test_parts_sum_to_the_whole(world):
 @given(worlds())
 def test_gauges_and_targets(world):
     """A constant row changes raw alone; contrast is a difference of raw, and centered its mean."""
-    model, batch, where = world.model(), world.batch(), asked(world)
+    model, batch, rows = world.model(), world.batch(), asked(world)
     kinds = ("direct", "ffn", "value_bias", "embed")
-    before = {g: interp.extract.ledger(model, batch, gauge=g, foils=f, **where) for g, f in GAUGES}
+    before = {g: interp.extract.ledger(model, batch, gauge=g, foils=f, **rows) for g, f in GAUGES}
     scale, n_vocabulary = before["raw"].magnitude, world.sizes.n_vocabulary
-    last = {"positions": where["positions"][-1:] * n_vocabulary, "targets": range(n_vocabulary)}
+    last = {"positions": rows["positions"][-1:] * n_vocabulary, "targets": range(n_vocabulary)}
     every = interp.extract.ledger(model, batch, gauge="raw", **last)
     for name in kinds:
         centered = before["centered"][name].isel(target=-1)
@@ -190,7 +190,7 @@ def test_gauges_and_targets(world):
         with torch.no_grad():
             model.lm_head.weight += torch.randn(model.lm_head.in_features, dtype=torch.float64)
         for gauge, foils in GAUGES[1:]:
-            after = interp.extract.ledger(model, batch, gauge=gauge, foils=foils, **where)
+            after = interp.extract.ledger(model, batch, gauge=gauge, foils=foils, **rows)
             for name in kinds:
                 assert_close(after[name], before[gauge][name], scale)
 
@@ -198,29 +198,29 @@ def test_gauges_and_targets(world):
 @slowly
 @given(worlds(), st.randoms())
 def test_selecting_and_relabelling_change_nothing(world, random):
-    model, batch, where = world.model(), world.batch(), asked(world)
-    ds = interp.extract.ledger(model, batch, **where)
-    order = list(range(len(where["positions"])))
+    model, batch, rows = world.model(), world.batch(), asked(world)
+    ds = interp.extract.ledger(model, batch, **rows)
+    order = list(range(len(rows["positions"])))
     random.shuffle(order)
     some = order[: max(1, len(order) - 1)] * 2  # a row may be asked for twice
-    picked = [where["positions"][k] for k in some]
+    picked = [rows["positions"][k] for k in some]
     alone = interp.extract.ledger(model, batch, positions=picked)
     assert_close(alone.direct, ds.direct.isel(target=some), ds.magnitude.isel(target=some))
     assert (alone.target_token_id.values == ds.target_token_id.values[some]).all()
 
     sources = moved(world.sets(), world.padding)
-    fx = interp.extract.effects(model, batch, sources=sources, **where)
+    fx = interp.extract.effects(model, batch, sources=sources, **rows)
     names = list(sources)
     random.shuffle(names)
     again = {name.upper(): sources[name][::-1] for name in names}
-    other = interp.extract.effects(model, batch, sources=again, **where)
+    other = interp.extract.effects(model, batch, sources=again, **rows)
     for name in names:
         mine, theirs = (one.sel(source_set=n) for one, n in ((fx, name), (other, name.upper())))
         assert_close(mine.effect, theirs.effect, ds.magnitude)
     # What is read from two disjoint sets together is written by both.
     if "odd" in sources:
         both = {"both": sources["even"] + sources["odd"]}
-        joint = interp.extract.effects(model, batch, sources=both, **where).effect
+        joint = interp.extract.effects(model, batch, sources=both, **rows).effect
         parts = fx.effect.sel(source_set=["even", "odd"], path=["direct", "value_bias"])
         assert_close(parts.sum("source_set"), joint.sel(path=parts.path)[:, 0], ds.magnitude)
         is_before = ds.source < ds.target_position  # the own edge is never cut
@@ -247,15 +247,15 @@ def test_padding_and_batching_change_nothing(world, lengths, mode):
         cuts = [{"sources": one.sets(mode), "mode": mode} for one in texts]
         edges = effects_of(made, batch, cuts)
     for k, one in enumerate(texts):
-        where = {"positions": one.rows(2 + k)}
-        alone = interp.extract.ledger(model, one.batch(padding=0), **where)
+        rows = {"positions": one.rows(2 + k)}
+        alone = interp.extract.ledger(model, one.batch(padding=0), **rows)
         assert_close(ledgers[k].direct, alone.direct, alone.magnitude)
         assert_close(ledgers[k].logit, alone.logit, alone.magnitude)
         fx = interp.extract.effects(
-            model, one.batch(padding=0), sources=one.sets(mode), mode=mode, **where
+            model, one.batch(padding=0), sources=one.sets(mode), mode=mode, **rows
         )
         assert_close(edges[k].effect, fx.effect, alone.magnitude)
-        padded = {"positions": [row + world.padding for row in where["positions"]]}
+        padded = {"positions": [row + world.padding for row in rows["positions"]]}
         ds = interp.extract.ledger(model, one.batch(), **padded)
         assert_close(ds.direct.values[..., world.padding :], alone.direct, alone.magnitude)
 
@@ -281,17 +281,17 @@ def _longer(world: World, by: int) -> World:
 def test_merged_lora_equals_unmerged(world, rank, modules):
     if world.sizes.is_tied:
         modules = [name for name in modules if name != "lm_head"] or ["v_proj"]
-    where, batch = asked(world), world.batch()
+    rows, batch = asked(world), world.batch()
     model = get_peft_model(world.model(), LoraConfig(r=rank, target_modules=modules))
     model = model.to(torch.float64).eval()
-    plain = interp.extract.ledger(world.model(), batch, **where)
-    assert_close(interp.extract.ledger(model, batch, **where).direct, plain.direct, plain.magnitude)
+    plain = interp.extract.ledger(world.model(), batch, **rows)
+    assert_close(interp.extract.ledger(model, batch, **rows).direct, plain.direct, plain.magnitude)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.2 * torch.randn_like(parameter))
-    ds = interp.extract.ledger(model, batch, **where)
-    merged = interp.extract.ledger(model.merge_and_unload(), batch, **where)
+    ds = interp.extract.ledger(model, batch, **rows)
+    merged = interp.extract.ledger(model.merge_and_unload(), batch, **rows)
     for name in ("direct", "ffn", "value_bias", "embed", "logit"):
         assert_close(ds[name], merged[name], merged.magnitude)
 
@@ -299,12 +299,12 @@ def test_merged_lora_equals_unmerged(world, rank, modules):
 @slowly
 @given(worlds())
 def test_sdpa_equals_eager(world):
-    model, where = world.model(torch.float32), asked(world)
+    model, rows = world.model(torch.float32), asked(world)
     batch = world.batch(torch.float32)
     model.set_attn_implementation("sdpa")
-    sdpa = interp.extract.ledger(model, batch, **where)
+    sdpa = interp.extract.ledger(model, batch, **rows)
     model.set_attn_implementation("eager")
-    eager = interp.extract.ledger(model, batch, **where)
+    eager = interp.extract.ledger(model, batch, **rows)
     assert (sdpa.attrs["attn_implementation"], eager.attrs["attn_implementation"]) == (
         "sdpa",
         "eager",
@@ -316,8 +316,8 @@ def test_sdpa_equals_eager(world):
 @slowly
 @given(worlds())
 def test_half_precision_stays_within_its_bound(world):
-    where = asked(world)
-    ds = interp.extract.ledger(world.model(torch.bfloat16), world.batch(torch.bfloat16), **where)
+    rows = asked(world)
+    ds = interp.extract.ledger(world.model(torch.bfloat16), world.batch(torch.bfloat16), **rows)
     # Rounded at the scale of the states, so a target whose own parts are next to nothing (one in a
     # thousand of these models has one) is held against the others' magnitude.
     scale = np.full(ds.magnitude.shape, ds.magnitude.max())

@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, get_cosine_
 from interp.data.boxes import box_overlap
 from interp.data.digits import scenes as digits
 from interp.data.digits.drawing import COLORS
-from interp.model.families import parts
+from interp.model import families
 
 CLASSES = {"digit": 10, "color": len(COLORS)}  # and one more each, the background
 COVERED = 0.25  # least share of a cell inside a digit's box for the cell to count as that digit
@@ -138,7 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     model = AutoModelForImageTextToText.from_pretrained(options.model).train()
     processor = AutoProcessor.from_pretrained(options.model)
-    found = train(parts(model).vision_tower, processor, options)
+    found = train(families.parts(model).vision_tower, processor, options)
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)
     (options.out / "vision.json").write_text(json.dumps({"cell_accuracy": found}))

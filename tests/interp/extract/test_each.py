@@ -10,7 +10,7 @@ import xarray as xr
 import interp
 from interp.capture.memory import Load, needed
 from interp.capture.prefill import prefills
-from interp.model.families import parts
+from interp.model import families
 from tests.support import odd_models
 
 each = import_module("interp.extract.each")  # the package's attribute is the function
@@ -149,12 +149,12 @@ def test_the_budget_picks_the_batches(samples, monkeypatch):
         return prefills(model, sequences, positions)
 
     monkeypatch.setattr(each, "prefills", counting)
-    where = parts(vlm.model)
+    parts = families.parts(vlm.model)
     loads = [
         Load(one.sizes["source"], one.sizes["target"])
         for one in interp.extract.each("ledger", vlm, samples, detail="tokens")
     ]
-    largest = max(loads, key=lambda one: needed(where, [one], 4))
+    largest = max(loads, key=lambda one: needed(parts, [one], 4))
 
     def n_batches(budget: int) -> int:
         sizes.clear()
@@ -162,9 +162,9 @@ def test_the_budget_picks_the_batches(samples, monkeypatch):
         assert sum(sizes) == len(samples)
         return len(sizes)
 
-    assert n_batches(needed(where, [largest], 4)) >= 5
-    assert 1 < n_batches(needed(where, [largest] * 3, 4)) < 5
-    assert n_batches(needed(where, [largest] * 10, 4)) == 1
+    assert n_batches(needed(parts, [largest], 4)) >= 5
+    assert 1 < n_batches(needed(parts, [largest] * 3, 4)) < 5
+    assert n_batches(needed(parts, [largest] * 10, 4)) == 1
     with pytest.raises(ValueError, match=r"at most max_memory=1000 bytes, got \d+ for \d+ tokens"):
         next(interp.extract.each("ledger", vlm, samples, max_memory=1000))
     with pytest.raises(ValueError, match="an extraction of"):
@@ -175,11 +175,11 @@ def test_the_budget_picks_the_batches(samples, monkeypatch):
 
 def test_a_sample_too_large_at_once_goes_by_itself_in_chunks(samples, monkeypatch):
     vlm = interp.load_model("tiny")
-    where = parts(vlm.model)
+    parts = families.parts(vlm.model)
     expected = [interp.extract.effects(vlm, one) for one in samples[1:3]]
     n_tokens = max(one.sizes["source"] for one in interp.extract.each("ledger", vlm, samples[1:3]))
     n_targets = max(one.sizes["target"] for one in expected)
-    budget = needed(where, [Load(n_tokens, n_targets, n_variants=1)], 4)
+    budget = needed(parts, [Load(n_tokens, n_targets, n_variants=1)], 4)
     monkeypatch.setattr(each, "REPLAY_BYTES", 0)
     monkeypatch.setattr(each, "prefills", None)  # no batch is made
     found = list(interp.extract.each("effects", vlm, samples[1:3], max_memory=budget))

@@ -84,7 +84,7 @@ def test_two_hops_sum_to_the_attention_and_bias_origins_of_the_thinking(odd_mode
     where = {"positions": query.rows[-1:].tolist(), "targets": query.targets[-1:].tolist()}
     made = asked(vlm, sample, gauge="centered", foils=None, completion=None, **where)
     played = replay(made.query.model, made.context, made.query.rows)
-    readout = read_out(made.query.where, made.gauge_rows, played.final[0])
+    readout = read_out(made.query.parts, made.gauge_rows, played.final[0])
     found = attention_maps.through_thinking(made, played, readout, ["two_hop"], "paper")
     scores = found["two_hop"][0][0].detach().numpy()
     ds = interp.extract.origins(vlm, sample, **where)

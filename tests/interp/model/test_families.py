@@ -8,7 +8,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 import interp
 from interp.model import families
-from interp.model.families import parts, qwen2_5_vl
+from interp.model.families import qwen2_5_vl
 from interp.validate import certify
 from tests.support import odd_models
 from tests.support.odd_models import batch, make, random_references
@@ -29,11 +29,11 @@ def family(monkeypatch, **changed):
 
 
 def test_parts_are_the_models_own_modules(model):
-    where = parts(model)
-    assert where.n_layers == len(where.layers) == model.config.text_config.num_hidden_layers
+    parts = families.parts(model)
+    assert parts.n_layers == len(parts.layers) == model.config.text_config.num_hidden_layers
     named = dict(model.named_modules())
     prefix = "model.language_model.layers.1"
-    layer = where.layers[1]
+    layer = parts.layers[1]
     assert layer.block is named[prefix]
     assert layer.attention is named[f"{prefix}.self_attn"]
     assert layer.v_proj is named[f"{prefix}.self_attn.v_proj"]
@@ -41,20 +41,20 @@ def test_parts_are_the_models_own_modules(model):
     assert layer.ffn is named[f"{prefix}.mlp"]
     assert layer.attention_norm is named[f"{prefix}.input_layernorm"]
     assert layer.ffn_norm is named[f"{prefix}.post_attention_layernorm"]
-    assert where.final_norm is named["model.language_model.norm"]
-    assert where.d_head * where.n_heads == model.config.text_config.hidden_size
-    assert where.injected == ()
+    assert parts.final_norm is named["model.language_model.norm"]
+    assert parts.d_head * parts.n_heads == model.config.text_config.hidden_size
+    assert parts.injected == ()
 
 
 def test_a_head_width_of_the_config_counts(model):
     model.config.text_config.head_dim = 5  # as in Qwen3-VL, where it is not width / heads
-    assert parts(model).d_head == 5
+    assert families.parts(model).d_head == 5
 
 
 def test_an_architecture_without_a_file_is_refused(model, monkeypatch):
     monkeypatch.delitem(families.MODEL_FAMILIES, "qwen2_5_vl")
     with pytest.raises(ValueError, match="got 'qwen2_5_vl'; add its file to interp/model/families"):
-        parts(model)
+        families.parts(model)
 
 
 def test_what_cannot_be_exact_with_injections_is_refused(model, processor, monkeypatch):
@@ -120,7 +120,7 @@ def test_another_family_of_the_same_algebra_needs_one_function(processor, monkey
     torch.manual_seed(0)
     model = Qwen2VLForConditionalGeneration(config).double().eval()
     with pytest.raises(ValueError, match="got 'qwen2_vl'; add its file"):
-        parts(model)
+        families.parts(model)
 
     def locate(model):
         model.config.vision_config.intermediate_size = 64  # Qwen2-VL says mlp_ratio instead

@@ -103,8 +103,8 @@ def test_a_layer_that_behaves_otherwise_in_a_replay_is_named(samples):
 def test_wrong_value_biases_are_noticed(samples, monkeypatch):
     right = readout.value_biases
 
-    def wrong(where, dtype):
-        biases = right(where, dtype)
+    def wrong(parts, dtype):
+        biases = right(parts, dtype)
         biases[2] = biases[2] * 1.5
         return biases
 
