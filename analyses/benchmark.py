@@ -23,26 +23,26 @@ def at_length(model, setting: Setting, options: Benchmark) -> dict:
     """All extractions at one length."""
     todo, n_tokens = tasks(model, setting), setting.tokens
     names = [*EXTRACTIONS, *(["ledger of a batch"] if setting.sequences > 1 else [])]
-    found = {name: paired(name, todo, options.repeats, setting.device) for name in names}
+    timings = {name: paired(name, todo, options.repeats, setting.device) for name in names}
     measured = ("forward", *(EXTRACTIONS if options.all_memory else EXTRACTIONS[:2]))
     peaks = {name: peak_memory(setting, name)["peak"] for name in measured}
-    for name, one in found.items():
+    for name, timing in timings.items():
         if name in peaks:
-            one["memory_ratio"] = peaks[name] / peaks["forward"]
+            timing["memory_ratio"] = peaks[name] / peaks["forward"]
         print(
-            f"{n_tokens} tokens, {name}: {one['ratio_median']:.3f} of the forward "
-            f"[{one['ratio_range'][0]:.3f}, {one['ratio_range'][1]:.3f}], "
-            f"memory {one.get('memory_ratio', float('nan')):.3f}",
+            f"{n_tokens} tokens, {name}: {timing['ratio_median']:.3f} of the forward "
+            f"[{timing['ratio_range'][0]:.3f}, {timing['ratio_range'][1]:.3f}], "
+            f"memory {timing.get('memory_ratio', float('nan')):.3f}",
             flush=True,
         )
     n_visual = int((n_tokens - TEXT_TOKENS) ** 0.5) ** 2
-    patches = found["patch_effects"]
+    patches = timings["patch_effects"]
     patches["occlusion_speedup"] = n_visual / (1 + patches["ratio_median"])
     print(
         f"{n_tokens} tokens: maps of {n_visual} patches for one target, with the prefill, "
         f"{patches['occlusion_speedup']:.0f} times as fast as {n_visual} occluded forwards"
     )
-    return found | {"forward_peak_bytes": peaks["forward"]}
+    return timings | {"forward_peak_bytes": peaks["forward"]}
 
 
 def head_of(setting: Setting, repeats: int) -> dict:
@@ -86,14 +86,14 @@ def in_training(setting: Setting, options: Benchmark) -> dict:
     """Measures and prints how much a reward adds to a GRPO step."""
     from analyses.benchmarks.reward import reward_cost
 
-    found = reward_cost(setting, setting.tokens, 512, options.repeats)
-    for rule, share in found["added"].items():
+    cost = reward_cost(setting, setting.tokens, 512, options.repeats)
+    for rule, share in cost["added"].items():
         print(
-            f"{rule}: adds {100 * share:.1f} % to a step of {found['step_seconds']:.0f} s per "
-            f"completion of {found['new_tokens']} tokens, of which decoding is "
-            f"{found['step_parts_seconds']['decoding']:.0f} s"
+            f"{rule}: adds {100 * share:.1f} % to a step of {cost['step_seconds']:.0f} s per "
+            f"completion of {cost['new_tokens']} tokens, of which decoding is "
+            f"{cost['step_parts_seconds']['decoding']:.0f} s"
         )
-    return {"reward": found}
+    return {"reward": cost}
 
 
 def at_all_lengths(setting: Setting, options: Benchmark) -> dict:
@@ -103,12 +103,12 @@ def at_all_lengths(setting: Setting, options: Benchmark) -> dict:
     from analyses.benchmarks.release import release_arithmetic
 
     model = make_model(setting)
-    found = {n: at_length(model, replace(setting, tokens=n), options) for n in options.tokens}
+    by_tokens = {n: at_length(model, replace(setting, tokens=n), options) for n in options.tokens}
     if options.skip_release:
-        return {"by_tokens": found}
+        return {"by_tokens": by_tokens}
     against = release_arithmetic(setting)
     print(f"folded extraction: {against['speedup']:.0f} times the release's speed")
-    return {"by_tokens": found, "release_arithmetic": against}
+    return {"by_tokens": by_tokens, "release_arithmetic": against}
 
 
 def main() -> int:
@@ -133,14 +133,14 @@ def main() -> int:
         if "layers" in options.growth:
             stem = f"{options.shape}-{kind}-{options.dtype}"
         path = options.out / f"{stem}-growth.json"
-        found = grow(setting, options, path)
+        results = grow(setting, options, path)
     elif options.reward:
         path = options.out / f"{options.shape}-reward-{kind}-{options.dtype}.json"
-        found = in_training(setting, options)
+        results = in_training(setting, options)
     else:
         path = options.out / f"{stem}.json"
-        found = at_all_lengths(setting, options)
-    path.write_text(json.dumps(head_of(setting, options.repeats) | found, indent=1) + "\n")
+        results = at_all_lengths(setting, options)
+    path.write_text(json.dumps(head_of(setting, options.repeats) | results, indent=1) + "\n")
     print(path)
     return 0
 

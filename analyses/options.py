@@ -49,28 +49,30 @@ def parse_one_of(
     for name, kind in kinds.items():
         about = f"What analyses/{name}.py reads."
         add(names.add_parser(name, description=about, help=about), kind)
-    found = parser.parse_args(argv)
-    return found.name, filled(kinds[found.name], found)
+    namespace = parser.parse_args(argv)
+    return namespace.name, filled(kinds[namespace.name], namespace)
 
 
 def add(parser: argparse.ArgumentParser, kind: type) -> None:
     """Adds an argument for every field."""
-    for one in fields(kind):
-        how = dict(one.metadata)
-        if one.type is bool:
+    for entry in fields(kind):
+        how = dict(entry.metadata)
+        if entry.type is bool:
             how |= {"action": "store_true"}
-        elif one.type == (bool | None):
-            how |= {"action": argparse.BooleanOptionalAction, "default": one.default}
+        elif entry.type == (bool | None):
+            how |= {"action": argparse.BooleanOptionalAction, "default": entry.default}
         else:
-            how |= {"default": one.default if one.default is not MISSING else None}
-            how.setdefault("type", one.type if isinstance(one.type, type) else None)
+            how |= {"default": entry.default if entry.default is not MISSING else None}
+            how.setdefault("type", entry.type if isinstance(entry.type, type) else None)
         positional = how.pop("positional", False)
-        parser.add_argument(one.name if positional else f"--{one.name.replace('_', '-')}", **how)
+        parser.add_argument(
+            entry.name if positional else f"--{entry.name.replace('_', '-')}", **how
+        )
 
 
-def filled(kind: type[Options], found: argparse.Namespace) -> Options:
+def filled(kind: type[Options], namespace: argparse.Namespace) -> Options:
     """The dataclass with what argparse found."""
-    values = {one.name: getattr(found, one.name) for one in fields(kind)}
+    values = {entry.name: getattr(namespace, entry.name) for entry in fields(kind)}
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -71,21 +71,21 @@ def _cut(run: Path, n_shards: int) -> Path:
 
 
 def _opening(run: Path, n_shards: int) -> dict[str, float]:
-    cut, found = _cut(run, n_shards), {}
+    cut, costs = _cut(run, n_shards), {}
     for check in ("bytes", "structure"):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", OPEN, str(cut), check],
             capture_output=True,
             text=True,
             check=True,
         )
-        opened, read, memory = map(float, done.stdout.split())
-        found |= {
+        opened, read, memory = map(float, process.stdout.split())
+        costs |= {
             f"open_{check}_s": opened,
             f"open_and_mean_{check}_s": read,
             f"open_{check}_mib": memory / 2**10,
         }
-    return found
+    return costs
 
 
 def measure(run: Path) -> list[dict]:

@@ -86,14 +86,14 @@ class Pictures:
 
         from interp import plots
 
-        found = self.map(target, kind)
+        saliency = self.map(target, kind)
         ax = plt.subplots(figsize=(3.2, 3.2))[1] if ax is None else ax
         boxes = np.zeros((0, 4)) if boxes is None else boxes
         if image is not None:
-            return plots.overlay(image, found, boxes, ax, limit=limit)
-        top = limit or float(np.abs(found).max()) or 1.0
-        aspect = found.sizes["row"] / found.sizes["column"]
-        return plots.signed_map(found, boxes, ax, limit=top, aspect=aspect)
+            return plots.overlay(image, saliency, boxes, ax, limit=limit)
+        top = limit or float(np.abs(saliency).max()) or 1.0
+        aspect = saliency.sizes["row"] / saliency.sizes["column"]
+        return plots.signed_map(saliency, boxes, ax, limit=top, aspect=aspect)
 
     def strip(self, kind: str | None = None, *, ax=None, limit: float = 0.0):
         """Thinking and answer tokens, coloured by what the whole image gives to each, in logits.

@@ -55,8 +55,8 @@ def faithfulness(
     """
     query = ask(vlm, sample, completion=completion)
     shape = int(query.tokens.row.max()) + 1, int(query.tokens.column.max()) + 1
-    for name, one in maps.items():
-        _check(name, one, shape)
+    for name, saliency in maps.items():
+        _check(name, saliency, shape)
     if not maps:
         raise ValueError("expected one or more maps, got none")
     cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
@@ -64,8 +64,8 @@ def faithfulness(
     original = np.asarray(open_image(sample.image).resize(size, Image.Resampling.BICUBIC))
     empty = np.asarray(blank(vlm.processor, size))
     canvases = [original, empty]
-    for one in maps.values():
-        order = pixel_order(one, size)
+    for saliency in maps.values():
+        order = pixel_order(saliency, size)
         canvases += [changed(original, empty, order, c, s) for c in CHANGES for s in shares]
     n_text = len(text_ids(vlm.processor, sample, completion))
     scores = log_likelihoods(vlm, query, n_text, canvases, at_once)
@@ -122,32 +122,34 @@ def log_likelihoods(
     rows = torch.arange(last - n_text, last, device=query.rows.device)
     targets = batch["input_ids"][0, rows + 1]
     is_answer = [query.tokens.role[row + 1] == "answer" for row in rows.tolist()]
-    found = []
+    scores = []
     with undisturbed(vlm.model):
         for start in range(0, len(canvases), at_once):
-            some = [Image.fromarray(one) for one in canvases[start : start + at_once]]
-            logits = vlm.model(**_with(vlm, batch, some), use_cache=False, logits_to_keep=rows)
-            found.append(_text_scores(logits.logits, targets, is_answer))
-    return torch.cat(found).cpu().numpy()
+            images = [Image.fromarray(canvas) for canvas in canvases[start : start + at_once]]
+            logits = vlm.model(**_with(vlm, batch, images), use_cache=False, logits_to_keep=rows)
+            scores.append(_text_scores(logits.logits, targets, is_answer))
+    return torch.cat(scores).cpu().numpy()
 
 
 def _text_scores(
     logits: Float[Tensor, "canvas token vocabulary"], targets: Tensor, is_answer: list[bool]
 ) -> Float[Tensor, "canvas text"]:
     log_probability = logits.float().log_softmax(dim=-1)
-    mine = log_probability.gather(2, targets.expand(len(logits), -1)[..., None])[..., 0]
-    return torch.stack([mine.mean(dim=1), mine[:, is_answer].mean(dim=1)], dim=1).double()
+    token_scores = log_probability.gather(2, targets.expand(len(logits), -1)[..., None])[..., 0]
+    return torch.stack(
+        [token_scores.mean(dim=1), token_scores[:, is_answer].mean(dim=1)], dim=1
+    ).double()
 
 
 def _with(vlm: VLM, batch, images: list[Image.Image]) -> dict:
     """The batch once for each image, with that image's pixels."""
-    made = vlm.processor.image_processor(images=images, return_tensors="pt")
+    features = vlm.processor.image_processor(images=images, return_tensors="pt")
     grid = batch["image_grid_thw"]
-    if not (made["image_grid_thw"] == grid[0].cpu()).all():
+    if not (features["image_grid_thw"] == grid[0].cpu()).all():
         raise ValueError(
             f"expected canvases on the grid {grid[0].tolist()}, got "
-            f"{made['image_grid_thw'][0].tolist()}; the processor resizes them again"
+            f"{features['image_grid_thw'][0].tolist()}; the processor resizes them again"
         )
     repeated = {name: value.repeat(len(images), 1) for name, value in batch.items()}
-    pixels = made["pixel_values"].to(batch["pixel_values"])
+    pixels = features["pixel_values"].to(batch["pixel_values"])
     return repeated | {"pixel_values": pixels}

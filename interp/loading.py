@@ -54,13 +54,13 @@ def load_model(
             self-check.
     """
     source, embedded = resolve(name)
-    said = base_of(source)
-    if said is not None:  # the name is an adapter's, which says what it was trained on and how
+    record = base_of(source)
+    if record is not None:  # the name is an adapter's, which says what it was trained on and how
         if adapter is not None:
             raise ValueError(f"expected one adapter, got {name!r}, which is one, and {adapter!r}")
-        adapter, name, prompt = name, said["base"], prompt or said["prompt"]
-        min_pixels = said.get("min_pixels") if min_pixels is None else min_pixels
-        max_pixels = said.get("max_pixels") if max_pixels is None else max_pixels
+        adapter, name, prompt = name, record["base"], prompt or record["prompt"]
+        min_pixels = record.get("min_pixels") if min_pixels is None else min_pixels
+        max_pixels = record.get("max_pixels") if max_pixels is None else max_pixels
         source, embedded = resolve(name)
     prompt = prompt or ("plain" if embedded else "think")
     if prompt not in PROMPTS:
@@ -141,9 +141,9 @@ def _weights(source: str, **options) -> nn.Module:
     """Weights from safetensors; a pickled checkpoint is refused, because it can run code."""
     folder = Path(source)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        found = sorted(path.name for path in folder.glob("*.bin"))
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
         raise ValueError(
-            f"{source}: expected weights as *.safetensors, got {found or 'none'}; "
+            f"{source}: expected weights as *.safetensors, got {pickles or 'none'}; "
             "save the model again with save_pretrained"
         )
     return AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **options)
@@ -167,9 +167,9 @@ def outline(name: str, *, is_narrow: bool) -> VLM:
             model on torch's device "meta", which has shapes and no numbers.
     """
     source, embedded = resolve(name)
-    said = base_of(source)
-    if said is not None:
-        source, embedded = resolve(said["base"])
+    record = base_of(source)
+    if record is not None:
+        source, embedded = resolve(record["base"])
     _family(name, source, {})
     config = AutoConfig.from_pretrained(source)
     if is_narrow:
@@ -180,7 +180,7 @@ def outline(name: str, *, is_narrow: bool) -> VLM:
         model = model.float()
     processor = AutoProcessor.from_pretrained(source)
     processor.tokenizer.padding_side = "left"
-    prompt = said["prompt"] if said else "plain" if embedded else "think"
+    prompt = record["prompt"] if record else "plain" if embedded else "think"
     return VLM(model.eval(), processor, str(name), prompt, "outline")
 
 

@@ -71,8 +71,8 @@ def relative_errors(run: xr.Dataset) -> xr.Dataset:
         nodes = run["node_total"] - run["node_effect"].sum("node_path", skipna=False)
         shares = run["shapley_total"] - run["shapley"].sum("path_class", skipna=False)
         if run.attrs["gauge"] == "centered":
-            other = run["shapley_total"].sel(norm="live", gauge="centered") - run["node_total"]
-            shares = np.maximum(np.abs(shares), np.abs(other))
+            difference = run["shapley_total"].sel(norm="live", gauge="centered") - run["node_total"]
+            shares = np.maximum(np.abs(shares), np.abs(difference))
         for name, gaps in (("nodes", nodes), ("shapley", shares)):
             rest = [dim for dim in gaps.dims if dim != "target"]
             errors[name] = np.abs(gaps).max(rest) / run["magnitude"]
@@ -90,21 +90,23 @@ def map_agreement(run: xr.Dataset) -> xr.Dataset:
     require(run["patch_edge"], "target", "source")
     sample = {name: k for k, name in enumerate(run["sample"].values)}
     is_visual = run["image"].values >= 0
-    found = np.full((2, run.sizes["target"], len(MAPS), len(EXACT)), np.nan)
+    agreement = np.full((2, run.sizes["target"], len(MAPS), len(EXACT)), np.nan)
     arrays = {name: run[name].values for name in (*MAPS, *EXACT)}
     for target in np.flatnonzero(run["has_patch"].values):
         at = is_visual[sample[run["target_sample"].values[target]]]
         for i, name in enumerate(MAPS):
             for j, exact in enumerate(EXACT):
-                one, other = arrays[name][target, at], arrays[exact][target, at]
-                if np.ptp(one) > 0 and np.ptp(other) > 0:
-                    found[0, target, i, j] = stats.spearmanr(one, other).statistic
-                    found[1, target, i, j] = (np.sign(one) == np.sign(other)).mean()
+                map_values, exact_values = arrays[name][target, at], arrays[exact][target, at]
+                if np.ptp(map_values) > 0 and np.ptp(exact_values) > 0:
+                    agreement[0, target, i, j] = stats.spearmanr(map_values, exact_values).statistic
+                    agreement[1, target, i, j] = (
+                        np.sign(map_values) == np.sign(exact_values)
+                    ).mean()
     dims = ("target", "map", "exact")
     coords = {"map": list(MAPS), "exact": list(EXACT), "target_role": run["target_role"]}
     coords["target_sample"] = run["target_sample"]
-    made = {"rank": (dims, found[0]), "sign": (dims, found[1])}
-    dataset = xr.Dataset(made, coords=coords)
+    variables = {"rank": (dims, agreement[0]), "sign": (dims, agreement[1])}
+    dataset = xr.Dataset(variables, coords=coords)
     for array in dataset.values():
         array.attrs = {"units": "1"}
     return dataset
@@ -128,7 +130,7 @@ def masses(run: xr.Dataset) -> xr.Dataset:
     with np.errstate(invalid="ignore", divide="ignore"):
         cancelled = 1 - np.abs(direct.sum(1)) / size
         share = np.stack(on_sinks, axis=1) / size[:, np.newaxis]
-    found = xr.Dataset(
+    dataset = xr.Dataset(
         {
             "signed_sum": ("target", direct.sum(1), {"units": "logit"}),
             "positive_mass": ("target", positive, {"units": "logit"}),
@@ -138,7 +140,7 @@ def masses(run: xr.Dataset) -> xr.Dataset:
         },
         coords={"factor": list(SINK_FACTORS)},
     )
-    return found.assign_coords({n: run[n] for n in ("target_role", "target_sample")})
+    return dataset.assign_coords({n: run[n] for n in ("target_role", "target_sample")})
 
 
 def of_sources(run: xr.Dataset) -> xr.Dataset:

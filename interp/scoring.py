@@ -78,17 +78,17 @@ def saliencies(
         raise ValueError(f"expected a rule of {tuple(RULES)}, got {rule!r}")
     kind, role = RULES[rule].kind, RULES[rule].role
     options = {"kinds": (kind,), "only": role, "max_targets": max_targets, "n_nodes": n_nodes}
-    found: list[Saliency | str] = []
-    while len(found) < len(texts):
-        asked = [(sample, {"completion": text}) for sample, text in texts[len(found) :]]
+    results: list[Saliency | str] = []
+    while len(results) < len(texts):
+        requests = [(sample, {"completion": text}) for sample, text in texts[len(results) :]]
         try:
-            for maps in each("maps", vlm, asked, max_memory=max_memory, **options):
+            for maps in each("maps", vlm, requests, max_memory=max_memory, **options):
                 attention = float(maps["visual_attention"].mean())
-                found.append(Saliency(holistic(maps, kind, role), attention))
+                results.append(Saliency(holistic(maps, kind, role), attention))
         except ValueError as error:  # of the next one; all before it are there
             log.warning("no map: %s", error)
-            found.append(str(error))
-    return found
+            results.append(str(error))
+    return results
 
 
 def scores(
@@ -106,10 +106,10 @@ def scores(
     Raises:
         ValueError: an unknown rule.
     """
-    found = saliencies(vlm, texts, **options)
+    results = saliencies(vlm, texts, **options)
     return [
-        one if isinstance(one, str) else score(one, sample)
-        for one, (sample, _) in zip(found, texts, strict=True)
+        result if isinstance(result, str) else score(result, sample)
+        for result, (sample, _) in zip(results, texts, strict=True)
     ]
 
 
@@ -118,5 +118,5 @@ def score(saliency: Saliency, sample: Sample) -> xr.Dataset | str:
     if sample.boxes is None:
         return f"{sample.id}: expected boxes to score a map against, got none"
     seed = zlib.crc32(sample.id.encode())  # boxes go elsewhere in every image
-    found = alignment(saliency.map, sample.boxes, seed=seed)
-    return describe(found.assign(visual_attention=saliency.visual_attention))
+    dataset = alignment(saliency.map, sample.boxes, seed=seed)
+    return describe(dataset.assign(visual_attention=saliency.visual_attention))

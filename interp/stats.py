@@ -46,8 +46,8 @@ def median_interval(values: xr.DataArray, *, over: str = "sample", seed: int = 0
 
 def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion."""
-    found = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    bounds = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return float(bounds.low), float(bounds.high)
 
 
 def _mean(values, axis=-1):
@@ -88,11 +88,11 @@ def interval(
         output_core_dims=[[], [], [], []],
     )
     names = ("estimate", "lower", "upper", "n")
-    found = xr.Dataset(dict(zip(names, results, strict=True)))
-    found["n"] = found["n"].astype(int)
+    dataset = xr.Dataset(dict(zip(names, results, strict=True)))
+    dataset["n"] = dataset["n"].astype(int)
     for name in names[:3]:
-        found[name].attrs = {"units": arrays[0].attrs.get("units", "1")}
-    return found
+        dataset[name].attrs = {"units": arrays[0].attrs.get("units", "1")}
+    return dataset
 
 
 def _by_missing(columns, statistic, seed: int) -> tuple[np.ndarray, ...]:
@@ -100,23 +100,23 @@ def _by_missing(columns, statistic, seed: int) -> tuple[np.ndarray, ...]:
     shape, n_units = columns[0].shape[:-1], columns[0].shape[-1]
     flat = [np.asarray(c).reshape(-1, n_units) for c in columns]
     is_present = np.isfinite(flat).all(axis=0)
-    found = np.full((4, len(is_present)), np.nan)
+    results = np.full((4, len(is_present)), np.nan)
     patterns, which = np.unique(is_present, axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         cells = np.flatnonzero(which.reshape(-1) == number)
-        found[:, cells] = _bootstrap([c[np.ix_(cells, pattern)] for c in flat], statistic, seed)
-    return tuple(row.reshape(shape) for row in found)
+        results[:, cells] = _bootstrap([c[np.ix_(cells, pattern)] for c in flat], statistic, seed)
+    return tuple(row.reshape(shape) for row in results)
 
 
 def _bootstrap(columns: list[np.ndarray], statistic, seed: int) -> np.ndarray:
     """Rows estimate, lower, upper and n of cells with n present units each."""
     n_cells, n = columns[0].shape
-    found = np.full((4, n_cells), np.nan)
-    found[3] = n
+    results = np.full((4, n_cells), np.nan)
+    results[3] = n
     if n > 0:
-        found[0] = statistic(*columns, axis=-1)
+        results[0] = statistic(*columns, axis=-1)
     if n > 1:
-        found[1:3] = stats.bootstrap(
+        results[1:3] = stats.bootstrap(
             columns,
             statistic,
             paired=True,
@@ -128,4 +128,4 @@ def _bootstrap(columns: list[np.ndarray], statistic, seed: int) -> np.ndarray:
             confidence_level=CONFIDENCE,
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    return found
+    return results

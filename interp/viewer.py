@@ -38,20 +38,20 @@ def viewer(vlm: VLM, sample: Sample, *, completion: Completion | None = None) ->
     )
     same_scale = widgets.Checkbox(value=False, description="same scale for all tokens")
     picture, label = widgets.Image(format="png"), widgets.HTML()
-    image, kept = open_image(sample.image), {}
+    image, maps = open_image(sample.image), {}
 
     def look(_change=None):
         layer.disabled = head.disabled = method.value != DIRECT
         if method.value == DIRECT:
-            found = direct_map(ledger, token.value, layer.value, head.value)
+            saliency = direct_map(ledger, token.value, layer.value, head.value)
         else:
             key = method.value, token.value
-            if key not in kept:
-                kept[key] = METHODS[method.value](vlm, sample, token.value, completion=completion)
-            found = kept[key]
+            if key not in maps:
+                maps[key] = METHODS[method.value](vlm, sample, token.value, completion=completion)
+            saliency = maps[key]
         limit = _largest(ledger, layer.value, head.value) if same_scale.value else 0.0
-        picture.value = _drawn(image, found, sample.boxes, limit)
-        label.value = _caption(ledger, token.value, found)
+        picture.value = _drawn(image, saliency, sample.boxes, limit)
+        label.value = _caption(ledger, token.value, saliency)
 
     for control in (method, token, layer, head, same_scale):
         control.observe(look, names="value")
@@ -75,22 +75,24 @@ def _largest(ledger: xr.Dataset, layer: int, head: int) -> float:
     )
 
 
-def _drawn(image, found: xr.DataArray, boxes, limit: float) -> bytes:
+def _drawn(image, saliency: xr.DataArray, boxes, limit: float) -> bytes:
     """The overlay as PNG."""
     figure, ax = plt.subplots(figsize=(3.6, 3.6))
-    plots.overlay(image, found, np.zeros((0, 4)) if boxes is None else boxes, ax, limit=limit)
+    plots.overlay(image, saliency, np.zeros((0, 4)) if boxes is None else boxes, ax, limit=limit)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
     return buffer.getvalue()
 
 
-def _caption(ledger: xr.Dataset, target: int, found: xr.DataArray) -> str:
+def _caption(ledger: xr.Dataset, target: int, saliency: xr.DataArray) -> str:
     """The token among its neighbours, and the map's range."""
     from html import escape
 
-    tokens = [escape(str(one).replace("\n", "↵")) for one in ledger["target_token"].values]
+    tokens = [escape(str(token).replace("\n", "↵")) for token in ledger["target_token"].values]
     tokens[target] = f"<b>[{tokens[target]}]</b>"
     near = "".join(tokens[max(0, target - 8) : target + 9])
     role = ledger["target_role"].values[target]
-    return f"{role}: …{near}…<br>map from {float(found.min()):.3g} to {float(found.max()):.3g}"
+    return (
+        f"{role}: …{near}…<br>map from {float(saliency.min()):.3g} to {float(saliency.max()):.3g}"
+    )

@@ -51,10 +51,10 @@ def answers_after(vlm: VLM, samples: list[Sample], thinking: list[str]) -> list[
     texts = []
     for sample in samples:
         texts.append(inputs.prompt_text(vlm.processor, sample.question, PROMPTS[vlm.prompt]))
-    given = [f"{THINK_OPEN}\n{text}\n{THINK_CLOSE}\n" for text in thinking]
+    prefixes = [f"{THINK_OPEN}\n{text}\n{THINK_CLOSE}\n" for text in thinking]
     batch = vlm.processor(
         images=[sample.image for sample in samples],
-        text=[prompt + text for prompt, text in zip(texts, given, strict=True)],
+        text=[prompt + text for prompt, text in zip(texts, prefixes, strict=True)],
         padding=True,
         padding_side="left",
         add_special_tokens=False,
@@ -71,17 +71,19 @@ def evaluate(vlm: VLM, samples: list[Sample], batch_size: int = 32) -> dict:
     right, same_thinking, changed = defaultdict(list), defaultdict(list), defaultdict(list)
     for first in range(0, len(samples), batch_size):
         part = samples[first : first + batch_size]
-        made = vlm.answers([(s.image, s.question) for s in part], max_new_tokens=64)
-        given = answers_after(vlm, part, [s.thinking for s in part])
-        misled = answers_after(vlm, part, [corrupt(s) for s in part])
-        for s, completion, before, after in zip(part, made, given, misled, strict=True):
+        replies = vlm.answers([(s.image, s.question) for s in part], max_new_tokens=64)
+        answers = answers_after(vlm, part, [s.thinking for s in part])
+        misled_answers = answers_after(vlm, part, [corrupt(s) for s in part])
+        for s, completion, before, after in zip(
+            part, replies, answers, misled_answers, strict=True
+        ):
             right[s.family].append(completions.is_right(completion.answer, s.answer))
             same_thinking[s.family].append(completion.thinking == s.thinking)
             changed[s.family].append(before != after)
-    found = {name: _rates(right[name], same_thinking[name], changed[name]) for name in right}
+    by_family = {name: _rates(right[name], same_thinking[name], changed[name]) for name in right}
     tables = (right, same_thinking, changed)
     everything = (list(chain(*table.values())) for table in tables)
-    return {"all": _rates(*everything), **found}
+    return {"all": _rates(*everything), **by_family}
 
 
 def _rates(right: list[bool], same_thinking: list[bool], changed: list[bool]) -> dict:
@@ -107,8 +109,8 @@ def main() -> None:
     options = parser.parse_args()
     vlm = interp.load_model(options.model, adapter=options.adapter, prompt=options.prompt)
     samples = interp.load_samples("digits", split="test", limit=options.limit, seed=options.seed)
-    found = evaluate(vlm, samples)
-    for name, rates in found.items():
+    by_family = evaluate(vlm, samples)
+    for name, rates in by_family.items():
         print(
             f"{name:16s} n {rates['n']:4d}  right {rates['accuracy']:.3f}  thinking as reference "
             f"{rates['thinking_as_reference']:.3f}  answer changed by corrupted thinking "
@@ -119,7 +121,7 @@ def main() -> None:
             "model": options.model,
             "model_hash": vlm.fingerprint,
             "seed": options.seed,
-            "families": found,
+            "families": by_family,
         }
         options.out.write_text(json.dumps(content, indent=1) + "\n")
 

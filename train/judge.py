@@ -88,12 +88,12 @@ class Endpoint:
         log.error("the judge fails; nothing is asked for %.0f s: %s", self.cool_down, self.counts)
         self._opened_at, self._n_failures = time.monotonic(), 0
 
-    def _asked(self, asked: list[dict]) -> float | None:
+    def _asked(self, conversation: list[dict]) -> float | None:
         """One verdict, asked for again a bounded number of times where the reply is nonsense."""
         for _ in range(1 + self.n_asked_again):
             try:
                 reply = self.client.chat.completions.create(
-                    model=self.model, messages=asked, temperature=0, max_tokens=5
+                    model=self.model, messages=conversation, temperature=0, max_tokens=5
                 )
                 verdict = _verdict(reply)
                 if verdict is not None:
@@ -115,10 +115,10 @@ class Endpoint:
 def messages(question: str, reference: str, candidate: str) -> list[dict]:
     """Messages to the endpoint; the candidate stands between marks drawn for every question."""
     mark = f"----{secrets.token_hex(12)}----"
-    asked = f"Question: {question}\nReference answer: {reference}\nCandidate:\n{mark}\n"
+    preamble = f"Question: {question}\nReference answer: {reference}\nCandidate:\n{mark}\n"
     return [
         {"role": "system", "content": INSTRUCTIONS.format(mark=mark)},
-        {"role": "user", "content": f"{asked}{_plain(candidate)}\n{mark}"},
+        {"role": "user", "content": f"{preamble}{_plain(candidate)}\n{mark}"},
     ]
 
 

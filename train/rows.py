@@ -19,8 +19,10 @@ def texts(n_samples: int, sample: Callable[[int], Sample], system: str | None = 
     """Samples by index as the rows of SFTTrainer: prompt, the sample's own text, image."""
 
     def row(index: int) -> dict:
-        one = sample(index)
-        return _question(one, system) | {"completion": [{"role": "assistant", "content": one.text}]}
+        example = sample(index)
+        return _question(example, system) | {
+            "completion": [{"role": "assistant", "content": example.text}]
+        }
 
     return _rows(n_samples, row)
 
@@ -32,8 +34,8 @@ def questions(samples: list[Sample], system: str | None) -> Dataset:
 
 def _rows(n_rows: int, row: Callable[[int], dict]) -> Dataset:
     def transform(batch: dict) -> dict:
-        made = [row(k) for k in batch["index"]]
-        return {key: [one[key] for one in made] for key in made[0]}
+        rows = [row(k) for k in batch["index"]]
+        return {key: [one[key] for one in rows] for key in rows[0]}
 
     return Dataset.from_dict({"index": list(range(n_rows))}).with_transform(transform)
 
@@ -51,7 +53,7 @@ def usable(samples: list[Sample], *, with_boxes: bool) -> list[Sample]:
     Raises:
         ValueError: none is left.
     """
-    kept, left_out = [], Counter()
+    usable_samples, left_out = [], Counter()
     for sample in samples:
         if with_boxes and sample.boxes is None:
             left_out["no boxes"] += 1
@@ -62,9 +64,9 @@ def usable(samples: list[Sample], *, with_boxes: bool) -> list[Sample]:
             left_out["unreadable image"] += 1
             log.warning("%s: %s", sample.id, error)
             continue
-        kept.append(sample)
+        usable_samples.append(sample)
     for reason, count in left_out.items():
         log.warning("%d of %d samples left out: %s", count, len(samples), reason)
-    if not kept:
+    if not usable_samples:
         raise ValueError(f"expected at least one usable sample, got {dict(left_out) or 'none'}")
-    return kept
+    return usable_samples

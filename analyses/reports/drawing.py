@@ -38,12 +38,14 @@ def dots(
         colors: one for each table.
     """
     for k, (name, table) in enumerate(tables.items()):
-        one = table.set_index(by).loc[rows]
-        reach = np.abs(one[["lower", "upper"]].sub(one["estimate"], axis=0)).to_numpy().T
+        estimates = table.set_index(by).loc[rows]
+        reach = (
+            np.abs(estimates[["lower", "upper"]].sub(estimates["estimate"], axis=0)).to_numpy().T
+        )
         at = np.arange(len(rows)) + (k - (len(tables) - 1) / 2) * 0.6 / max(3, len(tables))
         color, marker = colors[k % len(colors)], MARKERS[k % len(MARKERS)]
         ax.errorbar(
-            one["estimate"],
+            estimates["estimate"],
             at,
             xerr=reach,
             fmt=marker,

@@ -8,11 +8,11 @@ import xarray as xr
 NOTHING = "–"
 
 
-def text(one: Mapping | xr.Dataset, name: str = "", *, digits: int | None = 2) -> str:
+def text(interval: Mapping | xr.Dataset, name: str = "", *, digits: int | None = 2) -> str:
     """An estimate with its interval, as "0.52 [0.41, 0.60]"; one image has no interval.
 
     Args:
-        one: a table's row, or a dataset without dimensions.
+        interval: a table's row, or a dataset without dimensions.
         name: its columns are called "te", "te_lower" and "te_upper"; for a name that is empty or
             ends in _, "first_estimate", "first_lower" and "first_upper".
         digits: behind the point; None for two, or three where both bounds are below 0.1.
@@ -20,7 +20,7 @@ def text(one: Mapping | xr.Dataset, name: str = "", *, digits: int | None = 2) -
     names = (name or "estimate", f"{name}_lower", f"{name}_upper")
     if not name or name.endswith("_"):
         names = tuple(f"{name}{end}" for end in ("estimate", "lower", "upper"))
-    estimate, lower, upper = (float(one[key]) for key in names)
+    estimate, lower, upper = (float(interval[key]) for key in names)
     if np.isnan(estimate):
         return NOTHING
     if digits is None:

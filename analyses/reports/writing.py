@@ -119,7 +119,7 @@ def write(report: Report, out: Path) -> dict[str, int]:
 
 
 def _summary(folder: Path) -> dict | None:
-    """What another report says of itself, with its figure; None where there is none."""
+    """Summary of another report in OUT, with its figure; None without one."""
     if not (folder / "summary.json").is_file():
         return None
     summary = json.loads((folder / "summary.json").read_text())

@@ -82,8 +82,8 @@ def refuse_several_processes() -> None:
         )
 
 
-def _set_threads(asked: int | None) -> None:
-    if asked is not None:
+def _set_threads(n_threads: int | None) -> None:
+    if n_threads is not None:
         import torch
 
-        torch.set_num_threads(asked)
+        torch.set_num_threads(n_threads)

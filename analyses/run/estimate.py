@@ -54,20 +54,20 @@ def tell(report: str, options: Extraction) -> None:
     if not probes:
         raise ValueError("expected at least one readable sample, got none")
     name = options.before if report == "before_after" else options.model
-    whole = outline(name, is_narrow=False)
-    lengths = [_lengths(whole, sample) for sample in probes]
+    vlm = outline(name, is_narrow=False)
+    lengths = [_lengths(vlm, sample) for sample in probes]
     shards = in_shards(samples, options)
     print(f"{len(samples)} samples in {len(shards)} shards of at most {len(shards[0])}")
     tokens, targets = (np.array(column) for column in zip(*lengths, strict=True))
     print(f"tokens  {_span(tokens)} per sample, {_span(targets)} of them targets, as the samples'")
     print(f"        own texts have them; a text of the model may have {options.max_new_tokens}")
-    _tell_memory(whole, options, int(tokens.max()), int(targets.max()))
+    _tell_memory(vlm, options, int(tokens.max()), int(targets.max()))
     _tell_disk(name, report, options, probes[:N_STORED], len(samples), len(shards))
 
 
 def _lengths(vlm: VLM, sample: Sample) -> tuple[int, int]:
-    made = inputs.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt])
-    return len(made.tokens.ids), len(made.tokens.targets())
+    sequence = inputs.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt])
+    return len(sequence.tokens.ids), len(sequence.tokens.targets())
 
 
 def _span(numbers: np.ndarray) -> str:
@@ -75,22 +75,22 @@ def _span(numbers: np.ndarray) -> str:
     return f"{low:.0f} to {high:.0f} (median {middle:.0f})" if high > low else f"{low:.0f}"
 
 
-def _tell_memory(whole: VLM, options: Extraction, n_tokens: int, n_targets: int) -> None:
-    weights = sum(p.numel() * p.element_size() for p in whole.model.parameters())
-    size = next(whole.model.parameters()).element_size()
+def _tell_memory(vlm: VLM, options: Extraction, n_tokens: int, n_targets: int) -> None:
+    weights = sum(p.numel() * p.element_size() for p in vlm.model.parameters())
+    size = next(vlm.model.parameters()).element_size()
     is_full = isinstance(options, DirectVsIndirect) and options.detail == "full"
     load = Load(n_tokens, n_targets, n_variants=8, is_full=is_full)
-    parts = families.parts(whole.model)
-    one = needed(parts, [load], size)
+    parts = families.parts(vlm.model)
+    per_sample = needed(parts, [load], size)
     fitting = next(
         k
         for k in range(1, 1025)
         if k == 1024 or needed(parts, [load] * (k + 1), size) > options.max_memory
     )
-    print(f"memory  {weights / GIB:.2f} GiB of weights ({whole.model.dtype}) in every process;")
-    said = f"{fitting} at once in" if one <= options.max_memory else "more than"
+    print(f"memory  {weights / GIB:.2f} GiB of weights ({vlm.model.dtype}) in every process;")
+    capacity = f"{fitting} at once in" if per_sample <= options.max_memory else "more than"
     print(
-        f"        {one / GIB:.2f} GiB for a sample, {said} --max-memory "
+        f"        {per_sample / GIB:.2f} GiB for a sample, {capacity} --max-memory "
         f"{options.max_memory / GIB:.2f} GiB"
     )
 

@@ -33,9 +33,9 @@ def certificate(vlm: VLM, options: Command) -> dict:
 
 def code_version() -> str:
     """The package's version, with the commit where the scripts are in a git checkout."""
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return f"{version('vlm-interp')} {found.stdout.strip()}".strip()
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{version('vlm-interp')} {process.stdout.strip()}".strip()
 
 
 def random_weights(vlm: VLM, seed: int) -> VLM:

@@ -13,12 +13,12 @@ def this_process() -> tuple[int, int]:
     return state.process_index, state.num_processes
 
 
-def this_device(asked: str | None) -> str | None:
+def this_device(device: str | None) -> str | None:
     """The device that was asked for; of several processes each takes a GPU of its own."""
     state = _state()
-    if asked is None and state.num_processes > 1 and state.device.type != "cpu":
+    if device is None and state.num_processes > 1 and state.device.type != "cpu":
         return str(state.device)
-    return asked
+    return device
 
 
 def wait_for_all() -> None:

@@ -65,10 +65,10 @@ def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Extrac
 def _done(run: writing.Run) -> set[int]:
     """Shards that need not be written (again); what failed may succeed now."""
     states = {
-        number: [one["status"] for one in said["statuses"].values()]
-        for number, said in run.confirmed().items()
+        number: [one["status"] for one in confirmation["statuses"].values()]
+        for number, confirmation in run.confirmed().items()
     }
-    return {number for number, found in states.items() if "failed" not in found}
+    return {number for number, statuses in states.items() if "failed" not in statuses}
 
 
 def in_shards(samples: list[Sample], options: Extraction) -> list[list[Sample]]:
@@ -87,25 +87,25 @@ def _settings(options: Extraction) -> dict:
     }
 
 
-def _write_shards(run, mine: list[int], by_shard, recipe: Recipe, options: Extraction) -> None:
+def _write_shards(run, numbers: list[int], by_shard, recipe: Recipe, options: Extraction) -> None:
     budget = Budget(options.batch_size, options.max_memory)
-    total = sum(len(by_shard[k]) for k in mine)
+    total = sum(len(by_shard[k]) for k in numbers)
     with tqdm(total=total, desc="samples", disable=None, position=this_process()[0]) as bar:
-        for number in mine:
+        for number in numbers:
             samples = by_shard[number]
-            made, used = _within_memory(recipe, samples, budget)
-            facts = made.facts | {"statuses": made.statuses}
+            shard, used = _within_memory(recipe, samples, budget)
+            facts = shard.facts | {"statuses": shard.statuses}
             if used != budget:
                 facts["reduced"] = {store.shard_path(run.path, number).name: vars(used)}
-            failed = [one for one in made.statuses.values() if one["status"] == "failed"]
+            failed = [one for one in shard.statuses.values() if one["status"] == "failed"]
             if len(failed) == len(samples) > 1:  # no fault of a sample
                 raise ValueError(
                     f"expected samples that can be measured, got {len(samples)} that all failed: "
                     f"{failed[0]['reason']}; mend that and go on with --resume"
                 )
             if not options.no_images:
-                save_images(run.path, samples, made.sizes)
-            run.commit(number, made.dataset, facts)
+                save_images(run.path, samples, shard.sizes)
+            run.commit(number, shard.dataset, facts)
             bar.update(len(samples))
 
 
@@ -136,10 +136,10 @@ def _finish(run: writing.Run, samples: list[Sample], recipe: Recipe) -> None:
 
 def counts(paths: list[Path]) -> dict[str, int]:
     """How many samples of some runs were ok, skipped and failed, as their manifests say."""
-    found = Counter(
+    by_status = Counter(
         one["status"]
         for path in paths
         for said in writing.Run(path, store.read_manifest(path)["shards"]).confirmations().values()
         for one in said["statuses"].values()
     )
-    return {name: found[name] for name in ("ok", "skipped", "failed")}
+    return {name: by_status[name] for name in ("ok", "skipped", "failed")}

@@ -15,10 +15,10 @@ Text = Completion | Exception | None
 
 def written(vlm: VLM, samples: list[Sample], budget: Budget, max_new_tokens: int) -> list[Text]:
     """For each sample the model's greedy text, in batches, or why there is none."""
-    found: list[Text] = []
+    texts: list[Text] = []
     for k in range(0, len(samples), budget.batch_size):
-        found += _written_at_once(vlm, samples[k : k + budget.batch_size], max_new_tokens)
-    return found
+        texts += _written_at_once(vlm, samples[k : k + budget.batch_size], max_new_tokens)
+    return texts
 
 
 def _written_at_once(vlm: VLM, samples: list[Sample], max_new_tokens: int) -> list[Text]:
@@ -38,22 +38,22 @@ def stored_texts(run: xr.Dataset, vlm: VLM, samples: list[Sample]) -> list[Text]
     if run.attrs["text"] == "reference":
         return [None] * len(samples)
     has = set(run["sample"].values.tolist())
-    found: list[Text] = []
+    texts: list[Text] = []
     for sample in samples:
         if sample.id in has:
             ids = run["text_token_id"].sel(sample=sample.id).values
-            found.append(completion(vlm.processor.tokenizer, ids[ids >= 0].tolist()))
+            texts.append(completion(vlm.processor.tokenizer, ids[ids >= 0].tolist()))
         else:
             reason = run.attrs["statuses"].get(sample.id, {}).get("reason", "not in the run")
-            found.append(ValueError(f"{sample.id}: no text, {reason}"))
-    return found
+            texts.append(ValueError(f"{sample.id}: no text, {reason}"))
+    return texts
 
 
 def filled(arrays: list, value) -> np.ndarray:
     """Arrays of different lengths as one, the shorter ones filled up behind; at least one entry."""
-    arrays = [np.asarray(one) for one in arrays]
-    most = max(1, *(len(one) for one in arrays))
+    arrays = [np.asarray(array) for array in arrays]
+    most = max(1, *(len(array) for array in arrays))
     full = np.full((len(arrays), most, *arrays[0].shape[1:]), value, dtype=arrays[0].dtype)
-    for mine, one in zip(full, arrays, strict=True):
-        mine[: len(one)] = one
+    for row, array in zip(full, arrays, strict=True):
+        row[: len(array)] = array
     return full

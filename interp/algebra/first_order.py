@@ -85,21 +85,21 @@ def first_order(
         node_weights: of the quadrature.
         objectives: of `interp.vocabulary.OBJECTIVES`.
     """
-    found: list[list] = [[] for _ in cuts]
+    by_cut: list[list] = [[] for _ in cuts]
     for name in objectives:
-        value = sum(objective(parts, one.readout, one.played, name).sum() for one in cuts)
-        whole = torch.autograd.grad(value, cuts[0].played.whole, retain_graph=True)
-        for mine, one in zip(found, cuts, strict=True):
-            by_layer = [_layer(parts, one, gradient, n) for n, gradient in enumerate(whole)]
+        value = sum(objective(parts, cut.readout, cut.played, name).sum() for cut in cuts)
+        gradients = torch.autograd.grad(value, cuts[0].played.whole, retain_graph=True)
+        for pairs, cut in zip(by_cut, cuts, strict=True):
+            by_layer = [_layer(parts, cut, gradient, n) for n, gradient in enumerate(gradients)]
             write, bias = (torch.stack(column) for column in zip(*by_layer, strict=True))
             weights = node_weights.to(write)
-            mine.append(
+            pairs.append(
                 (
-                    torch.einsum("lvtp,v,tp->ltp", write, weights, one.is_source),
-                    torch.einsum("lvtp,v,tp->t", bias, weights, one.is_source),
+                    torch.einsum("lvtp,v,tp->ltp", write, weights, cut.is_source),
+                    torch.einsum("lvtp,v,tp->t", bias, weights, cut.is_source),
                 )
             )
-    return [FirstOrder(*(torch.stack(x) for x in zip(*one, strict=True))) for one in found]
+    return [FirstOrder(*(torch.stack(x) for x in zip(*pairs, strict=True))) for pairs in by_cut]
 
 
 def _layer(

@@ -119,10 +119,10 @@ def _layer(
     weights = played.weights[layer]
     change = weights[0] - weights[1:]
     is_own = torch.zeros_like(clean[:, 0]).scatter(1, rearrange(rows, "t -> t 1"), 1.0)
-    mine = rearrange(is_source.to(folded.dtype), "s p -> s 1 p") * (1 - is_own)
-    direct = torch.einsum("thp,thp,stp->st", weights[0], clean - reference, mine)
+    source_mask = rearrange(is_source.to(folded.dtype), "s p -> s 1 p") * (1 - is_own)
+    direct = torch.einsum("thp,thp,stp->st", weights[0], clean - reference, source_mask)
     routing = torch.einsum("sthp,thp,tp->st", change, clean, 1 - is_own)
-    routing = routing + torch.einsum("sthp,thp,stp->st", change, reference - clean, mine)
+    routing = routing + torch.einsum("sthp,thp,stp->st", change, reference - clean, source_mask)
     own_weight = torch.einsum("vthp,tp->vth", weights, is_own)
     routing = routing + ((own_weight[0] - own_weight[1:]) * own[1:]).sum(dim=-1)
     self_ = (own_weight[0] * (own[0] - own[1:])).sum(dim=-1)

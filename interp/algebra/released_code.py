@@ -25,8 +25,8 @@ def as_released(
     length = torch.linalg.vector_norm(written, dim=-1)
     scale = torch.rsqrt(written.square().mean(dim=-1) + parts.epsilon)
     read = written @ rearrange(gauge_rows * parts.norm_weight.to(final.dtype), "i d -> i d 1")
-    whole = rearrange(torch.linalg.vector_norm(final, dim=-1), "i -> i 1")
-    return rearrange(read, "i p 1 -> i p") * scale * length / whole
+    final_length = rearrange(torch.linalg.vector_norm(final, dim=-1), "i -> i 1")
+    return rearrange(read, "i p 1 -> i p") * scale * length / final_length
 
 
 def released_writes(

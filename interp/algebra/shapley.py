@@ -73,14 +73,14 @@ def writes(
     for layer, module in enumerate(parts.layers):
         bias = rearrange(biases[layer], "kv d -> kv 1 d")
         values = [run.values[layer][0].to(bias.dtype) - bias for run in reversed(runs)]
-        kept = played.weights[layer] * rearrange(is_source, "t p -> 1 t 1 p")
-        kept = rearrange(kept, "c t (kv g) p -> kv (c t g) p", kv=len(bias))
-        read = torch.stack([kept @ one for one in values])
+        weights = played.weights[layer] * rearrange(is_source, "t p -> 1 t 1 p")
+        weights = rearrange(weights, "c t (kv g) p -> kv (c t g) p", kv=len(bias))
+        read = torch.stack([weights @ value for value in values])
         read = rearrange(
             read, "r kv (c t g) d -> c r t (kv g d)", c=len(COALITIONS), t=len(is_source)
         )
-        one = apply_linear(module.o_proj, read)
-        written = one if written is None else written + one
+        write = apply_linear(module.o_proj, read)
+        written = write if written is None else written + write
     return rearrange(written, "(a b) r t d -> a b r t d", a=2)
 
 
@@ -110,8 +110,8 @@ def _both_norms(
 ) -> Float[Tensor, "p1 p2 p3 norm target"]:
     gauge_rows = repeat(readout.gauge_rows, "t d -> q a b t d", q=2, a=2, b=2)
     live = readout_vectors(gauge_rows, states, parts.norm_weight.to(states.dtype), parts.epsilon)
-    both = torch.stack([project(live, states), project(readout.vectors, states)])
-    return rearrange(both, "norm q a b t -> q a b norm t")
+    projections = torch.stack([project(live, states), project(readout.vectors, states)])
+    return rearrange(projections, "norm q a b t -> q a b norm t")
 
 
 def split(cube: Float[Tensor, "p1 p2 p3 ..."]) -> Split:

@@ -26,11 +26,11 @@ def raw_attention(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    with undisturbed(asked.query.model):
-        played = replay(asked.query.model, asked.context, asked.query.rows)
+    prefilled = ask_one(vlm, sample, target, completion)
+    with undisturbed(prefilled.query.model):
+        played = replay(prefilled.query.model, prefilled.context, prefilled.query.rows)
     mean = torch.stack([one[0, 0].mean(dim=0) for one in played.weights]).mean(dim=0)
-    return asked.on_grid(mean[asked.visual], "raw attention")
+    return prefilled.on_grid(mean[prefilled.visual], "raw attention")
 
 
 @torch.no_grad()
@@ -42,24 +42,24 @@ def rollout(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    passed = torch.zeros(len(asked.query.tokens.ids), device=asked.query.rows.device)
-    passed[asked.row] = 1.0
-    for attention in reversed(_head_means(asked)):
+    prefilled = ask_one(vlm, sample, target, completion)
+    passed = torch.zeros(len(prefilled.query.tokens.ids), device=prefilled.query.rows.device)
+    passed[prefilled.row] = 1.0
+    for attention in reversed(_head_means(prefilled)):
         passed = (passed @ attention + passed) / 2
-    return asked.on_grid(passed[asked.visual], "rollout")
+    return prefilled.on_grid(passed[prefilled.visual], "rollout")
 
 
-def _head_means(asked: Asked) -> list[Float[Tensor, "token token"]]:
+def _head_means(prefilled: Asked) -> list[Float[Tensor, "token token"]]:
     """By layer, eager attention of all rows, mean over heads."""
     means: list[Tensor] = []
-    parts = asked.parts
+    parts = prefilled.parts
     with (
-        undisturbed(asked.query.model),
+        undisturbed(prefilled.query.model),
         attending(parts.language_model, "eager"),
         _keeping(parts, means),
     ):
-        parts.language_model(**asked.context.given | {"use_cache": False})
+        parts.language_model(**prefilled.context.given | {"use_cache": False})
     return means
 
 

@@ -19,11 +19,11 @@ def cam(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    with undisturbed(asked.query.model):
-        given = asked.context.given | {"use_cache": False}
-        hidden = asked.parts.language_model(**given).last_hidden_state[0, asked.visual]
-    return asked.on_grid(hidden.to(asked.reader.dtype) @ asked.reader, "CAM")
+    prefilled = ask_one(vlm, sample, target, completion)
+    with undisturbed(prefilled.query.model):
+        arguments = prefilled.context.given | {"use_cache": False}
+        hidden = prefilled.parts.language_model(**arguments).last_hidden_state[0, prefilled.visual]
+    return prefilled.on_grid(hidden.to(prefilled.reader.dtype) @ prefilled.reader, "CAM")
 
 
 def grad_cam(
@@ -34,9 +34,9 @@ def grad_cam(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    with undisturbed(asked.query.model), torch.enable_grad():
-        embeddings = asked.context.embeddings.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(asked.logit(embeddings), embeddings)
-    activation, gradient = (x[asked.visual].detach().float() for x in (embeddings, gradient))
-    return asked.on_grid((activation @ gradient.mean(dim=0)).clamp(min=0), "Grad-CAM")
+    prefilled = ask_one(vlm, sample, target, completion)
+    with undisturbed(prefilled.query.model), torch.enable_grad():
+        embeddings = prefilled.context.embeddings.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(prefilled.logit(embeddings), embeddings)
+    activation, gradient = (x[prefilled.visual].detach().float() for x in (embeddings, gradient))
+    return prefilled.on_grid((activation @ gradient.mean(dim=0)).clamp(min=0), "Grad-CAM")

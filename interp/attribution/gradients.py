@@ -28,11 +28,11 @@ def input_x_gradient(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    with undisturbed(asked.query.model), torch.enable_grad():
-        pixels = asked.query.batch["pixel_values"].detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(asked.logits(pixels)[0], pixels)
-    return asked.on_grid(_by_token(asked, (pixels * gradient).detach()), "input × gradient")
+    prefilled = ask_one(vlm, sample, target, completion)
+    with undisturbed(prefilled.query.model), torch.enable_grad():
+        pixels = prefilled.query.batch["pixel_values"].detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(prefilled.logits(pixels)[0], pixels)
+    return prefilled.on_grid(_by_token(prefilled, (pixels * gradient).detach()), "input × gradient")
 
 
 def integrated_gradients(
@@ -52,22 +52,22 @@ def integrated_gradients(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    mine = asked.context.embeddings[asked.visual].detach()[None]
-    empty = embed(vlm, blank(vlm.processor, open_image(sample.image).size))[0].to(mine)[None]
-    logits = partial(_logits_of_embeddings, asked)
-    with undisturbed(asked.query.model), torch.enable_grad():
-        found, delta = IntegratedGradients(logits).attribute(
-            mine,
+    prefilled = ask_one(vlm, sample, target, completion)
+    visual = prefilled.context.embeddings[prefilled.visual].detach()[None]
+    empty = embed(vlm, blank(vlm.processor, open_image(sample.image).size))[0].to(visual)[None]
+    logits = partial(_logits_of_embeddings, prefilled)
+    with undisturbed(prefilled.query.model), torch.enable_grad():
+        attributions, delta = IntegratedGradients(logits).attribute(
+            visual,
             empty,
             n_steps=n_steps,
             internal_batch_size=AT_ONCE,
             return_convergence_delta=True,
         )
         with torch.no_grad():
-            change = logits(mine) - logits(empty)
-    return asked.on_grid(
-        found[0].detach().sum(dim=-1),
+            change = logits(visual) - logits(empty)
+    return prefilled.on_grid(
+        attributions[0].detach().sum(dim=-1),
         "integrated gradients",
         convergence_delta=delta.item(),
         change=change.item(),
@@ -75,13 +75,15 @@ def integrated_gradients(
 
 
 def _logits_of_embeddings(
-    asked: Asked, visual: Float[Tensor, "image patch d_model"]
+    prefilled: Asked, visual: Float[Tensor, "image patch d_model"]
 ) -> Float[Tensor, " image"]:
     """The target's logit with other visual embeddings."""
-    embeddings = asked.context.embeddings.detach()
-    return torch.stack([asked.logit(embeddings.index_put((asked.visual,), one)) for one in visual])
+    embeddings = prefilled.context.embeddings.detach()
+    return torch.stack(
+        [prefilled.logit(embeddings.index_put((prefilled.visual,), one)) for one in visual]
+    )
 
 
-def _by_token(asked: Asked, values: Float[Tensor, "patch value"]) -> Float[Tensor, " token"]:
+def _by_token(prefilled: Asked, values: Float[Tensor, "patch value"]) -> Float[Tensor, " token"]:
     """Sums over the patches that the merger makes one token of; they follow each other."""
-    return reduce(values, "(token p) v -> token", "sum", p=asked.parts.patches_per_token)
+    return reduce(values, "(token p) v -> token", "sum", p=prefilled.parts.patches_per_token)

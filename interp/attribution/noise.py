@@ -19,7 +19,7 @@ def random(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
+    prefilled = ask_one(vlm, sample, target, completion)
     seed = zlib.crc32(f"{sample.id}/{target}".encode())
-    values = torch.rand(len(asked.visual), generator=torch.Generator().manual_seed(seed))
-    return asked.on_grid(values, "random")
+    values = torch.rand(len(prefilled.visual), generator=torch.Generator().manual_seed(seed))
+    return prefilled.on_grid(values, "random")

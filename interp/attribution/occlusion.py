@@ -24,8 +24,8 @@ def occlusion(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    tokens, visual = asked.query.tokens, asked.visual.cpu().numpy()
+    prefilled = ask_one(vlm, sample, target, completion)
+    tokens, visual = prefilled.query.tokens, prefilled.visual.cpu().numpy()
     cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
     size = (int(tokens.column.max()) + 1) * cell, (int(tokens.row.max()) + 1) * cell
     image = np.asarray(open_image(sample.image).resize(size, Image.Resampling.BICUBIC))
@@ -37,10 +37,10 @@ def occlusion(
         canvas[at] = empty[at]
         canvases.append(canvas)
     logits = []
-    with undisturbed(asked.query.model):
+    with undisturbed(prefilled.query.model):
         for start in range(0, len(canvases), AT_ONCE):
             some = [Image.fromarray(one) for one in canvases[start : start + AT_ONCE]]
             pixels = vlm.processor.image_processor(images=some, return_tensors="pt")["pixel_values"]
-            logits.append(asked.logits(pixels.to(asked.query.batch["pixel_values"])))
-    found = torch.cat(logits)
-    return asked.on_grid(found[0] - found[1:], "occlusion")
+            logits.append(prefilled.logits(pixels.to(prefilled.query.batch["pixel_values"])))
+    image_logits = torch.cat(logits)
+    return prefilled.on_grid(image_logits[0] - image_logits[1:], "occlusion")

@@ -11,10 +11,10 @@ from interp.model.vlm import VLM, embed
 
 
 def _map(vlm, sample, target: int, completion, kind: str, **options) -> xr.DataArray:
-    found = extract.maps(
+    dataset = extract.maps(
         vlm, sample, completion=completion, kinds=(kind,), only=[target], **options
     )
-    return one_map(found, 0, kind).assign_attrs(method=kind)
+    return one_map(dataset, 0, kind).assign_attrs(method=kind)
 
 
 def direct(

@@ -47,33 +47,33 @@ def attn_lrp(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    found = relevance(asked, through_pattern=through_pattern)
-    return asked.on_grid(found[asked.visual], "AttnLRP")
+    prefilled = ask_one(vlm, sample, target, completion)
+    token_relevance = relevance(prefilled, through_pattern=through_pattern)
+    return prefilled.on_grid(token_relevance[prefilled.visual], "AttnLRP")
 
 
-def relevance(asked: Asked, *, through_pattern: bool) -> Float[Tensor, " token"]:
+def relevance(prefilled: Asked, *, through_pattern: bool) -> Float[Tensor, " token"]:
     """Relevance of every token's embedding."""
     name = "interp_lrp" if through_pattern else "interp_lrp_values"
-    parts = asked.parts
+    parts = prefilled.parts
     with (
-        undisturbed(asked.query.model),
+        undisturbed(prefilled.query.model),
         attending(parts.language_model, name),
         _rules(parts),
         torch.enable_grad(),
     ):
-        embeddings = asked.context.embeddings.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(asked.logit(embeddings), embeddings)
+        embeddings = prefilled.context.embeddings.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(prefilled.logit(embeddings), embeddings)
     return (embeddings * gradient).detach().float().sum(dim=-1)
 
 
 @contextmanager
 def _rules(parts: Parts) -> Iterator[None]:
     """Norms and FFNs with the local derivatives of the rules."""
-    kept: list[tuple[nn.Module, Callable | None]] = []
+    originals: list[tuple[nn.Module, Callable | None]] = []
 
     def put(module: nn.Module, forward: Callable) -> None:
-        kept.append((module, vars(module).get("forward")))
+        originals.append((module, vars(module).get("forward")))
         module.forward = forward
 
     for layer in parts.layers:
@@ -84,7 +84,7 @@ def _rules(parts: Parts) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, forward in kept:
+        for module, forward in originals:
             if forward is None:
                 del module.forward
             else:

@@ -29,7 +29,7 @@ class Asked:
     context: Prefill
 
     @property
-    def where(self) -> Parts:
+    def parts(self) -> Parts:
         """The model's parts."""
         return self.query.parts
 
@@ -55,16 +55,16 @@ class Asked:
 
     def logit(self, embeddings: Float[Tensor, "token d_model"]) -> Float[Tensor, ""]:
         """The target's logit with these embeddings, from the language model's forward."""
-        given = self.context.given | {"inputs_embeds": embeddings[None], "use_cache": False}
-        hidden = self.parts.language_model(**given).last_hidden_state[0, self.row]
+        arguments = self.context.given | {"inputs_embeds": embeddings[None], "use_cache": False}
+        hidden = self.parts.language_model(**arguments).last_hidden_state[0, self.row]
         return hidden.to(self.reader.dtype) @ self.reader
 
     def logits(self, pixels: Float[Tensor, "_ value"]) -> Float[Tensor, " image"]:
         """The target's logit with each of some images on the sample's grid, from whole forwards."""
         n = len(pixels) // len(self.query.batch["pixel_values"])
         batch = {name: value.repeat(n, 1) for name, value in self.query.batch.items()}
-        whole = base_model(self.query.model).model
-        hidden = whole(**batch | {"pixel_values": pixels}, use_cache=False).last_hidden_state
+        base = base_model(self.query.model).model
+        hidden = base(**batch | {"pixel_values": pixels}, use_cache=False).last_hidden_state
         return hidden[:, self.row].to(self.reader.dtype) @ self.reader
 
     def on_grid(self, values: Float[Tensor, " patch"], name: str, **attributes) -> xr.DataArray:
@@ -88,11 +88,14 @@ def ask_one(vlm: VLM, sample: Sample, target: int, completion: Completion | None
     Raises:
         ValueError: no such target; what `interp.extract.ledger` raises for a sample.
     """
-    every = ask(vlm, sample, completion=completion)
-    if not 0 <= target < len(every.rows):
+    full_query = ask(vlm, sample, completion=completion)
+    if not 0 <= target < len(full_query.rows):
         raise ValueError(
-            f"{sample.id}: expected a target in 0..{len(every.rows) - 1}, got {target}"
+            f"{sample.id}: expected a target in 0..{len(full_query.rows) - 1}, got {target}"
         )
-    asked = {"positions": [int(every.rows[target])], "targets": [int(every.targets[target])]}
-    query = ask(vlm, sample, completion=completion, **asked)
+    options = {
+        "positions": [int(full_query.rows[target])],
+        "targets": [int(full_query.targets[target])],
+    }
+    query = ask(vlm, sample, completion=completion, **options)
     return Asked(query, prefill(query.model, query.batch, query.rows))

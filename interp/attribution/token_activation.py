@@ -36,40 +36,40 @@ def tam(
     Raises:
         ValueError: as `ask_one`.
     """
-    asked = ask_one(vlm, sample, target, completion)
-    hidden, mine, ids = _states(asked)
-    visual = hidden[asked.visual]
-    own = (visual @ mine).clamp(min=0)
-    context = _context(asked, ids)
+    prefilled = ask_one(vlm, sample, target, completion)
+    hidden, reader, ids = _states(prefilled)
+    visual = hidden[prefilled.visual]
+    own = (visual @ reader).clamp(min=0)
+    context = _context(prefilled, ids)
     if len(context):
-        weights = (hidden[context] @ mine).clamp(min=0)
-        rows = gauge_rows(asked.parts.output_embedding, ids[context], "centered")
+        weights = (hidden[context] @ reader).clamp(min=0)
+        rows = gauge_rows(prefilled.parts.output_embedding, ids[context], "centered")
         maps = (visual @ rows.to(visual.dtype).T).clamp(min=0)
         own = without(own, maps @ (weights / weights.sum().clamp(min=1e-12)))
-    found = asked.on_grid(own, "TAM")
-    return found.copy(data=rank_gaussian(found.values))
+    grid = prefilled.on_grid(own, "TAM")
+    return grid.copy(data=rank_gaussian(grid.values))
 
 
-def _states(asked: Asked) -> tuple:
+def _states(prefilled: Asked) -> tuple:
     """Final-norm states of all rows, the target's row of the output embedding, and token ids."""
-    with undisturbed(asked.query.model):
-        given = asked.context.given | {"use_cache": False}
-        hidden = asked.parts.language_model(**given).last_hidden_state[0]
-    mine = asked.reader
-    return hidden.to(mine.dtype), mine, asked.query.batch["input_ids"][0]
+    with undisturbed(prefilled.query.model):
+        arguments = prefilled.context.given | {"use_cache": False}
+        hidden = prefilled.parts.language_model(**arguments).last_hidden_state[0]
+    reader = prefilled.reader
+    return hidden.to(reader.dtype), reader, prefilled.query.batch["input_ids"][0]
 
 
-def _context(asked: Asked, ids: torch.Tensor) -> torch.Tensor:
+def _context(prefilled: Asked, ids: torch.Tensor) -> torch.Tensor:
     """Rows of text up to the target's row, the target's own token left out."""
-    roles = asked.query.tokens.role[: asked.row + 1]
-    rows = [k for k, role in enumerate(roles) if role in TEXT and int(ids[k]) != asked.target]
+    roles = prefilled.query.tokens.role[: prefilled.row + 1]
+    rows = [k for k, role in enumerate(roles) if role in TEXT and int(ids[k]) != prefilled.target]
     return torch.tensor(rows, dtype=torch.long, device=ids.device)
 
 
-def without(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def without(own: torch.Tensor, context_map: torch.Tensor) -> torch.Tensor:
     """A map without what least squares explains by another one; negative values become 0."""
-    scale = (own @ other / (other @ other).clamp(min=1e-12)).clamp(min=0)
-    return (own - scale * other).clamp(min=0)
+    scale = (own @ context_map / (context_map @ context_map).clamp(min=1e-12)).clamp(min=0)
+    return (own - scale * context_map).clamp(min=0)
 
 
 def rank_gaussian(values: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column"]:

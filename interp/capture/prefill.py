@@ -109,25 +109,25 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
     with (
         undisturbed(model),
         torch.no_grad(),
-        listening(parts) as given,
+        listening(parts) as arguments,
         _watching(parts) as peaks,
         _choosing(parts, positions),
     ):
         out = model(**batch, use_cache=True)
-    given["past_key_values"] = None
+    arguments["past_key_values"] = None
     layers = out.past_key_values.layers
     keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
     logits = out.logits[0].split([len(rows) for rows in positions])
-    peaks, coordinates = _usual(torch.stack(peaks)), _positions(given)
+    peaks, coordinates = _usual(torch.stack(peaks)), _positions(arguments)
     sequences = [
         Prefill(
             keys=[layer[s : s + 1, :, n:] for layer in keys],
             values=[layer[s : s + 1, :, n:] for layer in values],
-            embeddings=given["inputs_embeds"][s, n:],
+            embeddings=arguments["inputs_embeds"][s, n:],
             position_ids=coordinates[:, s, n:],
             is_visible=batch["attention_mask"][s, n:].bool(),
             logits=logits[s],
-            given=_alone(given, s, n),
+            given=_alone(arguments, s, n),
             peaks=peaks[s, n:],
         )
         for s, n in enumerate(n_padding)
@@ -135,16 +135,16 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
     return Prefills(keys, values, sequences, n_padding)
 
 
-def _alone(given: dict, sequence: int, n_padding: int) -> dict:
+def _alone(arguments: dict, sequence: int, n_padding: int) -> dict:
     """Keyword arguments of the language model's call for one of the sequences alone."""
-    one = slice(sequence, sequence + 1)
-    mine = {
-        "inputs_embeds": given["inputs_embeds"][one, n_padding:],
-        "attention_mask": given["attention_mask"][one, n_padding:],
+    sequence_slice = slice(sequence, sequence + 1)
+    own_arguments = {
+        "inputs_embeds": arguments["inputs_embeds"][sequence_slice, n_padding:],
+        "attention_mask": arguments["attention_mask"][sequence_slice, n_padding:],
     }
-    if given["position_ids"] is not None:
-        mine["position_ids"] = given["position_ids"][:, one, n_padding:]
-    return given | mine
+    if arguments["position_ids"] is not None:
+        own_arguments["position_ids"] = arguments["position_ids"][:, sequence_slice, n_padding:]
+    return arguments | own_arguments
 
 
 @contextmanager
@@ -177,9 +177,9 @@ def prefill_with(
     parts.refuse_injections("replaced content (node effects, Shapley values)")
     replaced = clean.embeddings.clone()
     replaced[rows] = embeddings.to(replaced)
-    given = clean.given | {"inputs_embeds": replaced[None], "use_cache": True}
+    arguments = clean.given | {"inputs_embeds": replaced[None], "use_cache": True}
     with undisturbed(model), torch.no_grad():
-        layers = parts.language_model(**given).past_key_values.layers
+        layers = parts.language_model(**arguments).past_key_values.layers
     return Prefill(
         keys=[layer.keys for layer in layers],
         values=[layer.values for layer in layers],
@@ -187,7 +187,7 @@ def prefill_with(
         position_ids=clean.position_ids,
         is_visible=clean.is_visible,
         logits=None,
-        given=given,
+        given=arguments,
         peaks=None,
     )
 
@@ -195,14 +195,14 @@ def prefill_with(
 @contextmanager
 def listening(parts: Parts) -> Iterator[dict]:
     """Records the keyword arguments of the language model's calls inside."""
-    given: dict = {}
+    arguments: dict = {}
 
     def look(_module, _args, kwargs):
-        given.update(kwargs)
+        arguments.update(kwargs)
 
     hook = parts.language_model.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        yield given
+        yield arguments
     finally:
         hook.remove()
 
@@ -235,10 +235,10 @@ def _usual(peaks: Float[Tensor, "layer sequence token"]) -> Float[Tensor, "seque
     return peaks.sort(dim=0, descending=True).values[n_half - 1]
 
 
-def _positions(given: dict) -> Int[Tensor, "3 sequence token"]:
+def _positions(arguments: dict) -> Int[Tensor, "3 sequence token"]:
     """Three-axis positions as the language model got them; for text alone it counts by itself."""
-    if given["position_ids"] is None:
-        n_sequences, n_tokens, _ = given["inputs_embeds"].shape
-        counted = torch.arange(n_tokens, device=given["inputs_embeds"].device)
+    if arguments["position_ids"] is None:
+        n_sequences, n_tokens, _ = arguments["inputs_embeds"].shape
+        counted = torch.arange(n_tokens, device=arguments["inputs_embeds"].device)
         return repeat(counted, "t -> xyz s t", xyz=3, s=n_sequences)
-    return given["position_ids"][-3:]
+    return arguments["position_ids"][-3:]

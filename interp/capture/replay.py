@@ -96,16 +96,16 @@ def replays(
     Raises:
         ValueError: non-finite activations, naming the layer.
     """
-    parts, every = families.parts(model), list(zip(batch.sequences, rows, strict=True))
+    parts, pairs = families.parts(model), list(zip(batch.sequences, rows, strict=True))
     if variants is None:
-        variants = [row_reading.clean(1, len(mine), one.is_visible) for one, mine in every]
+        variants = [row_reading.clean(1, len(mine), one.is_visible) for one, mine in pairs]
     slots = row_reading.slots([batch, *others], rows, variants)
     repeated = list(zip(batch.sequences, row_reading.padded_rows(rows), strict=True))
     embeddings = torch.stack([one.embeddings[mine] for one, mine in repeated])
     positions = torch.stack([one.position_ids[:, mine] for one, mine in repeated], dim=1)
     n_variants = len(slots.run)
     embeddings = repeat(embeddings, "s t d -> (v s) t d", v=n_variants)
-    given = {
+    arguments = {
         # With gradients on, everything downstream has to know of them, frozen weights or not.
         "inputs_embeds": embeddings.requires_grad_() if torch.is_grad_enabled() else embeddings,
         "position_ids": repeat(positions, "xyz s t -> xyz (v s) t", v=n_variants),
@@ -114,12 +114,12 @@ def replays(
         "replay": slots,
     }
     with undisturbed(model), attending(parts.language_model, REPLAY):
-        layers, final = _trace_rows(wrapped(model), given)
-    found = []
-    for s, (mine, chosen) in enumerate(zip(rows, variants, strict=True)):
-        own = partial(_of_sequence, at=(s, len(rows)), kept=(len(chosen.run), len(mine)))
-        found.append(_checked(_as_replay(parts, layers, final, own, batch.n_padding[s])))
-    return found
+        layers, final = _trace_rows(wrapped(model), arguments)
+    all_played = []
+    for s, (own_rows, chosen) in enumerate(zip(rows, variants, strict=True)):
+        own = partial(_of_sequence, at=(s, len(rows)), sizes=(len(chosen.run), len(own_rows)))
+        all_played.append(_checked(_as_replay(parts, layers, final, own, batch.n_padding[s])))
+    return all_played
 
 
 def residual(
@@ -133,10 +133,10 @@ def residual(
     parts = families.parts(model)
     check_inputs(parts, batch)
     with undisturbed(model), torch.no_grad():
-        with listening(parts) as given:
+        with listening(parts) as arguments:
             model(**batch, use_cache=False, logits_to_keep=1)
-        given["use_cache"] = False
-        return _trace_residual(wrapped(model), given, positions)
+        arguments["use_cache"] = False
+        return _trace_residual(wrapped(model), arguments, positions)
 
 
 # ------------------------------------------------------------------------------------------ traces
@@ -162,16 +162,16 @@ def wrapped(model: nn.Module) -> Traced:
     """
     parts = families.parts(model)
     language_model = parts.language_model
-    known = language_model.__dict__.get(_WRAPPER)
+    cached = language_model.__dict__.get(_WRAPPER)
     modules = [id(module) for module in language_model.modules()]
-    if known is None or known[1] != modules:
+    if cached is None or cached[1] != modules:
         for number, layer in enumerate(parts.layers):
             check_linear(layer.v_proj, f"layer {number} v_proj")
             check_linear(layer.o_proj, f"layer {number} o_proj")
         check_linear(parts.output_embedding, "the output embedding")
-        known = (_traced(parts), modules)
-        language_model.__dict__[_WRAPPER] = known
-    return known[0]
+        cached = (_traced(parts), modules)
+        language_model.__dict__[_WRAPPER] = cached
+    return cached[0]
 
 
 def _traced(parts: Parts) -> Traced:
@@ -184,8 +184,8 @@ def _traced(parts: Parts) -> Traced:
     return Traced(around, tuple(layers), tracer[id(parts.final_norm)])
 
 
-def _trace_rows(traced: Traced, given: dict) -> tuple[list, Tensor]:
-    with traced.language_model.trace(**given):
+def _trace_rows(traced: Traced, arguments: dict) -> tuple[list, Tensor]:
+    with traced.language_model.trace(**arguments):
         layers = nnsight.save([])
         for layer in traced.layers:
             own_values = layer.v_proj.output
@@ -195,37 +195,37 @@ def _trace_rows(traced: Traced, given: dict) -> tuple[list, Tensor]:
     return layers, final
 
 
-def _trace_residual(traced: Traced, given: dict, positions: Tensor) -> dict[str, Tensor]:
-    with traced.language_model.trace(**given):
-        found = nnsight.save([])
+def _trace_residual(traced: Traced, arguments: dict, positions: Tensor) -> dict[str, Tensor]:
+    with traced.language_model.trace(**arguments):
+        layers = nnsight.save([])
         for layer in traced.layers:
             before = layer.block.input[0, positions]
             attention = layer.attention.output[0][0, positions]
             mid = layer.ffn_norm.input[0, positions]
             ffn = layer.ffn.output[0, positions]
             after = layer.block.output[0, positions]
-            found.append((before, attention, mid, ffn, after))
+            layers.append((before, attention, mid, ffn, after))
     names = ("resid_pre", "attn_out", "resid_mid", "ffn_out", "resid_post")
-    return {n: torch.stack(c) for n, c in zip(names, zip(*found, strict=True), strict=True)}
+    return {n: torch.stack(c) for n, c in zip(names, zip(*layers, strict=True), strict=True)}
 
 
-def _of_sequence(value: Tensor, at: tuple[int, int], kept: tuple[int, int]) -> Tensor:
+def _of_sequence(value: Tensor, at: tuple[int, int], sizes: tuple[int, int]) -> Tensor:
     """The variants and targets of one sequence out of several."""
     number, n_sequences = at
     if n_sequences == 1:
         return value
     by_sequence = rearrange(value, "(v s) t ... -> s v t ...", s=n_sequences)
-    return by_sequence[number, : kept[0], : kept[1]]
+    return by_sequence[number, : sizes[0], : sizes[1]]
 
 
 def _as_replay(parts: Parts, layers: list, final: Tensor, own: Callable, n_padding: int) -> Replay:
-    whole = [layer[2] for layer in layers]
+    all_attention = [layer[2] for layer in layers]
     weights, own_values, attention, ffn = (
         [own(value) for value in column] for column in zip(*layers, strict=True)
     )
     own_values = [rearrange(v, "v t (kv d) -> v t kv d", kv=parts.n_kv_heads) for v in own_values]
     weights = [layer[..., n_padding:] for layer in weights]
-    return Replay(weights, own_values, attention, ffn, own(final), whole, own)
+    return Replay(weights, own_values, attention, ffn, own(final), all_attention, own)
 
 
 def _checked(rows: Replay) -> Replay:

@@ -193,22 +193,22 @@ def _scores(grouped: Tensor, replay: Slots, layer: int) -> Tensor:
     sizes = {"v": grouped.shape[2], "t": grouped.shape[4]}
     scores = None
     for number, run in enumerate(replay.runs):
-        found = by_head @ run.keys[layer].to(grouped.dtype).mT
-        found = rearrange(found, "s kv (v g t) p -> s kv v g t p", **sizes)
+        run_scores = by_head @ run.keys[layer].to(grouped.dtype).mT
+        run_scores = rearrange(run_scores, "s kv (v g t) p -> s kv v g t p", **sizes)
         is_read = rearrange(replay.run == number, "v p -> v 1 1 p")
-        scores = found if scores is None else torch.where(is_read, found, scores)
+        scores = run_scores if scores is None else torch.where(is_read, run_scores, scores)
     return scores
 
 
-def _read(kept: Tensor, replay: Slots, layer: int) -> Tensor:
+def _read(weights: Tensor, replay: Slots, layer: int) -> Tensor:
     """Weighted values of the slots that each variant reads."""
-    sizes = {"v": kept.shape[2], "t": kept.shape[4]}
+    sizes = {"v": weights.shape[2], "t": weights.shape[4]}
     read = None
     for number, run in enumerate(replay.runs):
-        mine = kept
+        run_weights = weights
         if len(replay.runs) > 1:
-            mine = kept * rearrange(replay.run == number, "v p -> v 1 1 p")
-        by_head = rearrange(mine, "s kv v g t p -> s kv (v g t) p")
-        found = by_head @ run.values[layer].to(kept.dtype)
-        read = found if read is None else read + found
+            run_weights = weights * rearrange(replay.run == number, "v p -> v 1 1 p")
+        by_head = rearrange(run_weights, "s kv v g t p -> s kv (v g t) p")
+        run_read = by_head @ run.values[layer].to(weights.dtype)
+        read = run_read if read is None else read + run_read
     return rearrange(read, "s kv (v g t) d -> s kv v g t d", **sizes)

@@ -26,26 +26,26 @@ def collect(
     Raises:
         ValueError: not one row could be made.
     """
-    found: dict[str, Sample] = {}
+    samples: dict[str, Sample] = {}
     left_out: Counter[str] = Counter()
     for number, row in rows:
-        if len(found) == limit:
+        if len(samples) == limit:
             break
         try:
             sample = make(number, row)
-            if sample.id in found:
+            if sample.id in samples:
                 raise Unfit("an id that an earlier row has")
             if not is_file_name(sample.id):
                 raise Unfit("an id that is not of letters, digits and . _ -")
-            found[sample.id] = sample
+            samples[sample.id] = sample
         except Unfit as reason:
             left_out[str(reason)] += 1
     for reason, count in left_out.most_common():
         log.warning("%s: %d rows left out: %s", source, count, reason)
-    if not found:
+    if not samples:
         reasons = ", ".join(left_out) or "no rows"
         raise ValueError(f"{source}: expected at least one readable row, got {reasons}")
-    return list(found.values())
+    return list(samples.values())
 
 
 def as_id(*parts) -> str:

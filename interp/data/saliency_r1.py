@@ -115,20 +115,20 @@ def table_in(path: Path, split: str):
         raise ValueError(f"{path}: expected a folder, got none")
     files = sorted(path.rglob(f"{split}*.parquet")) or sorted(path.rglob("*.parquet"))
     if files:
-        names = [str(one) for one in files]
-        found = datasets.load_dataset("parquet", data_files=names, split="train")
+        names = [str(file) for file in files]
+        table = datasets.load_dataset("parquet", data_files=names, split="train")
     else:
         try:
-            found = datasets.load_from_disk(str(path))
+            table = datasets.load_from_disk(str(path))
         except FileNotFoundError as error:
             raise ValueError(
                 f"{path}: expected parquet files or a saved data set, got none"
             ) from error
-        if isinstance(found, datasets.DatasetDict):
-            if split not in found:
-                raise ValueError(f"{path}: expected a split of {sorted(found)}, got {split!r}")
-            found = found[split]
-    if "image" not in found.column_names:
-        raise ValueError(f"{path}: expected a column image, got {found.column_names}")
+        if isinstance(table, datasets.DatasetDict):
+            if split not in table:
+                raise ValueError(f"{path}: expected a split of {sorted(table)}, got {split!r}")
+            table = table[split]
+    if "image" not in table.column_names:
+        raise ValueError(f"{path}: expected a column image, got {table.column_names}")
     # One image that cannot be decoded would end the iteration.
-    return found.cast_column("image", datasets.Image(decode=False))
+    return table.cast_column("image", datasets.Image(decode=False))

@@ -38,10 +38,10 @@ def load(
     """
     if path.is_dir():
         candidates = [path / f"{split}.jsonl", path / f"{split}.json"]
-        found = next((one for one in candidates if one.is_file()), None)
-        if found is None:
+        file = next((file for file in candidates if file.is_file()), None)
+        if file is None:
             raise ValueError(f"{path}: expected {split}.jsonl or {split}.json in it, got neither")
-        path = found
+        path = file
     if not path.is_file():
         raise ValueError(f"{path}: expected a file of Visual-CoT, got none")
     text = path.read_text()
@@ -84,6 +84,6 @@ def _of_llava(row: dict, folder: Path) -> tuple[str, str, str, np.ndarray]:
     name, marked = row["image"]
     pixels = np.array(json.loads(marked.split("###", 1)[1]), dtype=np.float64).reshape(1, 4)
     width, height = open_image(contained(folder, name)).size
-    asked, answered = row["conversations"][0]["value"], row["conversations"][-1]["value"]
-    question = asked.replace("<image>", "").split(CLUE)[0].strip()
-    return name, question, answered, pixels / np.array([width, height] * 2)
+    prompt, answer = row["conversations"][0]["value"], row["conversations"][-1]["value"]
+    question = prompt.replace("<image>", "").split(CLUE)[0].strip()
+    return name, question, answer, pixels / np.array([width, height] * 2)

@@ -16,9 +16,9 @@ from interp.model.state import undisturbed
 THROUGH_THINKING = ("bottleneck", "two_hop")
 
 
-def seen(made: Asked, played: Replay) -> Float[Tensor, " target"]:
+def seen(prefilled: Asked, played: Replay) -> Float[Tensor, " target"]:
     """The share of attention that each target's row pays to visual tokens, in the clean run."""
-    is_visual = made.query.is_visual
+    is_visual = prefilled.query.is_visual
     shares = [one[0][..., is_visual].float().sum(dim=-1).mean(dim=-1) for one in played.weights]
     return torch.stack(shares).mean(dim=0)
 
@@ -30,7 +30,7 @@ def part_of(played: Replay, rows: slice) -> Replay:
 
 
 def attention_maps(
-    made: Asked,
+    prefilled: Asked,
     kinds: list[str],
     variant: str,
     played: Replay,
@@ -42,27 +42,27 @@ def attention_maps(
     """
     if not kinds:
         return {}
-    query = made.query
+    query = prefilled.query
     with torch.no_grad(), undisturbed(query.model):
-        readout = read_out(query.parts, made.gauge_rows, played.final[0])
+        readout = read_out(query.parts, prefilled.gauge_rows, played.final[0])
         everywhere = torch.ones(len(query.rows), dtype=torch.bool, device=query.rows.device)
-        found = {}
+        maps_by_kind = {}
         if "direct" in kinds:
             if variant == "release":
                 weights = [one[0] for one in played.weights]
-                found["direct"] = _released(made, played, weights), everywhere
+                maps_by_kind["direct"] = _released(prefilled, played, weights), everywhere
             else:
-                every = torch.arange(len(query.rows), device=query.rows.device)
-                scores = account(made, every, played, "tokens", False)["direct"][1]
-                found["direct"] = scores, everywhere
+                all_targets = torch.arange(len(query.rows), device=query.rows.device)
+                scores = account(prefilled, all_targets, played, "tokens", False)["direct"][1]
+                maps_by_kind["direct"] = scores, everywhere
         through = [kind for kind in kinds if kind in THROUGH_THINKING]
         if through:
-            found |= through_thinking(made, played, readout, through, variant, looking)
-    return found
+            maps_by_kind |= through_thinking(prefilled, played, readout, through, variant, looking)
+    return maps_by_kind
 
 
 def through_thinking(
-    made: Asked,
+    prefilled: Asked,
     played: Replay,
     readout: Readout,
     kinds: list[str],
@@ -70,8 +70,8 @@ def through_thinking(
     looking: Replay | None = None,
 ) -> dict:
     """Maps that are sums over thinking tokens, some of them at a time unless they are played."""
-    query, parts, context = made.query, made.query.parts, made.context
-    columns = thinking_columns(made, kinds)
+    query, parts, context = prefilled.query, prefilled.query.parts, prefilled.context
+    columns = thinking_columns(prefilled, kinds)
     size = max(1, REPLAY_BYTES // (4 * parts.n_layers * parts.n_heads * len(query.tokens.ids)))
     size = size if looking is None else len(columns)
     totals = dict.fromkeys(kinds, 0.0)
@@ -95,7 +95,7 @@ def through_thinking(
         if "two_hop" in kinds:
             totals["two_hop"] = totals["two_hop"] + thinking.two_hops(parts, readout, context, hops)
     if variant == "release":
-        totals["bottleneck"] = _released(made, played, products)
+        totals["bottleneck"] = _released(prefilled, played, products)
     is_defined = (columns < query.rows[:, None]).any(dim=1)
     return {kind: (scores, is_defined) for kind, scores in totals.items()}
 
@@ -105,28 +105,30 @@ def looking_rows(columns: Tensor, variant: str) -> Tensor:
     return columns - 1 if variant == "release" else columns
 
 
-def thinking_columns(made: Asked, kinds: list[str]) -> Tensor:
+def thinking_columns(prefilled: Asked, kinds: list[str]) -> Tensor:
     """Positions of the thinking tokens; none where no map goes through them."""
-    roles = np.array(made.query.tokens.role)
+    roles = np.array(prefilled.query.tokens.role)
     is_asked = bool(set(kinds) & set(THROUGH_THINKING))
     columns = np.flatnonzero((roles == "thinking") & is_asked)
     if is_asked and len(columns) == 0:
         raise ValueError(
-            f"{made.query.attributes['sample']}: expected a text with a thinking span for maps of "
-            f"{THROUGH_THINKING}, got none; leave the sample out or ask for other kinds"
+            f"{prefilled.query.attributes['sample']}: expected a text with a thinking span for "
+            f"maps of {THROUGH_THINKING}, got none; leave the sample out or ask for other kinds"
         )
-    return torch.from_numpy(columns).to(made.query.rows.device)
+    return torch.from_numpy(columns).to(prefilled.query.rows.device)
 
 
-def _released(made: Asked, played: Replay, weights: list) -> Float[Tensor, "target token"]:
+def _released(prefilled: Asked, played: Replay, weights: list) -> Float[Tensor, "target token"]:
     """The release's scores of the visual tokens, one target after the other."""
-    query, dtype = made.query, made.gauge_rows.dtype
+    query, dtype = prefilled.query, prefilled.gauge_rows.dtype
     sources = query.is_visual.nonzero()[:, 0]
-    found = made.gauge_rows.new_zeros(len(query.rows), len(query.tokens.ids))
+    scores = prefilled.gauge_rows.new_zeros(len(query.rows), len(query.tokens.ids))
     for k in range(len(query.rows)):
-        mine = [one[k : k + 1][..., sources] for one in weights]
-        written = released_code.released_writes(query.parts, made.context, mine, sources, dtype)
-        found[k : k + 1, sources] = released_code.as_released(
-            query.parts, made.gauge_rows[k : k + 1], played.final[0][k : k + 1], written
+        target_weights = [one[k : k + 1][..., sources] for one in weights]
+        written = released_code.released_writes(
+            query.parts, prefilled.context, target_weights, sources, dtype
         )
-    return found
+        scores[k : k + 1, sources] = released_code.as_released(
+            query.parts, prefilled.gauge_rows[k : k + 1], played.final[0][k : k + 1], written
+        )
+    return scores

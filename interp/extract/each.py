@@ -87,9 +87,9 @@ def each(
             more than `max_memory`, and what the extraction raises.
     """
     calls = [(name, {})] if isinstance(name, str) else list(name)
-    for one, own in calls:
-        if one not in (*BATCHED, *ALONE):
-            raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {one!r}")
+    for extraction, own in calls:
+        if extraction not in (*BATCHED, *ALONE):
+            raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {extraction!r}")
         check_detail((options | own).get("detail", "full"))
         check_mode((options | own).get("mode", "zero"))
     pairs = map(_pair, samples)
@@ -106,8 +106,8 @@ def each(
     return (found for (found,) in batched)
 
 
-def _pair(given) -> tuple[Sample | Mapping, dict]:
-    sample, own = given if isinstance(given, tuple) else (given, {})
+def _pair(item) -> tuple[Sample | Mapping, dict]:
+    sample, own = item if isinstance(item, tuple) else (item, {})
     if set(own) - set(OWN):
         name = sample.id if isinstance(sample, Sample) else "a batch"
         raise ValueError(
@@ -136,17 +136,17 @@ def _batched(
     size = next(model.parameters()).element_size()
     for sample, options in pairs:
         try:
-            one = _packed(calls, vlm, sample, options)
-            fits = _is_within(max_memory, one.query, one.load, size)
+            packed = _packed(calls, vlm, sample, options)
+            fits = _is_within(max_memory, packed.query, packed.load, size)
         except ValueError:
             yield from _computed(calls, waiting)
             raise
         loads = [other.load for other in waiting]
-        if not fits or needed(one.query.parts, [*loads, one.load], size) > max_memory:
+        if not fits or needed(packed.query.parts, [*loads, packed.load], size) > max_memory:
             yield from _computed(calls, waiting)
             waiting = []
         if fits:
-            waiting.append(one)
+            waiting.append(packed)
         else:
             yield tuple(BATCHED[name][0](vlm, sample, **own | options) for name, own in calls)
     yield from _computed(calls, waiting)
@@ -154,12 +154,12 @@ def _batched(
 
 def _packed(calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict) -> _Waiting:
     """A sample's question, with settings and load."""
-    every = []
+    all_settings = []
     for name, own in calls:
         bound = signature(BATCHED[name][0]).bind(vlm, sample, **own | options)
         bound.apply_defaults()
-        every.append(bound.kwargs)
-    settings = every[0]
+        all_settings.append(bound.kwargs)
+    settings = all_settings[0]
     if "kinds" in settings:
         names = ("kinds", "only", "max_targets", "variant", "completion", "gauge")
         query, settings["gauge"] = question(vlm, sample, **{key: settings[key] for key in names})
@@ -167,7 +167,7 @@ def _packed(calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict
         names = ("completion", "positions", "targets")
         query = ask(vlm, sample, **{key: settings[key] for key in names})
     check_length(query.parts, len(query.tokens.ids))
-    return _Waiting(query, every, largest([_load(query, one) for one in every]))
+    return _Waiting(query, all_settings, largest([_load(query, one) for one in all_settings]))
 
 
 def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
@@ -214,8 +214,8 @@ def _computed(calls, waiting: list[_Waiting]) -> Iterator[tuple[xr.Dataset, ...]
     except (ValueError, RuntimeError) as error:
         if len(waiting) == 1 or is_out_of_memory(error):
             raise
-        for one in waiting:
-            yield from _at_once(calls, [one])
+        for packed in waiting:
+            yield from _at_once(calls, [packed])
 
 
 def _at_once(calls, waiting: list[_Waiting]) -> list[tuple[xr.Dataset, ...]]:
@@ -225,11 +225,11 @@ def _at_once(calls, waiting: list[_Waiting]) -> list[tuple[xr.Dataset, ...]]:
     model = queries[0].model
     with torch.no_grad(), undisturbed(model):
         batch = prefills(model, [q.batch for q in queries], [q.rows for q in queries])
-        found = []
+        datasets = []
         for (name, _), *settings in zip(calls, *(one.settings for one in waiting), strict=True):
-            made = [
+            all_prefilled = [
                 read_in(query, context, own["gauge"], own["foils"])
                 for query, context, own in zip(queries, batch.sequences, settings, strict=True)
             ]
-            found.append(BATCHED[name][1](made, batch, settings))
-    return list(zip(*found, strict=True))
+            datasets.append(BATCHED[name][1](all_prefilled, batch, settings))
+    return list(zip(*datasets, strict=True))

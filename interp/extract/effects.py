@@ -50,7 +50,7 @@ def effects(
             the mode "mean", a set of visual and other rows, or one of text without a question.
     """
     check_mode(mode)
-    made = asked(
+    prefilled = asked(
         model,
         inputs,
         completion=completion,
@@ -59,27 +59,39 @@ def effects(
         gauge=gauge,
         foils=foils,
     )
-    with torch.no_grad(), undisturbed(made.query.model):
-        cuts = cut(made, sources, mode)
+    with torch.no_grad(), undisturbed(prefilled.query.model):
+        cuts = cut(prefilled, sources, mode)
         chunks = []
-        for part in target_chunks(made.query, n_variants=1 + len(cuts.names)):
-            rows, variants = made.query.rows[part], cuts.variants.part(part)
+        for part in target_chunks(prefilled.query, n_variants=1 + len(cuts.names)):
+            rows, variants = prefilled.query.rows[part], cuts.variants.part(part)
             chunks.append(
-                split(made, cuts, part, replay(made.query.model, made.context, rows, variants))
+                split(
+                    prefilled,
+                    cuts,
+                    part,
+                    replay(prefilled.query.model, prefilled.context, rows, variants),
+                )
             )
-    return labelled(made, cuts, chunks)
+    return labelled(prefilled, cuts, chunks)
 
 
-def effects_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+def effects_of(
+    all_prefilled: list[Asked], batch: Prefills, settings: list[dict]
+) -> list[xr.Dataset]:
     """`effects` of several sequences out of one replay; settings by the names of its arguments."""
-    cuts = [cut(one, own["sources"], own["mode"]) for one, own in zip(made, settings, strict=True)]
-    rows = [one.query.rows for one in made]
-    played = replays(made[0].query.model, batch, rows, [one.variants for one in cuts])
-    found = []
-    for one, mine, which in zip(made, played, cuts, strict=True):
-        every = torch.arange(len(one.query.rows), device=one.query.rows.device)
-        found.append(labelled(one, which, [split(one, which, every, mine)]))
-    return found
+    all_cuts = [
+        cut(one, own["sources"], own["mode"])
+        for one, own in zip(all_prefilled, settings, strict=True)
+    ]
+    rows = [one.query.rows for one in all_prefilled]
+    all_played = replays(
+        all_prefilled[0].query.model, batch, rows, [one.variants for one in all_cuts]
+    )
+    datasets = []
+    for prefilled, played, cuts in zip(all_prefilled, all_played, all_cuts, strict=True):
+        all_targets = torch.arange(len(prefilled.query.rows), device=prefilled.query.rows.device)
+        datasets.append(labelled(prefilled, cuts, [split(prefilled, cuts, all_targets, played)]))
+    return datasets
 
 
 def check_mode(mode: str) -> None:
@@ -99,23 +111,23 @@ class Cuts:
     is_defined: Bool[Tensor, "target source_set"]
 
 
-def cut(made: Asked, sources, mode: str) -> Cuts:
+def cut(prefilled: Asked, sources, mode: str) -> Cuts:
     """The cuts of source sets; raises ValueError for sets that the sample cannot have."""
-    query, context = made.query, made.context
+    query, context = prefilled.query, prefilled.context
     names, members = source_sets(query, sources, context.is_sink)
     masks = cut_masks(members, query.rows, context.is_visible)
     fill = mean_values(context, _averaged(query, members)) if mode == "mean" else None
     return Cuts(mode, names, cutting(masks, mode, fill), masks.any(dim=-1).T)
 
 
-def split(made: Asked, cuts: Cuts, part: Int[Tensor, " part"], played: Replay) -> EdgeEffects:
+def split(prefilled: Asked, cuts: Cuts, part: Int[Tensor, " part"], played: Replay) -> EdgeEffects:
     """The effects on some targets, from the replay of their rows."""
-    readout = read_out(made.query.parts, made.gauge_rows[part], played.final[0])
-    variants, rows = cuts.variants.part(part), made.query.rows[part]
-    return edge_effects(made.query.parts, readout, made.context, played, rows, variants)
+    readout = read_out(prefilled.query.parts, prefilled.gauge_rows[part], played.final[0])
+    variants, rows = cuts.variants.part(part), prefilled.query.rows[part]
+    return edge_effects(prefilled.query.parts, readout, prefilled.context, played, rows, variants)
 
 
-def labelled(made: Asked, cuts: Cuts, chunks: list[EdgeEffects]) -> xr.Dataset:
+def labelled(prefilled: Asked, cuts: Cuts, chunks: list[EdgeEffects]) -> xr.Dataset:
     """The effect ledger out of its parts."""
     is_defined = cuts.is_defined
     total = joined([one.total for one in chunks])
@@ -133,12 +145,12 @@ def labelled(made: Asked, cuts: Cuts, chunks: list[EdgeEffects]) -> xr.Dataset:
     }
     dataset = xr.Dataset(
         {name: (dims, as_array(value)) for name, (dims, value) in variables.items()},
-        coords=coordinates(made.query),
+        coords=coordinates(prefilled.query),
     )
     dataset = dataset.assign_coords(
         source_set=list(cuts.names), path=list(EDGE_PATHS), layer_path=list(LAYER_PATHS)
     )
-    return finished(made.query, dataset, {"gauge": made.gauge, "mode": cuts.mode})
+    return finished(prefilled.query, dataset, {"gauge": prefilled.gauge, "mode": cuts.mode})
 
 
 def _averaged(
@@ -149,8 +161,8 @@ def _averaged(
     visual = torch.tensor([r == "image" for r in role], device=members.device)
     question = torch.tensor([r == "question" for r in role], device=members.device)
     chosen = []
-    for one in members:
-        is_visual = visual[one]
+    for is_source in members:
+        is_visual = visual[is_source]
         if is_visual.any() and not is_visual.all():
             raise ValueError(
                 'expected source sets of visual rows or of text alone in the mode "mean", got one '

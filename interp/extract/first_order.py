@@ -51,7 +51,7 @@ def first_order(
             nodes.
     """
     check(objectives, n_nodes)
-    made = asked(
+    prefilled = asked(
         model,
         inputs,
         completion=completion,
@@ -60,28 +60,34 @@ def first_order(
         gauge=gauge,
         foils=foils,
     )
-    query, context = made.query, made.context
-    is_source = members(made, source)
+    query, context = prefilled.query, prefilled.context
+    is_source = members(prefilled, source)
     nodes, _ = quadrature(n_nodes, query.rows.device)
     alone = Prefills(context.keys, context.values, [context], [0])
     # A backward pass keeps about three times what a forward does.
     chunks = []
     for part in target_chunks(query, n_variants=3 * len(nodes)):
-        chunks += together([made], alone, [part], [is_source], n_nodes, objectives)
-    return labelled(made, is_source, chunks, n_nodes, objectives)
+        chunks += together([prefilled], alone, [part], [is_source], n_nodes, objectives)
+    return labelled(prefilled, is_source, chunks, n_nodes, objectives)
 
 
-def first_orders_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+def first_orders_of(
+    all_prefilled: list[Asked], batch: Prefills, settings: list[dict]
+) -> list[xr.Dataset]:
     """`first_order` of several sequences out of one replay; settings as its arguments."""
     own = settings[0]
     n_nodes, objectives = own["n_nodes"], own["objectives"]
     check(objectives, n_nodes)
-    parts = [torch.arange(len(one.query.rows), device=one.query.rows.device) for one in made]
-    sources = [members(one, mine["source"]) for one, mine in zip(made, settings, strict=True)]
-    found = together(made, batch, parts, sources, n_nodes, objectives)
+    parts = [
+        torch.arange(len(one.query.rows), device=one.query.rows.device) for one in all_prefilled
+    ]
+    sources = [
+        members(one, mine["source"]) for one, mine in zip(all_prefilled, settings, strict=True)
+    ]
+    chunks = together(all_prefilled, batch, parts, sources, n_nodes, objectives)
     return [
         labelled(one, mine, [chunk], n_nodes, objectives)
-        for one, mine, chunk in zip(made, sources, found, strict=True)
+        for one, mine, chunk in zip(all_prefilled, sources, chunks, strict=True)
     ]
 
 
@@ -93,46 +99,53 @@ def check(objectives: tuple[str, ...], n_nodes: int) -> None:
         raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
 
 
-def members(made: Asked, source) -> Bool[Tensor, "target token"]:
+def members(prefilled: Asked, source) -> Bool[Tensor, "target token"]:
     """S ∩ {p < i} of each target."""
     sources = [source] if isinstance(source, str) else {"source": source}
-    _, chosen = source_sets(made.query, sources, made.context.is_sink)
-    return cut_masks(chosen, made.query.rows, made.context.is_visible)[0]
+    _, chosen = source_sets(prefilled.query, sources, prefilled.context.is_sink)
+    return cut_masks(chosen, prefilled.query.rows, prefilled.context.is_visible)[0]
 
 
 def together(
-    made: list[Asked], batch: Prefills, slices: list, sources: list, n_nodes: int, objectives
+    all_prefilled: list[Asked],
+    batch: Prefills,
+    slices: list,
+    sources: list,
+    n_nodes: int,
+    objectives,
 ) -> list[tuple[FirstOrder, Float[Tensor, " part"], Replay]]:
     """First-order maps of a chunk of targets, each joint cut's total effect, and the end-points."""
-    model, parts = made[0].query.model, made[0].query.parts
-    nodes, weights = quadrature(n_nodes, made[0].query.rows.device)
-    rows = [one.query.rows[part] for one, part in zip(made, slices, strict=True)]
-    mine = [one[part] for one, part in zip(sources, slices, strict=True)]
-    both = torch.tensor(ENDS, device=nodes.device)
+    model, parts = all_prefilled[0].query.model, all_prefilled[0].query.parts
+    nodes, weights = quadrature(n_nodes, all_prefilled[0].query.rows.device)
+    rows = [one.query.rows[part] for one, part in zip(all_prefilled, slices, strict=True)]
+    masks = [one[part] for one, part in zip(sources, slices, strict=True)]
+    end_nodes = torch.tensor(ENDS, device=nodes.device)
     with undisturbed(model):
         with torch.no_grad():
-            ends = replays(model, batch, rows, [scaled(one, both) for one in mine])
+            ends = replays(model, batch, rows, [scaled(one, end_nodes) for one in masks])
             readouts = [
                 read_out(parts, one.gauge_rows[part], end.final[0])
-                for one, part, end in zip(made, slices, ends, strict=True)
+                for one, part, end in zip(all_prefilled, slices, ends, strict=True)
             ]
             totals = [
                 clean_against(parts, readout, end)[0][0]
                 for readout, end in zip(readouts, ends, strict=True)
             ]
         with torch.enable_grad():
-            played = replays(model, batch, rows, [scaled(one, nodes) for one in mine])
+            played = replays(model, batch, rows, [scaled(one, nodes) for one in masks])
             cuts = [
                 Cut(readout, context, one, is_source.to(readout.vectors.dtype))
                 for readout, context, one, is_source in zip(
-                    readouts, batch.sequences, played, mine, strict=True
+                    readouts, batch.sequences, played, masks, strict=True
                 )
             ]
-            found = maps_of(parts, cuts, weights, objectives)
-    return list(zip(found, totals, ends, strict=True))
+            first_orders = maps_of(parts, cuts, weights, objectives)
+    return list(zip(first_orders, totals, ends, strict=True))
 
 
-def labelled(made: Asked, is_source, chunks: list[tuple], n_nodes: int, objectives) -> xr.Dataset:
+def labelled(
+    prefilled: Asked, is_source, chunks: list[tuple], n_nodes: int, objectives
+) -> xr.Dataset:
     """The first-order maps out of their parts."""
     writes = torch.cat([found.writes for found, *_ in chunks], dim=2)
     bias = torch.cat([found.bias for found, *_ in chunks], dim=1)
@@ -150,6 +163,6 @@ def labelled(made: Asked, is_source, chunks: list[tuple], n_nodes: int, objectiv
             "completeness_error": (("target",), as_array(error)),
             "is_defined": (("target",), as_array(is_defined)),
         },
-        coords=coordinates(made.query, made.context),
+        coords=coordinates(prefilled.query, prefilled.context),
     ).assign_coords(objective=list(objectives))
-    return finished(made.query, dataset, {"gauge": made.gauge, "n_nodes": str(n_nodes)})
+    return finished(prefilled.query, dataset, {"gauge": prefilled.gauge, "n_nodes": str(n_nodes)})

@@ -54,7 +54,7 @@ def ledger(
         ValueError: bad inputs, positions, gauge or detail, each with what was expected.
     """
     check_detail(detail)
-    made = asked(
+    prefilled = asked(
         model,
         inputs,
         completion=completion,
@@ -63,25 +63,27 @@ def ledger(
         gauge=gauge,
         foils=foils,
     )
-    query, spread = made.query, include_value_bias
+    query, spread = prefilled.query, include_value_bias
     with torch.no_grad(), undisturbed(query.model):
         chunks = []
         for part in target_chunks(query, n_variants=1):
-            played = replay(query.model, made.context, query.rows[part])
-            chunks.append(account(made, part, played, detail, spread))
-    return labelled(made, chunks, detail, spread)
+            played = replay(query.model, prefilled.context, query.rows[part])
+            chunks.append(account(prefilled, part, played, detail, spread))
+    return labelled(prefilled, chunks, detail, spread)
 
 
-def ledgers_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+def ledgers_of(
+    all_prefilled: list[Asked], batch: Prefills, settings: list[dict]
+) -> list[xr.Dataset]:
     """`ledger` of several sequences out of one replay; settings by the names of its arguments."""
-    rows = [one.query.rows for one in made]
-    played = replays(made[0].query.model, batch, rows)
-    found = []
-    for one, mine, own in zip(made, played, settings, strict=True):
-        every = torch.arange(len(one.query.rows), device=one.query.rows.device)
+    rows = [one.query.rows for one in all_prefilled]
+    all_played = replays(all_prefilled[0].query.model, batch, rows)
+    datasets = []
+    for prefilled, played, own in zip(all_prefilled, all_played, settings, strict=True):
+        all_targets = torch.arange(len(prefilled.query.rows), device=prefilled.query.rows.device)
         how = own["detail"], own["include_value_bias"]
-        found.append(labelled(one, [account(one, every, mine, *how)], *how))
-    return found
+        datasets.append(labelled(prefilled, [account(prefilled, all_targets, played, *how)], *how))
+    return datasets
 
 
 def check_detail(detail: str) -> None:
@@ -91,12 +93,16 @@ def check_detail(detail: str) -> None:
 
 
 def account(
-    made: Asked, part: Int[Tensor, " part"], played: Replay, detail: str, include_value_bias: bool
+    prefilled: Asked,
+    part: Int[Tensor, " part"],
+    played: Replay,
+    detail: str,
+    include_value_bias: bool,
 ) -> dict:
     """Parts of some targets' logits, from the replay of their rows: name -> (dims, tensor)."""
-    query, context = made.query, made.context
+    query, context = prefilled.query, prefilled.context
     rows = query.rows[part]
-    readout = read_out(query.parts, made.gauge_rows[part], played.final[0])
+    readout = read_out(query.parts, prefilled.gauge_rows[part], played.final[0])
     layers = [
         _layer(readout, context, played, rows, n, include_value_bias)
         for n in range(query.parts.n_layers)
@@ -107,7 +113,7 @@ def account(
     by_role = _by_role(query, torch.stack(by_source, dim=1))
     value_bias, ffn = torch.stack(value_bias, dim=1), torch.stack(ffn, dim=1)
     attention = by_role.sum(dim=-1) + value_bias.sum(dim=-1)
-    found = {
+    terms = {
         "embed": (("target",), embed),
         "ffn": (("target", "layer"), ffn),
         "value_bias": (("target", "layer", "head"), value_bias),
@@ -117,33 +123,35 @@ def account(
         "replayed": (("target",), project(readout.vectors, played.final[0].to(embed.dtype))),
     }
     if detail == "full":
-        found["direct"] = (("target", "layer", "head", "source"), torch.stack(direct, dim=1))
+        terms["direct"] = (("target", "layer", "head", "source"), torch.stack(direct, dim=1))
     if detail == "tokens":
-        found["direct"] = (("target", "source"), sum(by_source))
-    return found
+        terms["direct"] = (("target", "source"), sum(by_source))
+    return terms
 
 
-def labelled(made: Asked, chunks: list[dict], detail: str, include_value_bias: bool) -> xr.Dataset:
+def labelled(
+    prefilled: Asked, chunks: list[dict], detail: str, include_value_bias: bool
+) -> xr.Dataset:
     """The ledger out of its parts, beside the model's own logit."""
-    query, context = made.query, made.context
-    found = {name: joined([chunk[name][1] for chunk in chunks]) for name in chunks[0]}
+    query, context = prefilled.query, prefilled.context
+    terms = {name: joined([chunk[name][1] for chunk in chunks]) for name in chunks[0]}
     dims = {name: pair[0] for name, pair in chunks[0].items()}
-    logit = gauge_logits(context.logits, query.targets, made.gauge, made.foils)
+    logit = gauge_logits(context.logits, query.targets, prefilled.gauge, prefilled.foils)
     log_probability = context.logits.to(logit.dtype).log_softmax(dim=-1)
-    replayed, parts_sum = found.pop("replayed"), found.pop("parts_sum")
-    found["logit"] = logit
-    found["remainder"] = logit - parts_sum
-    found["replay_drift"] = logit - replayed
-    found["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
+    replayed, parts_sum = terms.pop("replayed"), terms.pop("parts_sum")
+    terms["logit"] = logit
+    terms["remainder"] = logit - parts_sum
+    terms["replay_drift"] = logit - replayed
+    terms["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
     variables = {
-        name: (dims.get(name, ("target",)), as_array(value)) for name, value in found.items()
+        name: (dims.get(name, ("target",)), as_array(value)) for name, value in terms.items()
     }
     dataset = xr.Dataset(
         variables, coords=coordinates(query, context if detail != "summary" else None)
     )
     attributes = {"detail": detail, "include_value_bias": str(include_value_bias)}
     return finished(
-        query, dataset.assign_coords(role=list(ROLES)), {"gauge": made.gauge} | attributes
+        query, dataset.assign_coords(role=list(ROLES)), {"gauge": prefilled.gauge} | attributes
     )
 
 

@@ -80,19 +80,21 @@ def maps(
     options = {"gauge": gauge, "foils": foils, "completion": completion, **which}
     with torch.no_grad(), undisturbed(query.model):
         context = prefill(query.model, query.batch, query.rows)
-        made = read_in(query, context, gauge, foils)
+        prefilled = read_in(query, context, gauge, foils)
         played = replay(query.model, context, query.rows)
     attention = [kind for kind in kinds if kind not in ("effect", *EXACT)]
-    found = attention_maps(made, attention, variant, played)
+    maps_by_kind = attention_maps(prefilled, attention, variant, played)
     if "effect" in kinds:
-        found["effect"] = _effect(made, n_nodes)
+        maps_by_kind["effect"] = _effect(prefilled, n_nodes)
     for kind in kinds:
         if kind in EXACT:
-            found[kind] = EXACT[kind](vlm, sample, options, reference)
-    return _labelled(made, {kind: found[kind] for kind in kinds}, variant, seen(made, played))
+            maps_by_kind[kind] = EXACT[kind](vlm, sample, options, reference)
+    return _labelled(
+        prefilled, {kind: maps_by_kind[kind] for kind in kinds}, variant, seen(prefilled, played)
+    )
 
 
-def maps_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
+def maps_of(all_prefilled: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
     """`maps` of several sequences out of one replay, and one more for "effect".
 
     All have the first one's kinds, variant and number of nodes.
@@ -100,47 +102,54 @@ def maps_of(made: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr
     "edge" and "slot" have replays of their own and are not made here.
     """
     kinds, variant, n_nodes = (settings[0][name] for name in ("kinds", "variant", "n_nodes"))
-    model = made[0].query.model
-    found: list[dict] = [{} for _ in made]
-    looked: list = [None] * len(made)
+    model = all_prefilled[0].query.model
+    all_maps: list[dict] = [{} for _ in all_prefilled]
+    looked: list = [None] * len(all_prefilled)
     attention = [kind for kind in kinds if kind != "effect"]
     if attention:
-        columns = [thinking_columns(one, attention) for one in made]
+        columns = [thinking_columns(one, attention) for one in all_prefilled]
         rows = [
             torch.cat([one.query.rows, looking_rows(mine, variant)])
-            for one, mine in zip(made, columns, strict=True)
+            for one, mine in zip(all_prefilled, columns, strict=True)
         ]
         with torch.no_grad(), undisturbed(model):
-            for number, every in enumerate(replays(model, batch, rows)):
-                one = made[number]
-                n = len(one.query.rows)
-                halves = part_of(every, slice(None, n)), part_of(every, slice(n, None))
-                found[number] = attention_maps(one, attention, variant, *halves)
-                looked[number] = seen(one, halves[0])
+            for number, played in enumerate(replays(model, batch, rows)):
+                prefilled = all_prefilled[number]
+                n = len(prefilled.query.rows)
+                halves = part_of(played, slice(None, n)), part_of(played, slice(n, None))
+                all_maps[number] = attention_maps(prefilled, attention, variant, *halves)
+                looked[number] = seen(prefilled, halves[0])
     if "effect" in kinds:
-        parts = [torch.arange(len(one.query.rows), device=one.query.rows.device) for one in made]
-        sources = [members(one, "image") for one in made]
-        chunks = together(made, batch, parts, sources, n_nodes, ("total",))
-        for number, (one, _, ends) in enumerate(chunks):
-            found[number]["effect"] = one.writes[0].sum(dim=0), sources[number].any(dim=1)
-            looked[number] = seen(made[number], ends)
+        parts = [
+            torch.arange(len(one.query.rows), device=one.query.rows.device) for one in all_prefilled
+        ]
+        sources = [members(one, "image") for one in all_prefilled]
+        chunks = together(all_prefilled, batch, parts, sources, n_nodes, ("total",))
+        for number, (first_order, _, ends) in enumerate(chunks):
+            all_maps[number]["effect"] = (
+                first_order.writes[0].sum(dim=0),
+                sources[number].any(dim=1),
+            )
+            looked[number] = seen(all_prefilled[number], ends)
     return [
         _labelled(one, {kind: mine[kind] for kind in kinds}, variant, share)
-        for one, mine, share in zip(made, found, looked, strict=True)
+        for one, mine, share in zip(all_prefilled, all_maps, looked, strict=True)
     ]
 
 
-def _effect(made: Asked, n_nodes: int) -> tuple[Tensor, Tensor]:
+def _effect(prefilled: Asked, n_nodes: int) -> tuple[Tensor, Tensor]:
     """First-order effects, some targets at a time, out of the prefill that is there."""
-    source, context = members(made, "image"), made.context
+    source, context = members(prefilled, "image"), prefilled.context
     alone = Prefills(context.keys, context.values, [context], [0])
     # A backward pass keeps about three times what a forward does.
-    parts = target_chunks(made.query, n_variants=3 * max(1, n_nodes))
-    found = [
-        together([made], alone, [part], [source], n_nodes, ("total",))[0][0].writes[0].sum(dim=0)
+    parts = target_chunks(prefilled.query, n_variants=3 * max(1, n_nodes))
+    effects = [
+        together([prefilled], alone, [part], [source], n_nodes, ("total",))[0][0]
+        .writes[0]
+        .sum(dim=0)
         for part in parts
     ]
-    return torch.cat(found), source.any(dim=1)
+    return torch.cat(effects), source.any(dim=1)
 
 
 def _edge(vlm, sample, options, _reference) -> tuple:
@@ -156,11 +165,11 @@ def _slot(vlm, sample, options, reference) -> tuple:
 EXACT = {"edge": _edge, "slot": _slot}
 
 
-def _labelled(made: Asked, found: dict, variant: str, attention: Tensor) -> xr.Dataset:
-    scores = [as_array(s) if torch.is_tensor(s) else s for s, _ in found.values()]
-    defined = [as_array(d) if torch.is_tensor(d) else d for _, d in found.values()]
+def _labelled(prefilled: Asked, maps_by_kind: dict, variant: str, attention: Tensor) -> xr.Dataset:
+    scores = [as_array(s) if torch.is_tensor(s) else s for s, _ in maps_by_kind.values()]
+    defined = [as_array(d) if torch.is_tensor(d) else d for _, d in maps_by_kind.values()]
     is_defined = np.stack(defined).astype(bool)
-    visual = made.query.tokens.is_visual
+    visual = prefilled.query.tokens.is_visual
     values = np.stack(scores) * is_defined[..., np.newaxis] * visual
     dataset = xr.Dataset(
         {
@@ -168,6 +177,6 @@ def _labelled(made: Asked, found: dict, variant: str, attention: Tensor) -> xr.D
             "is_defined": (("kind", "target"), is_defined),
             "visual_attention": (("target",), as_array(attention)),
         },
-        coords=coordinates(made.query, made.context) | {"kind": list(found)},
+        coords=coordinates(prefilled.query, prefilled.context) | {"kind": list(maps_by_kind)},
     )
-    return finished(made.query, dataset, {"gauge": made.gauge, "variant": variant})
+    return finished(prefilled.query, dataset, {"gauge": prefilled.gauge, "variant": variant})

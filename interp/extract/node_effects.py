@@ -46,7 +46,7 @@ def node_effects(
     Raises:
         ValueError: as for `ledger`; no or unfit references; a set with rows that are not visual.
     """
-    question = asked(
+    prefilled = asked(
         model,
         inputs,
         completion=completion,
@@ -55,24 +55,31 @@ def node_effects(
         gauge=gauge,
         foils=foils,
     )
-    with torch.no_grad(), undisturbed(question.query.model):
-        made = cases(question, sources, references)
-        found = [_one(made, made.members[s], other) for s, _, other in reference_runs(made)]
-    return _labelled(made, found, {"gauge": gauge})
+    with torch.no_grad(), undisturbed(prefilled.query.model):
+        replacements = cases(prefilled, sources, references)
+        effects = [
+            _one(replacements, replacements.members[s], other)
+            for s, _, other in reference_runs(replacements)
+        ]
+    return _labelled(replacements, effects, {"gauge": gauge})
 
 
-def _one(made: Cases, is_source, other: Prefill) -> NodeEffects:
+def _one(replacements: Cases, is_source, reference_run: Prefill) -> NodeEffects:
     """The effects of one set and reference, with `by_role` over all of `ROLES`."""
-    query = made.query
-    present, masks = _roles(made, is_source)
+    query = replacements.query
+    present, masks = _roles(replacements, is_source)
     runs = node_runs(is_source, masks)
     parts = []
     for part in target_chunks(query, len(runs)):
         rows = query.rows[part]
         variants = reading(runs, len(rows))
-        played = replay(query.model, made.context, rows, variants, others=(other,))
-        readout = read_out(query.parts, made.asked.gauge_rows[part], played.final[0])
-        parts.append(split_of(query.parts, readout, (made.context, other), played, is_source, rows))
+        played = replay(query.model, replacements.context, rows, variants, others=(reference_run,))
+        readout = read_out(query.parts, replacements.asked.gauge_rows[part], played.final[0])
+        parts.append(
+            split_of(
+                query.parts, readout, (replacements.context, reference_run), played, is_source, rows
+            )
+        )
     by_role = torch.cat([p.by_role for p in parts], dim=-1)
     spread = by_role.new_zeros(len(ROLES), by_role.shape[1])
     spread[[ROLES.index(name) for name in present]] = by_role
@@ -84,24 +91,26 @@ def _one(made: Cases, is_source, other: Prefill) -> NodeEffects:
     )
 
 
-def _roles(made: Cases, is_source) -> tuple[list[str], list[torch.Tensor]]:
+def _roles(replacements: Cases, is_source) -> tuple[list[str], list[torch.Tensor]]:
     """The roles of the other tokens in the order in which the text has them, and their members."""
-    role, is_source = made.query.tokens.role, is_source.tolist()
-    others = [None if mine else name for name, mine in zip(role, is_source, strict=True)]
-    present = [name for name in dict.fromkeys(others) if name not in (None, "padding")]
-    device = made.members.device
-    return present, [torch.tensor([o == name for o in others], device=device) for name in present]
+    role, is_source = replacements.query.tokens.role, is_source.tolist()
+    other_roles = [None if mine else name for name, mine in zip(role, is_source, strict=True)]
+    present = [name for name in dict.fromkeys(other_roles) if name not in (None, "padding")]
+    device = replacements.members.device
+    return present, [
+        torch.tensor([o == name for o in other_roles], device=device) for name in present
+    ]
 
 
-def _labelled(made: Cases, found: list[NodeEffects], attributes: dict) -> xr.Dataset:
-    sizes = {"s": len(made.names), "r": len(made.references)}
+def _labelled(replacements: Cases, effects: list[NodeEffects], attributes: dict) -> xr.Dataset:
+    sizes = {"s": len(replacements.names), "r": len(replacements.references)}
     axes = ("target", "source_set", "reference")
 
     def stacked(name: str):
-        values = torch.stack([getattr(one, name) for one in found])
+        values = torch.stack([getattr(one, name) for one in effects])
         values = rearrange(values, "(s r) ... t -> t s r ...", **sizes)
-        is_defined = made.is_defined.reshape(
-            *made.is_defined.shape, *[1] * (values.ndim - made.is_defined.ndim)
+        is_defined = replacements.is_defined.reshape(
+            *replacements.is_defined.shape, *[1] * (values.ndim - replacements.is_defined.ndim)
         )
         return as_array(values * is_defined)
 
@@ -111,14 +120,14 @@ def _labelled(made: Cases, found: list[NodeEffects], attributes: dict) -> xr.Dat
             "total": (axes, stacked("total")),
             "mediated_by_role": ((*axes, "role"), stacked("by_role")),
             "mediated_alone": (axes, stacked("alone")),
-            "is_defined": (axes, as_array(made.is_defined)),
+            "is_defined": (axes, as_array(replacements.is_defined)),
         },
-        coords=coordinates(made.query),
+        coords=coordinates(replacements.query),
     )
     dataset = dataset.assign_coords(
-        source_set=list(made.names),
-        reference=list(made.references),
+        source_set=list(replacements.names),
+        reference=list(replacements.references),
         path=list(NODE_PATHS),
         role=list(ROLES),
     )
-    return finished(made.query, dataset, attributes)
+    return finished(replacements.query, dataset, attributes)

@@ -39,7 +39,7 @@ def origins(
     Raises:
         ValueError: as for `ledger`.
     """
-    made = asked(
+    prefilled = asked(
         model,
         inputs,
         completion=completion,
@@ -48,18 +48,18 @@ def origins(
         gauge=gauge,
         foils=foils,
     )
-    query, context = made.query, made.context
-    every = torch.arange(len(query.tokens.ids), device=query.rows.device)
+    query, context = prefilled.query, prefilled.context
+    all_positions = torch.arange(len(query.tokens.ids), device=query.rows.device)
     with torch.no_grad(), undisturbed(query.model):
-        stream = residual(query.model, query.batch, every)
+        stream = residual(query.model, query.batch, all_positions)
         chunks = [
-            _chunk(made, stream, part, by_layer)
+            _chunk(prefilled, stream, part, by_layer)
             for part in target_chunks(query, n_variants=1 + len(ORIGINS))
         ]
-    found, remainder = (joined(list(column)) for column in zip(*chunks, strict=True))
+    direct_by_origin, remainder = (joined(list(column)) for column in zip(*chunks, strict=True))
     dataset = xr.Dataset(
         {
-            "direct_by_origin": (("target", "source", "origin"), as_array(found)),
+            "direct_by_origin": (("target", "source", "origin"), as_array(direct_by_origin)),
             "origin_remainder": (("target", "source"), as_array(remainder)),
         },
         coords=coordinates(query, context) | _names(query.parts.n_layers, by_layer),
@@ -80,22 +80,22 @@ def _names(n_layers: int, by_layer: bool) -> dict:
     }
 
 
-def _chunk(made: Asked, stream, part, by_layer: bool):
+def _chunk(prefilled: Asked, stream, part, by_layer: bool):
     """direct_by_origin and what is left of direct, summed over layers and heads."""
-    rows, parts, context = made.query.rows[part], made.query.parts, made.context
-    played = replay(made.query.model, context, rows)
-    readout = read_out(parts, made.gauge_rows[part], played.final[0])
+    rows, parts, context = prefilled.query.rows[part], prefilled.query.parts, prefilled.context
+    played = replay(prefilled.query.model, context, rows)
+    readout = read_out(parts, prefilled.gauge_rows[part], played.final[0])
     written = stream_origins(parts, readout, stream)
     embed = stream["resid_pre"][0].to(written.dtype)
     parts_of = layered_origins if by_layer else summed_origins
-    found, direct = 0.0, 0.0
+    direct_by_origin, direct = 0.0, 0.0
     for layer in range(parts.n_layers):
         bias = readout.biases[layer]
         weights, resid_pre = played.weights[layer][0], stream["resid_pre"][layer]
         scores = origin_scores(parts, readout, resid_pre, parts_of(embed, written, layer), layer)
-        found = found + torch.einsum("thp,thpo->tpo", weights, scores)
+        direct_by_origin = direct_by_origin + torch.einsum("thp,thpo->tpo", weights, scores)
         values = readout.values(context, layer)
         own = played.own_values[layer][0].to(bias.dtype) - bias
         terms = direct_terms(readout.folded[layer], values, own, weights, rows)
         direct = direct + terms.sum(dim=1)
-    return found, direct - found.sum(dim=-1)
+    return direct_by_origin, direct - direct_by_origin.sum(dim=-1)

@@ -55,7 +55,7 @@ def patch_effects(
     """
     if form not in FORMS:
         raise ValueError(f"expected a form of {FORMS}, got {form!r}")
-    made = asked(
+    prefilled = asked(
         model,
         inputs,
         completion=completion,
@@ -64,36 +64,38 @@ def patch_effects(
         gauge=gauge,
         foils=foils,
     )
-    query, context = made.query, made.context
+    query, context = prefilled.query, prefilled.context
     sources = [source] if isinstance(source, str) else {"source": source}
     members = source_sets(query, sources, context.is_sink)[1][0]
     if (members.cpu().numpy() & (query.tokens.image < 0)).any():
         raise ValueError("expected a source set of visual rows, got others; choose their rows")
     is_defined = cut_masks(members[None], query.rows, context.is_visible)[0]
     with torch.no_grad(), undisturbed(query.model):
-        other = None
+        reference_run = None
         if form == "slot":
-            reference, other = _reference_run(made, reference)
+            reference, reference_run = _reference_run(prefilled, reference)
             fits = reference.is_defined(query.places, query.targets.tolist())
             is_defined = is_defined & rearrange(torch.tensor(fits).to(is_defined), "t -> t 1")
-        found = [_one_target(made, other, members, k) for k in range(len(query.rows))]
+        by_target = [
+            _one_target(prefilled, reference_run, members, k) for k in range(len(query.rows))
+        ]
     paths = SLOT_PATHS if form == "slot" else EDGE_PATHS
-    return _labelled(made, found, is_defined, paths, form)
+    return _labelled(prefilled, by_target, is_defined, paths, form)
 
 
-def _reference_run(made: Asked, reference) -> tuple[Reference, Prefill]:
-    query = made.query
+def _reference_run(prefilled: Asked, reference) -> tuple[Reference, Prefill]:
+    query = prefilled.query
     rows = query.is_visual.nonzero()[:, 0]
     named = {} if reference is None else {"reference": reference}
-    (one,) = checked_references(named, len(rows)).values()
-    return one, prefill_with(query.model, made.context, rows, one.embeddings)
+    (checked,) = checked_references(named, len(rows)).values()
+    return checked, prefill_with(query.model, prefilled.context, rows, checked.embeddings)
 
 
 def _one_target(
-    made: Asked, other: Prefill | None, members: Bool[Tensor, " token"], k: int
+    prefilled: Asked, reference_run: Prefill | None, members: Bool[Tensor, " token"], k: int
 ) -> tuple[Float[Tensor, "path token"], Float[Tensor, ""]]:
     """Paths of every token of the set, and the effect of all of them, for one target."""
-    query, context, rows_g = made.query, made.context, made.gauge_rows[k : k + 1]
+    query, context, rows_g = prefilled.query, prefilled.context, prefilled.gauge_rows[k : k + 1]
     rows, tokens = query.rows[k : k + 1], members.nonzero()[:, 0]
     sets: Bool[Tensor, "source_set token"] = torch.zeros(
         1 + len(tokens), len(members), dtype=torch.bool, device=members.device
@@ -103,7 +105,7 @@ def _one_target(
     parts, chunks = query.parts, []
     size = max(2, REPLAY_BYTES // (4 * parts.n_layers * parts.n_heads * len(members)))
     for chunk in sets.split(size):
-        if other is None:
+        if reference_run is None:
             variants = cutting(cut_masks(chunk, rows, context.is_visible))
             played = replay(query.model, context, rows, variants)
             readout = read_out(parts, rows_g, played.final[0])
@@ -112,20 +114,20 @@ def _one_target(
             chunks.append(rearrange(paths, "1 s path -> path s"))
         else:
             runs = torch.cat([torch.zeros_like(chunk[:1]), chunk]).long()
-            played = replay(query.model, context, rows, reading(runs, 1), others=(other,))
+            played = replay(query.model, context, rows, reading(runs, 1), others=(reference_run,))
             readout = read_out(parts, rows_g, played.final[0])
-            runs_of = (context, other)
+            runs_of = (context, reference_run)
             chunks.append(slot_effects(parts, readout, runs_of, played, chunk, rows)[..., 0])
-    found = torch.cat(chunks, dim=1)
-    spread = found.new_zeros(len(found), len(members))
-    spread[:, tokens] = found[:, 1:]
-    return spread, found[:, 0].sum()
+    effects = torch.cat(chunks, dim=1)
+    spread = effects.new_zeros(len(effects), len(members))
+    spread[:, tokens] = effects[:, 1:]
+    return spread, effects[:, 0].sum()
 
 
-def _labelled(made: Asked, found: list, is_defined, paths, form: str) -> xr.Dataset:
-    effect = rearrange(torch.stack([one for one, _ in found]), "t path p -> t p path")
+def _labelled(prefilled: Asked, by_target: list, is_defined, paths, form: str) -> xr.Dataset:
+    effect = rearrange(torch.stack([one for one, _ in by_target]), "t path p -> t p path")
     effect = effect * rearrange(is_defined, "t p -> t p 1")
-    joint = torch.stack([one for _, one in found]) * is_defined.any(dim=1)
+    joint = torch.stack([one for _, one in by_target]) * is_defined.any(dim=1)
     total = effect.sum(dim=-1)
     dataset = xr.Dataset(
         {
@@ -135,7 +137,7 @@ def _labelled(made: Asked, found: list, is_defined, paths, form: str) -> xr.Data
             "patch_interaction": (("target",), as_array(joint - total.sum(dim=-1))),
             "is_defined": (("target", "source"), as_array(is_defined)),
         },
-        coords=coordinates(made.query, made.context),
+        coords=coordinates(prefilled.query, prefilled.context),
     )
-    attributes = {"gauge": made.gauge, "form": form}
-    return finished(made.query, dataset.assign_coords(path=list(paths)), attributes)
+    attributes = {"gauge": prefilled.gauge, "form": form}
+    return finished(prefilled.query, dataset.assign_coords(path=list(paths)), attributes)

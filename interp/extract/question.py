@@ -94,11 +94,11 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
 
 def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Query:
     parts = families.parts(vlm.model)
-    made = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
-    batch = {name: value.to(vlm.device) for name, value in made.batch.items()}
+    inputs = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
+    batch = {name: value.to(vlm.device) for name, value in inputs.batch.items()}
     if positions is None:
-        positions = [i - 1 for i in made.tokens.targets()]
-    rows, ids = _checked_targets(made.tokens, positions, targets)
+        positions = [i - 1 for i in inputs.tokens.targets()]
+    rows, ids = _checked_targets(inputs.tokens, positions, targets)
     check_ids(parts, ids, "target ids")
     attributes = {
         "model": vlm.name,
@@ -117,7 +117,7 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
         model=vlm.model,
         parts=parts,
         batch=batch,
-        tokens=made.tokens,
+        tokens=inputs.tokens,
         rows=torch.from_numpy(rows).to(vlm.device),
         targets=torch.from_numpy(ids).to(vlm.device),
         target_text=text,
@@ -191,8 +191,10 @@ def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " t
             f"expected one foil per target, got {len(named)} for {len(query.targets)} targets"
         )
     check_ids(query.parts, [foil for foil in named if foil is not None], "foils")
-    others = runners_up(logits, query.targets).tolist()
-    ids = [other if foil is None else foil for foil, other in zip(named, others, strict=True)]
+    runner_up_ids = runners_up(logits, query.targets).tolist()
+    ids = [
+        other if foil is None else foil for foil, other in zip(named, runner_up_ids, strict=True)
+    ]
     return torch.tensor(ids, device=query.rows.device)
 
 

@@ -53,8 +53,8 @@ class Reference:
         """For which targets this is a reference."""
         if self.text is None:
             return [True] * len(targets)
-        found = self.counterparts(places)
-        return [foil not in (None, mine) for foil, mine in zip(found, targets, strict=True)]
+        counterparts = self.counterparts(places)
+        return [foil not in (None, mine) for foil, mine in zip(counterparts, targets, strict=True)]
 
 
 class Pool:
@@ -131,7 +131,7 @@ def references(
         raise ValueError(f"expected references of {REFERENCES}, got {unknown}")
     image = open_image(sample.image)
     embeddings, grid = embed(vlm, image)
-    found = {}
+    by_kind = {}
     if {"mean", "other"} & set(kinds):
         pool = pool if isinstance(pool, Pool) else Pool(vlm, pool)
         if pool.mean is None:
@@ -140,21 +140,21 @@ def references(
             )
     for kind in kinds:
         if kind == "mean":
-            found[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
+            by_kind[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
         elif kind == "other":
             answer = sample.answer if completion is None else completion.answer
-            other = open_image(pool.other(sample, answer, grid, seed).image)
-            found[kind] = Reference(embed(vlm, other.resize(image.size))[0])
+            other_image = open_image(pool.other(sample, answer, grid, seed).image)
+            by_kind[kind] = Reference(embed(vlm, other_image.resize(image.size))[0])
         elif kind == "blur":
             radius = BLUR * min(image.size)
             blurred = image.filter(ImageFilter.GaussianBlur(radius))
-            found[kind] = Reference(embed(vlm, blurred)[0])
+            by_kind[kind] = Reference(embed(vlm, blurred)[0])
         elif sample.twin is not None:
-            found[kind] = _twin(vlm, sample.twin, image.size)
-    return found
+            by_kind[kind] = _twin(vlm, sample.twin, image.size)
+    return by_kind
 
 
 def _twin(vlm: VLM, twin: Sample, size: tuple[int, int]) -> Reference:
-    made = teacher_forced(vlm.processor, twin, PROMPTS[vlm.prompt])
+    inputs = teacher_forced(vlm.processor, twin, PROMPTS[vlm.prompt])
     image = open_image(twin.image).resize(size)
-    return Reference(embed(vlm, image)[0], tokens_by_role(made.tokens))
+    return Reference(embed(vlm, image)[0], tokens_by_role(inputs.tokens))

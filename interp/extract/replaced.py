@@ -40,20 +40,20 @@ class Cases:
         return self.asked.context
 
 
-def cases(asked: Asked, sources, references) -> Cases:
+def cases(prefilled: Asked, sources, references) -> Cases:
     """The checked source sets and references of a question.
 
     Raises:
         ValueError: no references, one that does not fit the visual tokens, a set of other rows.
     """
-    query, context = asked.query, asked.context
+    query, context = prefilled.query, prefilled.context
     is_visual = query.is_visual
     references = checked_references(references, int(is_visual.sum()))
     if sources is None:
         sources = visual_sets(query, context.is_sink)
     names, members = source_sets(query, sources, context.is_sink)
-    for name, one in zip(names, members, strict=True):
-        if (one & ~is_visual).any():
+    for name, is_source in zip(names, members, strict=True):
+        if (is_source & ~is_visual).any():
             raise ValueError(
                 f"expected source sets of visual rows to replace, got other rows in {name!r}; "
                 "sets of text have edge effects only"
@@ -62,7 +62,7 @@ def cases(asked: Asked, sources, references) -> Cases:
     fits = [r.is_defined(query.places, query.targets.tolist()) for r in references.values()]
     fits = rearrange(torch.tensor(fits, device=query.rows.device), "r t -> t 1 r")
     is_defined = rearrange(before.any(dim=-1), "s t -> t s 1") & fits
-    return Cases(asked, names, members, references, before, is_defined)
+    return Cases(prefilled, names, members, references, before, is_defined)
 
 
 def checked_references(references, n_visual: int) -> dict[str, Reference]:
@@ -75,20 +75,24 @@ def checked_references(references, n_visual: int) -> dict[str, Reference]:
         name: one if isinstance(one, Reference) else Reference(one)
         for name, one in references.items()
     }
-    for name, one in checked.items():
-        if len(one.embeddings) != n_visual:
+    for name, reference in checked.items():
+        if len(reference.embeddings) != n_visual:
             raise ValueError(
                 f"expected an embedding for each of the {n_visual} visual tokens in the reference "
-                f"{name!r}, got {len(one.embeddings)}; make it for this sample"
+                f"{name!r}, got {len(reference.embeddings)}; make it for this sample"
             )
     return checked
 
 
-def reference_runs(made: Cases) -> Iterator[tuple[int, int, Prefill]]:
+def reference_runs(replacements: Cases) -> Iterator[tuple[int, int, Prefill]]:
     """The prefill of every source set with every reference; with the numbers of both."""
-    visual = made.query.is_visual
-    for s, is_source in enumerate(made.members):
+    visual = replacements.query.is_visual
+    for s, is_source in enumerate(replacements.members):
         rows: Int[Tensor, " row"] = is_source.nonzero()[:, 0]
-        for r, reference in enumerate(made.references.values()):
-            embeddings = reference.embeddings.to(made.context.embeddings)[is_source[visual]]
-            yield s, r, prefill_with(made.query.model, made.context, rows, embeddings)
+        for r, reference in enumerate(replacements.references.values()):
+            embeddings = reference.embeddings.to(replacements.context.embeddings)[is_source[visual]]
+            yield (
+                s,
+                r,
+                prefill_with(replacements.query.model, replacements.context, rows, embeddings),
+            )

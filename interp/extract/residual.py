@@ -32,20 +32,20 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
         first = int(inputs["attention_mask"][0].nonzero()[0])
         query = ask(model, inputs, positions=[first], targets=[0])
     n_tokens = len(query.tokens.ids)
-    kept = list(range(n_tokens)) if positions is None else list(positions)
-    if not kept or min(kept) < 0 or max(kept) >= n_tokens:
-        raise ValueError(f"expected positions in 0..{n_tokens - 1}, got {kept}")
-    index = torch.tensor(kept, device=query.rows.device)
-    found = capture.residual(query.model, query.batch, index)
-    stacked = np.stack([as_array(found[name]) for name in found])
+    rows = list(range(n_tokens)) if positions is None else list(positions)
+    if not rows or min(rows) < 0 or max(rows) >= n_tokens:
+        raise ValueError(f"expected positions in 0..{n_tokens - 1}, got {rows}")
+    index = torch.tensor(rows, device=query.rows.device)
+    stream = capture.residual(query.model, query.batch, index)
+    stacked = np.stack([as_array(stream[name]) for name in stream])
     dataset = xr.Dataset(
         {"residual": (("component", "layer", "position", "d_model"), stacked)},
         coords={
-            "component": list(found),
+            "component": list(stream),
             "layer": np.arange(query.parts.n_layers),
-            "position": kept,
-            "token": ("position", [query.tokens.text[i] for i in kept]),
-            "token_role": ("position", [query.tokens.role[i] for i in kept]),
+            "position": rows,
+            "token": ("position", [query.tokens.text[i] for i in rows]),
+            "token_role": ("position", [query.tokens.role[i] for i in rows]),
         },
     )
     return finished(query, dataset, {})

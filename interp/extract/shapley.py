@@ -46,9 +46,9 @@ def shapley(
         ValueError: as for `node_effects`.
     """
     gauges = (gauge,) if isinstance(gauge, str) else tuple(gauge)
-    for one in gauges:
-        check_gauge(one, foils)
-    question = asked(
+    for gauge_name in gauges:
+        check_gauge(gauge_name, foils)
+    prefilled = asked(
         model,
         inputs,
         completion=completion,
@@ -57,23 +57,27 @@ def shapley(
         gauge=gauges[0],
         foils=foils,
     )
-    query, context = question.query, question.context
+    query, context = prefilled.query, prefilled.context
     with torch.no_grad(), undisturbed(query.model):
-        made = cases(question, sources, references)
+        replacements = cases(prefilled, sources, references)
         rows = {one: read_in(query, context, one, foils).gauge_rows for one in gauges}
-        found = [_one(made, rows, s, other) for s, _, other in reference_runs(made)]
-    return _labelled(made, found, gauge)
+        by_case = [
+            _one(replacements, rows, s, other) for s, _, other in reference_runs(replacements)
+        ]
+    return _labelled(replacements, by_case, gauge)
 
 
-def _one(made: Cases, by_gauge: dict, source_set: int, other: Prefill) -> list[dict[str, Tensor]]:
+def _one(
+    replacements: Cases, by_gauge: dict, source_set: int, reference_run: Prefill
+) -> list[dict[str, Tensor]]:
     """By gauge: every variable of one set and reference, its target axis last."""
-    query, runs = made.query, (made.context, other)
-    chosen = coalitions.coalition_runs(made.members[source_set])
+    query, runs = replacements.query, (replacements.context, reference_run)
+    chosen = coalitions.coalition_runs(replacements.members[source_set])
     chunks = []
     for part in target_chunks(query, len(chosen)):
-        rows, is_source = query.rows[part], made.before[source_set][part]
+        rows, is_source = query.rows[part], replacements.before[source_set][part]
         variants = reading(chosen, len(rows))
-        played = replay(query.model, made.context, rows, variants, others=(other,))
+        played = replay(query.model, replacements.context, rows, variants, others=(reference_run,))
         clean = played.final[-1]
         written, by_reading = None, []
         for rows_g in by_gauge.values():
@@ -91,10 +95,10 @@ def _one(made: Cases, by_gauge: dict, source_set: int, other: Prefill) -> list[d
 def _variables(parts, readout, final, written) -> dict[str, Tensor]:
     cubes = coalitions.cubes(parts, readout, final, written)
     split = coalitions.split(cubes["pattern and values"])
-    found = {field.name: getattr(split, field.name) for field in fields(split)}
-    found["pair_interaction"] = found.pop("interactions")
-    found["shapley_strict"] = coalitions.split(cubes["values"]).shapley
-    return found | {"direct_write": coalitions.write_parts(readout, written)}
+    variables = {field.name: getattr(split, field.name) for field in fields(split)}
+    variables["pair_interaction"] = variables.pop("interactions")
+    variables["shapley_strict"] = coalitions.split(cubes["values"]).shapley
+    return variables | {"direct_write": coalitions.write_parts(readout, written)}
 
 
 _EXTRA = {
@@ -105,24 +109,26 @@ _EXTRA = {
 }
 
 
-def _labelled(made: Cases, found: list[list[dict]], gauge) -> xr.Dataset:
+def _labelled(replacements: Cases, by_case: list[list[dict]], gauge) -> xr.Dataset:
     """Variables over (target, source_set, reference, …), with gauge last where several."""
     axes = ("target", "source_set", "reference")
     variables = {}
-    for name in found[0][0]:
-        values = torch.stack([torch.stack([by[name] for by in one]) for one in found])
-        values = rearrange(values, "(s r) g ... t -> t s r ... g", s=len(made.names))
+    for name in by_case[0][0]:
+        values = torch.stack([torch.stack([by[name] for by in one]) for one in by_case])
+        values = rearrange(values, "(s r) g ... t -> t s r ... g", s=len(replacements.names))
         extra = _EXTRA.get(name, ()) + (("norm",) if name != "direct_write" else ())
-        is_defined = made.is_defined.reshape(*made.is_defined.shape, *[1] * (len(extra) + 1))
+        is_defined = replacements.is_defined.reshape(
+            *replacements.is_defined.shape, *[1] * (len(extra) + 1)
+        )
         values = as_array(values * is_defined)
         dims = (*axes, *extra, "gauge")
         variables[name] = (
             (dims, values) if not isinstance(gauge, str) else (dims[:-1], values[..., 0])
         )
-    variables["is_defined"] = (axes, as_array(made.is_defined))
-    dataset = xr.Dataset(variables, coords=coordinates(made.query)).assign_coords(
-        source_set=list(made.names),
-        reference=list(made.references),
+    variables["is_defined"] = (axes, as_array(replacements.is_defined))
+    dataset = xr.Dataset(variables, coords=coordinates(replacements.query)).assign_coords(
+        source_set=list(replacements.names),
+        reference=list(replacements.references),
         norm=list(NORMS),
         path_class=list(PATH_CLASSES),
         pair=list(PAIRS),
@@ -131,4 +137,4 @@ def _labelled(made: Cases, found: list[list[dict]], gauge) -> xr.Dataset:
     attributes = {"gauge": gauge if isinstance(gauge, str) else ", ".join(gauge)}
     if not isinstance(gauge, str):
         dataset = dataset.assign_coords(gauge=list(gauge))
-    return finished(made.query, dataset, attributes | {"norm": "live and frozen"})
+    return finished(replacements.query, dataset, attributes | {"norm": "live and frozen"})

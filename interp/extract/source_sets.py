@@ -23,20 +23,20 @@ def source_sets(
     Raises:
         ValueError: an unknown name, a set that this sample cannot have, unknown or duplicate rows.
     """
-    known = named_sets(query, is_sink.cpu().numpy())
+    sets = named_sets(query, is_sink.cpu().numpy())
     if sources is None:
-        sources = _usual_sets(known)
+        sources = _usual_sets(sets)
     if isinstance(sources, Mapping):
         members = {name: _row_mask(query, name, rows) for name, rows in sources.items()}
     else:
         for name in sources:
-            if name not in known or not known[name].any():
-                possible = sorted(k for k in known if known[k].any())
+            if name not in sets or not sets[name].any():
+                possible = sorted(k for k in sets if sets[k].any())
                 raise ValueError(
                     f"expected source sets of {possible} for this sample, got {name!r}; "
                     "pass others as sources={name: [rows]}"
                 )
-        members = {name: known[name] for name in sources}
+        members = {name: sets[name] for name in sources}
     if not members:
         raise ValueError("expected at least one source set, got none")
     stacked = torch.from_numpy(np.stack(list(members.values())))
@@ -57,18 +57,18 @@ def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
     return sets | {name + SINKLESS: sets[name] & ~is_sink for name in visual}
 
 
-def _usual_sets(known: Mapping[str, np.ndarray]) -> list[str]:
+def _usual_sets(sets: Mapping[str, np.ndarray]) -> list[str]:
     """Sets with members; one without its sinks only where that makes a difference."""
-    names = [name for name in SOURCE_SETS if name in known and known[name].any()]
-    without = [name + SINKLESS for name in names if name + SINKLESS in known]
-    differing = [n for n in without if (known[n] != known[n.removesuffix(SINKLESS)]).any()]
-    return names + [name for name in differing if known[name].any()]
+    names = [name for name in SOURCE_SETS if name in sets and sets[name].any()]
+    without = [name + SINKLESS for name in names if name + SINKLESS in sets]
+    differing = [n for n in without if (sets[n] != sets[n.removesuffix(SINKLESS)]).any()]
+    return names + [name for name in differing if sets[name].any()]
 
 
 def visual_sets(query: Query, is_sink: Bool[Tensor, " token"]) -> list[str]:
     """Image, and evidence where there are boxes; either without its sinks where it has any."""
-    known = named_sets(query, is_sink.cpu().numpy())
-    return [name for name in _usual_sets(known) if name.startswith(("image", "evidence"))]
+    sets = named_sets(query, is_sink.cpu().numpy())
+    return [name for name in _usual_sets(sets) if name.startswith(("image", "evidence"))]
 
 
 def _row_mask(query: Query, name: str, rows: Iterable[int]) -> np.ndarray:

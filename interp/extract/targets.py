@@ -21,13 +21,13 @@ def question(
             f"{sample.id}: expected a completion that ends with its end token, got one cut off "
             f"after {len(completion.token_ids)} tokens; raise max_new_tokens or leave it out"
         )
-    every = ask(vlm, sample, completion=completion)
-    chosen = _fewer(every, _chosen(every, only, sample.id), max_targets)
+    full_query = ask(vlm, sample, completion=completion)
+    chosen = _fewer(full_query, _chosen(full_query, only, sample.id), max_targets)
     query = replace(
-        every,
-        rows=every.rows[chosen],
-        targets=every.targets[chosen],
-        target_text=tuple(every.target_text[k] for k in chosen),
+        full_query,
+        rows=full_query.rows[chosen],
+        targets=full_query.targets[chosen],
+        target_text=tuple(full_query.target_text[k] for k in chosen),
     )
     return query, gauge or ("raw" if variant == "release" else "centered")
 
@@ -45,18 +45,18 @@ def _check(kinds, variant) -> None:
 def _chosen(query: Query, only, name: str) -> list[int]:
     """Indices of the targets that are asked for."""
     roles = [query.tokens.role[row + 1] for row in query.rows.tolist()]
-    every = list(range(len(roles)))
+    all_targets = list(range(len(roles)))
     if only is None:
-        return every
+        return all_targets
     if isinstance(only, str):
-        found = [k for k in every if roles[k] == only]
-        if not found:
+        chosen = [k for k in all_targets if roles[k] == only]
+        if not chosen:
             raise ValueError(
                 f"{name}: expected targets of the role {only!r}, got {sorted(set(roles))}"
             )
-        return found
-    if not len(only) or set(only) - set(every):
-        raise ValueError(f"{name}: expected targets in 0..{len(every) - 1}, got {list(only)}")
+        return chosen
+    if not len(only) or set(only) - set(all_targets):
+        raise ValueError(f"{name}: expected targets in 0..{len(all_targets) - 1}, got {list(only)}")
     return list(only)
 
 
@@ -68,9 +68,9 @@ def _fewer(query: Query, chosen: list[int], limit: int | None) -> list[int]:
         raise ValueError(f"expected max_targets >= 1, got {limit}")
     is_answer = [query.tokens.role[int(query.rows[k]) + 1] == "answer" for k in chosen]
     answers = [k for k, mine in zip(chosen, is_answer, strict=True) if mine]
-    others = [k for k, mine in zip(chosen, is_answer, strict=True) if not mine]
-    kept = _evenly(answers, limit)
-    return sorted(kept + _evenly(others, limit - len(kept)))
+    thinking = [k for k, mine in zip(chosen, is_answer, strict=True) if not mine]
+    spaced_answers = _evenly(answers, limit)
+    return sorted(spaced_answers + _evenly(thinking, limit - len(spaced_answers)))
 
 
 def _evenly(these: list[int], limit: int) -> list[int]:

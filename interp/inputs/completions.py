@@ -53,13 +53,13 @@ def completion(tokenizer, ids: list[int]) -> Completion:
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     stops = [i for i, token_id in enumerate(ids) if token_id in (end, pad)]
     is_complete = bool(stops) and ids[stops[0]] == end
-    kept = ids[: stops[0] + is_complete] if stops else ids
-    written = b"".join(token_bytes(tokenizer, kept[: len(kept) - is_complete]))
+    token_ids = ids[: stops[0] + is_complete] if stops else ids
+    written = b"".join(token_bytes(tokenizer, token_ids[: len(token_ids) - is_complete]))
     spans = _text_spans(written)
     texts = {role: written[span].decode("utf-8", errors="replace") for role, span in spans.items()}
     return Completion(
         text=written.decode("utf-8", errors="replace"),
-        token_ids=tuple(kept),
+        token_ids=tuple(token_ids),
         thinking=texts.get("thinking"),
         answer=texts.get("answer", ""),
         is_complete=is_complete,

@@ -128,6 +128,6 @@ def _roles(spelled: list[bytes]) -> list[str]:
     template = ROLES.index("template")
     roles = []
     for piece, end in zip(spelled, ends, strict=True):
-        found = [c for c in codes[end - len(piece) : end] if c != template]
-        roles.append(ROLES[found[0]] if found else "template")
+        piece_codes = [c for c in codes[end - len(piece) : end] if c != template]
+        roles.append(ROLES[piece_codes[0]] if piece_codes else "template")
     return roles

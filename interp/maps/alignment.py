@@ -42,7 +42,7 @@ def alignment(
     shuffled = [_score(mass, _moved(boxes, rng)) for _ in range(N_SHUFFLES)]
     side = np.sqrt(chance(boxes))
     center = np.array([[0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2]])
-    found = {
+    scores = {
         "alignment": _score(mass, boxes),
         "chance": chance(boxes),
         "alignment_shuffled": float(np.mean(shuffled)),
@@ -51,7 +51,7 @@ def alignment(
         "border_area": float(_border(mass.shape).mean()),
         "has_mass": bool(mass.sum() > 0),
     }
-    return describe(xr.Dataset({name: ((), value) for name, value in found.items()}))
+    return describe(xr.Dataset({name: ((), value) for name, value in scores.items()}))
 
 
 def chance(boxes: Float[np.ndarray, "box 4"]) -> float:

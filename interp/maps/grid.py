@@ -37,8 +37,8 @@ def one_map(maps: xr.Dataset, target: int | str = "answer", kind: str = "direct"
     Raises:
         ValueError: a kind that is not there, no such target, or no (or more than one) image.
     """
-    found = _kind(maps, kind).isel(target=target_index(maps, target))
-    return on_grid(found)
+    values = _kind(maps, kind).isel(target=target_index(maps, target))
+    return on_grid(values)
 
 
 def holistic(
@@ -52,15 +52,15 @@ def holistic(
     Raises:
         ValueError: a kind that is not there, no target of the role, or no (or more than one) image.
     """
-    found = _kind(maps, kind)
+    values = _kind(maps, kind)
     roles = ("answer", "thinking") if role is None else (role,)
     of_role = maps["target_role"].isin(roles).values
     if not of_role.any():
         raise ValueError(f"expected targets of the role {' or '.join(map(repr, roles))}, got none")
-    found = found.isel(target=of_role)
+    values = values.isel(target=of_role)
     if maps.attrs.get("variant") == "release":
-        return on_grid(found.sum("target", skipna=False).clip(min=0))
-    return on_grid(found.clip(min=0).sum("target", skipna=False))
+        return on_grid(values.sum("target", skipna=False).clip(min=0))
+    return on_grid(values.clip(min=0).sum("target", skipna=False))
 
 
 def _kind(maps: xr.Dataset, kind: str) -> xr.DataArray:
@@ -89,8 +89,8 @@ def on_grid(values: xr.DataArray) -> xr.DataArray:
     grid = np.zeros(shape, dtype=visual.dtype)
     grid[visual["row"].values, visual["column"].values] = visual.values
     coords = {"row": np.arange(shape[0]), "column": np.arange(shape[1])}
-    found = xr.DataArray(grid, dims=("row", "column"), coords=coords, name=values.name)
-    return found.assign_attrs(values.attrs | {"units": "logit"})
+    saliency = xr.DataArray(grid, dims=("row", "column"), coords=coords, name=values.name)
+    return saliency.assign_attrs(values.attrs | {"units": "logit"})
 
 
 def target_index(dataset: xr.Dataset, target: int | str) -> int:
@@ -105,9 +105,9 @@ def target_index(dataset: xr.Dataset, target: int | str) -> int:
             raise ValueError(f"expected a target in 0..{n_targets - 1}, got {target}")
         return target
     for name in ("target_role", "target_token"):
-        found = np.flatnonzero(dataset[name].values == target)
-        if len(found):
-            return int(found[0])
+        indices = np.flatnonzero(dataset[name].values == target)
+        if len(indices):
+            return int(indices[0])
     tokens = dataset["target_token"].values.tolist()
     raise ValueError(
         f"expected a target's index, role or one of its tokens {tokens}, got {target!r}"

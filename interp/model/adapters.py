@@ -28,9 +28,9 @@ def base_of(folder: str) -> dict | None:
 
 def check_base(folder: str, fingerprint: str) -> None:
     """Raises ValueError if an adapter that names its base was trained on another model."""
-    said = base_of(folder)
-    if said is not None and said["base_hash"] != fingerprint:
+    record = base_of(folder)
+    if record is not None and record["base_hash"] != fingerprint:
         raise ValueError(
-            f"{Path(folder).name}: expected the model it was trained on ({said['base']}, weights "
-            f"{said['base_hash']}), got weights {fingerprint}; load that model"
+            f"{Path(folder).name}: expected the model it was trained on ({record['base']}, weights "
+            f"{record['base_hash']}), got weights {fingerprint}; load that model"
         )

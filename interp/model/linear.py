@@ -62,11 +62,11 @@ def mean_row(module: nn.Module) -> Float[Tensor, " d_model"]:
     dtype = torch.promote_types(next(module.parameters()).dtype, torch.float32)
     if is_plain(module):
         # Reading the whole output embedding costs as much as a small replay: kept until it changes.
-        state, known = _state(module.weight), module.__dict__.get(_MEAN_ROW)
-        if known is None or known[0] != state:
-            known = (state, module.weight.detach().mean(dim=0, dtype=dtype))
-            module.__dict__[_MEAN_ROW] = known
-        return known[1]
+        state, entry = _state(module.weight), module.__dict__.get(_MEAN_ROW)
+        if entry is None or entry[0] != state:
+            entry = (state, module.weight.detach().mean(dim=0, dtype=dtype))
+            module.__dict__[_MEAN_ROW] = entry
+        return entry[1]
     n_rows = module.out_features
     uniform = torch.full(
         (1, n_rows), 1 / n_rows, dtype=dtype, device=next(module.parameters()).device
@@ -95,10 +95,10 @@ def check_linear(module: nn.Module, name: str) -> None:
     pair = torch.randn(2, module.in_features, generator=generator).to(parameter)
     points = torch.stack([pair[0] + pair[1], pair[0], pair[1], torch.zeros_like(pair[0])])
     with torch.no_grad():
-        both, one, other, zero = module(points).double()
-    scale = one.abs().max() + other.abs().max() + 1e-12
+        at_sum, at_first, at_second, at_zero = module(points).double()
+    scale = at_first.abs().max() + at_second.abs().max() + 1e-12
     limit = 1e-4 if parameter.dtype in (torch.float32, torch.float64) else 5e-2
-    if (both - one - other + zero).abs().max() > limit * scale:
+    if (at_sum - at_first - at_second + at_zero).abs().max() > limit * scale:
         raise ValueError(
             f"expected a linear adapter, got a non-linear {type(module).__name__} at {name}; "
             "merge it or use LoRA"

@@ -27,10 +27,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    kept = [(module, name, getattr(module, name)) for module, name in volatile(model)]
+    attributes = [(module, name, getattr(module, name)) for module, name in volatile(model)]
     wrapped = {m: m.forward for m in (model, base_model(model)) if "_original_forward" in vars(m)}
-    for one in wrapped:
-        one.forward = one._original_forward
+    for module in wrapped:
+        module.forward = module._original_forward
     model.eval()
     device, with_grad = next(model.parameters()).device.type, torch.is_grad_enabled()
     try:
@@ -41,10 +41,10 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
         ):
             yield
     finally:
-        for module, name, value in kept:
+        for module, name, value in attributes:
             setattr(module, name, value)
-        for one, forward in wrapped.items():
-            one.forward = forward
+        for module, forward in wrapped.items():
+            module.forward = forward
         for module, mode in modes:
             module.training = mode
 

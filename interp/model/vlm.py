@@ -27,10 +27,10 @@ PROMPTS = {
 def image_embeddings(model: nn.Module, pixel_values: Tensor, grids: Tensor) -> Tensor:
     """Visual embeddings of images, as the language model gets them: (visual token, d_model)."""
     with undisturbed(model), torch.no_grad():
-        found = families.parts(model).embed_images(
+        output = families.parts(model).embed_images(
             pixel_values=pixel_values.to(model.device), image_grid_thw=grids.to(model.device)
         )
-        return torch.cat(tuple(found.pooler_output))
+        return torch.cat(tuple(output.pooler_output))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class VLM:
 
 def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual d_model"], tuple[int, ...]]:
     """The visual embeddings of one image, and its grid (t, h, w) in patches."""
-    made = vlm.processor.image_processor(images=[image], return_tensors="pt")
-    pixels = made["pixel_values"].to(vlm.model.dtype)
-    grid = made["image_grid_thw"]
+    features = vlm.processor.image_processor(images=[image], return_tensors="pt")
+    pixels = features["pixel_values"].to(vlm.model.dtype)
+    grid = features["image_grid_thw"]
     return image_embeddings(vlm.model, pixels, grid), tuple(grid[0].tolist())

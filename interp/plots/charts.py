@@ -50,14 +50,14 @@ def _bars(interval: xr.Dataset, ax: Axes, group: str, bar: str) -> None:
     groups, bars = interval[group].values, interval[bar].values
     width = 0.8 / len(bars)
     for k, name in enumerate(bars):
-        one = interval.sel({bar: name})
+        series = interval.sel({bar: name})
         at = np.arange(len(groups)) + (k - (len(bars) - 1) / 2) * width
-        errors = np.abs(np.stack([one["lower"], one["upper"]]) - one["estimate"].values)
+        errors = np.abs(np.stack([series["lower"], series["upper"]]) - series["estimate"].values)
         title = "total effect" if name == "total" else PATH_TITLES.get(str(name), str(name))
         color = (PATH_COLORS | CLASS_COLORS)[str(name)]
-        ax.bar(at, one["estimate"], width, color=color, label=title)
+        ax.bar(at, series["estimate"], width, color=color, label=title)
         ax.errorbar(
-            at, one["estimate"], errors, fmt="none", ecolor="0.25", elinewidth=0.8, capsize=1.5
+            at, series["estimate"], errors, fmt="none", ecolor="0.25", elinewidth=0.8, capsize=1.5
         )
     ax.axhline(0, color="0.3", linewidth=0.8)
     ax.set_xticks(np.arange(len(groups)), groups)
@@ -82,11 +82,11 @@ def margins(cells: pd.DataFrame, ax: Axes) -> Axes:
     for k, (name, color, marker, _) in enumerate(READINGS):
         errors = np.abs(cells[[f"{name}_lower", f"{name}_upper"]].sub(cells[name], axis=0))
         for votes, alpha in ((True, 1.0), (False, FAINT)):
-            mine = (cells["votes"] == votes).to_numpy()
+            is_selected = (cells["votes"] == votes).to_numpy()
             ax.errorbar(
-                cells[name][mine],
-                (at + (k - 0.5) * 0.3)[mine],
-                xerr=errors[mine].to_numpy().T,
+                cells[name][is_selected],
+                (at + (k - 0.5) * 0.3)[is_selected],
+                xerr=errors[is_selected].to_numpy().T,
                 fmt=marker,
                 color=color,
                 alpha=alpha,
@@ -117,12 +117,12 @@ def shares(interval: xr.Dataset, ax: Axes) -> Axes:
     require(interval["estimate"], "source_set", "token_class")
     sets = interval["source_set"].values
     for k, token_class in enumerate(interval["token_class"].values):
-        one = interval.sel(token_class=token_class)
+        series = interval.sel(token_class=token_class)
         color, marker = CLASS_MARKERS[str(token_class)]
         at = np.arange(len(sets)) + (k - 0.5) * 0.25
-        errors = np.abs(np.stack([one["lower"], one["upper"]]) - one["estimate"].values)
+        errors = np.abs(np.stack([series["lower"], series["upper"]]) - series["estimate"].values)
         ax.errorbar(
-            one["estimate"],
+            series["estimate"],
             at,
             xerr=errors,
             fmt=marker,
@@ -130,7 +130,7 @@ def shares(interval: xr.Dataset, ax: Axes) -> Axes:
             capsize=3,
             label=f"{token_class} tokens",
         )
-        for y in at[np.isnan(one["estimate"].values)]:
+        for y in at[np.isnan(series["estimate"].values)]:
             ax.annotate("no share", (0.01, y), color=color, fontsize=7, va="center", alpha=0.8)
     for x, style in ((0, "-"), (0.5, ":"), (1, "-")):
         ax.axvline(x, color="0.4", linewidth=0.9, linestyle=style)
@@ -148,18 +148,18 @@ def by_layer(interval: xr.Dataset, ax: Axes) -> Axes:
     """
     require(interval["estimate"], "layer", "layer_path")
     for path in interval["layer_path"].values:
-        one = interval.sel(layer_path=path)
+        series = interval.sel(layer_path=path)
         color = PATH_COLORS[str(path)]
         ax.plot(
-            one["layer"],
-            one["estimate"],
+            series["layer"],
+            series["estimate"],
             marker="o",
             markersize=3,
             color=color,
             label=PATH_TITLES[str(path)],
         )
         ax.fill_between(
-            one["layer"], one["lower"], one["upper"], color=color, alpha=0.2, linewidth=0
+            series["layer"], series["lower"], series["upper"], color=color, alpha=0.2, linewidth=0
         )
     ax.axhline(0, color="0.3", linewidth=0.8)
     ax.set(xlabel="Layer (0 = first)", ylabel="Mean effect [logit]")
@@ -174,21 +174,21 @@ def direct_against_total(points: Mapping[str, xr.Dataset], ax: Axes) -> Axes:
         points: per token class a dataset with `direct` and `total` over target.
     """
     low, high = 0.0, 0.0
-    for token_class, found in points.items():
-        require(found["direct"], "target")
+    for token_class, dataset in points.items():
+        require(dataset["direct"], "target")
         color, marker = CLASS_MARKERS[token_class]
         ax.scatter(
-            found["total"],
-            found["direct"],
+            dataset["total"],
+            dataset["direct"],
             s=9,
             alpha=0.45,
             color=color,
             marker=marker,
             linewidths=0,
-            label=f"{token_class} tokens (n = {found.sizes['target']})",
+            label=f"{token_class} tokens (n = {dataset.sizes['target']})",
         )
-        low = min(low, float(found["total"].min()), float(found["direct"].min()))
-        high = max(high, float(found["total"].max()), float(found["direct"].max()))
+        low = min(low, float(dataset["total"].min()), float(dataset["direct"].min()))
+        high = max(high, float(dataset["total"].max()), float(dataset["direct"].max()))
     line = np.array([low, high])
     ax.plot(line, line, color="0.2", linewidth=1, label="all of it direct")
     ax.plot(line, line / 2, color="0.2", linewidth=1, linestyle=":", label="half of it direct")
@@ -198,11 +198,11 @@ def direct_against_total(points: Mapping[str, xr.Dataset], ax: Axes) -> Axes:
     return ax
 
 
-def errors(found: xr.Dataset, ax: Axes, bound: float) -> Axes:
+def errors(dataset: xr.Dataset, ax: Axes, bound: float) -> Axes:
     """Cumulative distribution of relative errors, with their bound; zeros stand at 1e-9.
 
     Args:
-        found: as `interp.measures.relative_errors`.
+        dataset: as `interp.measures.relative_errors`.
         bound: for the run's dtype.
     """
     styles = {"ledger": "-", "effects": "--", "replay": ":", "nodes": "-.", "shapley": (0, (1, 3))}
@@ -213,7 +213,7 @@ def errors(found: xr.Dataset, ax: Axes, bound: float) -> Axes:
         "nodes": "#E69F00",
         "shapley": "#000000",
     }
-    for name, array in found.items():
+    for name, array in dataset.items():
         values = np.sort(array.values)
         shares_below = np.arange(1, len(values) + 1) / len(values)
         ax.step(

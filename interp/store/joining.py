@@ -33,13 +33,13 @@ def stack(datasets: list[xr.Dataset], samples: xr.Dataset) -> xr.Dataset:
     """
     longest = max(d.sizes.get("source", 0) for d in datasets)
     by_target, by_source = [], []
-    for name, one in zip(samples["sample"].values, datasets, strict=True):
-        dataset = _padded(one, "source", longest)
-        of_source = [c for c in dataset.coords if dataset[c].dims == ("source",) and c != "source"]
-        by_source.append(dataset[of_source].reset_coords().drop_vars("source", errors="ignore"))
+    for name, dataset in zip(samples["sample"].values, datasets, strict=True):
+        padded = _padded(dataset, "source", longest)
+        of_source = [c for c in padded.coords if padded[c].dims == ("source",) and c != "source"]
+        by_source.append(padded[of_source].reset_coords().drop_vars("source", errors="ignore"))
         by_target.append(
-            dataset.drop_vars(of_source)
-            .assign_coords(target_sample=("target", [name] * dataset.sizes["target"]))
+            padded.drop_vars(of_source)
+            .assign_coords(target_sample=("target", [name] * padded.sizes["target"]))
             .drop_vars("target")
         )
     shard = xr.concat(by_target, dim="target", join="exact", **_CONCAT)
@@ -53,8 +53,8 @@ def stack(datasets: list[xr.Dataset], samples: xr.Dataset) -> xr.Dataset:
 
 def join(shards: list[xr.Dataset]) -> xr.Dataset:
     """Several datasets as one, along target and sample; what one of them lacks is NaN in it."""
-    every = {name: array for one in shards for name, array in one.data_vars.items()}
-    shards = [_complete(one, every) for one in shards]
+    arrays = {name: array for shard in shards for name, array in shard.data_vars.items()}
+    shards = [_complete(shard, arrays) for shard in shards]
     for dim in _RAGGED:
         longest = max(s.sizes.get(dim, 0) for s in shards)
         shards = [_padded(s, dim, longest) for s in shards]
@@ -66,12 +66,12 @@ def join(shards: list[xr.Dataset]) -> xr.Dataset:
     return xr.merge([*joined, shards[0][rest]], join="exact", compat="equals")
 
 
-def _complete(dataset: xr.Dataset, every: dict[str, xr.DataArray]) -> xr.Dataset:
-    missing = {name: array for name, array in every.items() if name not in dataset}
+def _complete(dataset: xr.Dataset, arrays: dict[str, xr.DataArray]) -> xr.Dataset:
+    missing = {name: array for name, array in arrays.items() if name not in dataset}
     for name, array in missing.items():
         shape = [dataset.sizes.get(dim, array.sizes[dim]) for dim in array.dims]
-        known = {d: array[d] for d in array.dims if d in array.coords and d not in dataset.dims}
-        dataset = dataset.assign({name: xr.DataArray(np.full(shape, np.nan), known, array.dims)})
+        coords = {d: array[d] for d in array.dims if d in array.coords and d not in dataset.dims}
+        dataset = dataset.assign({name: xr.DataArray(np.full(shape, np.nan), coords, array.dims)})
     return dataset
 
 

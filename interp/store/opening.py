@@ -89,16 +89,16 @@ def open_run(path: str | Path, *, check: str = "bytes", partial: bool = False) -
         )
     confirmations = {}
     for number, samples in enumerate(manifest["shards"]):
-        said = _confirmation(path, number, samples, check, partial)
-        if said is not None:
-            confirmations[number] = said
+        confirmation = _confirmation(path, number, samples, check, partial)
+        if confirmation is not None:
+            confirmations[number] = confirmation
     attributes = manifest["settings"] | manifest["facts"]
     attributes |= _together(path, list(confirmations.values()))
     with quiet():
         opened = [
             xr.open_zarr(shard_path(path, number), consolidated=False, chunks=_chunks())
-            for number, said in confirmations.items()
-            if "bytes" in said
+            for number, confirmation in confirmations.items()
+            if "bytes" in confirmation
         ]
     if not opened:
         raise Empty(path, attributes)
@@ -118,13 +118,13 @@ def _with_labels(dataset: xr.Dataset) -> xr.Dataset:
 def _confirmation(path: Path, number: int, samples: list, check: str, partial: bool) -> dict | None:
     """The confirmation of a shard; None for one that an unfinished run has not come to."""
     store = shard_path(path, number)
-    confirmation = store.with_suffix(".json")
-    if not confirmation.is_file() and partial:
+    file = store.with_suffix(".json")
+    if not file.is_file() and partial:
         return None
     try:
-        said = json.loads(confirmation.read_text())
-        fault = fault_of(path, number, said, check)
-        fault = fault or (None if said["samples"] == samples else "other samples")
+        confirmation = json.loads(file.read_text())
+        fault = fault_of(path, number, confirmation, check)
+        fault = fault or (None if confirmation["samples"] == samples else "other samples")
     except (OSError, ValueError, KeyError, TypeError):
         fault = "no confirmation that can be read"
     if fault is not None:
@@ -132,35 +132,35 @@ def _confirmation(path: Path, number: int, samples: list, check: str, partial: b
             f"{path}: expected shard {store.name} as the manifest confirms it, got {fault}; "
             "extract these samples again with --resume"
         )
-    return said
+    return confirmation
 
 
-def fault_of(path: Path, number: int, said: dict, check: str) -> str | None:
+def fault_of(path: Path, number: int, confirmation: dict, check: str) -> str | None:
     """The fault of a shard in words; None where it is sound."""
     store = shard_path(path, number)
-    if "bytes" not in said:
+    if "bytes" not in confirmation:
         return None
     if not store.is_dir():
         return "none"
-    return None if digest(store, check) == said[check] else "other bytes"
+    return None if digest(store, check) == confirmation[check] else "other bytes"
 
 
 def _together(path: Path, confirmations: list[dict]) -> dict:
     """Attributes that all shards share, and what each says of its samples and of itself."""
-    found = {"statuses": {}, "data_hashes": {}, "reasons": {}, "reduced": {}, "codes": {}}
+    facts = {"statuses": {}, "data_hashes": {}, "reasons": {}, "reduced": {}, "codes": {}}
     shared: dict = {}
-    for said in confirmations:
-        for name in found:
-            found[name] |= said.get(name, {})
-        for key, value in said.get("attributes", {}).items():
+    for confirmation in confirmations:
+        for name in facts:
+            facts[name] |= confirmation.get(name, {})
+        for key, value in confirmation.get("attributes", {}).items():
             if shared.setdefault(key, value) != value:
                 raise ValueError(
                     f"{path}: expected shards with one {key}, got {shared[key]!r} and {value!r}; "
                     "extract the run again"
                 )
-    hashes = "".join(sorted(found["data_hashes"].values()))
-    found["data_hash"] = sha256(hashes.encode()).hexdigest()[:16]
-    return shared | found | {"code": ", ".join(sorted(found.pop("codes")))}
+    hashes = "".join(sorted(facts["data_hashes"].values()))
+    facts["data_hash"] = sha256(hashes.encode()).hexdigest()[:16]
+    return shared | facts | {"code": ", ".join(sorted(facts.pop("codes")))}
 
 
 def image_path(run: str | Path, sample: str) -> Path:
@@ -212,9 +212,9 @@ def _chunks():
 
 def digest(folder: Path, check: str) -> str:
     """Digest over all files' names and sizes and the metadata; with "bytes", over all content."""
-    found = sha256()
+    hasher = sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found.update(f"{file.relative_to(folder)}:{file.stat().st_size}\n".encode())
+        hasher.update(f"{file.relative_to(folder)}:{file.stat().st_size}\n".encode())
         if check == "bytes" or file.name == "zarr.json":
-            found.update(file.read_bytes())
-    return found.hexdigest()
+            hasher.update(file.read_bytes())
+    return hasher.hexdigest()

@@ -65,27 +65,31 @@ class Run:
             dataset.to_zarr(
                 aside, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(dataset)
             )
-        found = {check: digest(aside, check) for check in CHECKS}
+        digests = {check: digest(aside, check) for check in CHECKS}
         shutil.rmtree(target, ignore_errors=True)  # left by a kill before it was confirmed
         aside.rename(target)
-        return found
+        return digests
 
     def confirmed(self) -> dict[int, dict]:
         """Shards that are there as confirmed, by number; the others have to be written (again)."""
-        said = self.confirmations()
-        return {k: one for k, one in said.items() if fault_of(self.path, k, one, "bytes") is None}
+        confirmations = self.confirmations()
+        return {
+            k: confirmation
+            for k, confirmation in confirmations.items()
+            if fault_of(self.path, k, confirmation, "bytes") is None
+        }
 
     def confirmations(self) -> dict[int, dict]:
         """Confirmations of shards by number; those that cannot be read are left out."""
-        found = {}
+        confirmations = {}
         for number in range(len(self.shards)):
             try:
-                said = json.loads(self._confirmation(number).read_text())
+                confirmation = json.loads(self._confirmation(number).read_text())
             except (OSError, ValueError):
                 continue
-            if isinstance(said, dict) and "statuses" in said:
-                found[number] = said
-        return found
+            if isinstance(confirmation, dict) and "statuses" in confirmation:
+                confirmations[number] = confirmation
+        return confirmations
 
     def finish(self, attributes: dict | None) -> None:
         """Says that all shards are there, with what they gave together; None takes it back."""
@@ -165,12 +169,14 @@ def start_run(
 
 def _check_same(path: Path, settings: dict, shards: list[list[str]]) -> None:
     manifest = read_manifest(path)
-    theirs = manifest["settings"]
-    other = sorted(k for k in {*settings, *theirs} if settings.get(k) != theirs.get(k))
-    if other or manifest["shards"] != shards:
-        said = ", ".join(f"{k}={theirs.get(k)!r}" for k in other) or "other samples or shards"
+    stored = manifest["settings"]
+    differences = sorted(k for k in {*settings, *stored} if settings.get(k) != stored.get(k))
+    if differences or manifest["shards"] != shards:
+        description = (
+            ", ".join(f"{k}={stored.get(k)!r}" for k in differences) or "other samples or shards"
+        )
         raise ValueError(
-            f"{path}: expected the run that is there to go on with, got one with {said}; "
+            f"{path}: expected the run that is there to go on with, got one with {description}; "
             "choose another folder, or leave --resume out to replace it"
         )
 

@@ -65,7 +65,7 @@ class Reward(Certified):
         self.skipped: Counter[str] = Counter()
         """Completions without a reward so far, by reason."""
 
-    def on_train_begin(self, args, state, control, *, processing_class, **given):
+    def on_train_begin(self, args, state, control, *, processing_class, **kwargs):
         """Takes and certifies the policy.
 
         Raises:
@@ -78,7 +78,7 @@ class Reward(Certified):
                 f"expected a processor that pads on the left, got {side!r}; set "
                 "processor.tokenizer.padding_side = 'left', or prompts and texts come apart"
             )
-        super().on_train_begin(args, state, control, processing_class=processing_class, **given)
+        super().on_train_begin(args, state, control, processing_class=processing_class, **kwargs)
 
     def __call__(
         self,
@@ -100,7 +100,7 @@ class Reward(Certified):
         start = time.perf_counter()
         scored = self._scored(sample, written, parts)
         log_metric("seconds/saliency", time.perf_counter() - start)
-        parts = [with_saliency(one, found) for one, found in zip(parts, scored, strict=True)]
+        parts = [with_saliency(one, score) for one, score in zip(parts, scored, strict=True)]
         self._log(written, parts, scored, log_metric)
         for name in ("accuracy", "format", "saliency", "skipped"):
             log_extra(name, [getattr(one, name) for one in parts])
@@ -117,16 +117,16 @@ class Reward(Certified):
 
     def _scored(self, samples, written, parts: list[Parts]) -> list[xr.Dataset | str | None]:
         """The scores of the completions of valid format, in one batch."""
-        found: list[xr.Dataset | str | None] = [None] * len(parts)
-        which = [k for k, one in enumerate(parts) if one.format and self.rule is not None]
-        texts = [(samples[k], written[k]) for k in which]
-        for k, one in zip(
-            which,
+        results: list[xr.Dataset | str | None] = [None] * len(parts)
+        indices = [k for k, one in enumerate(parts) if one.format and self.rule is not None]
+        texts = [(samples[k], written[k]) for k in indices]
+        for k, score in zip(
+            indices,
             scores(self.vlm, texts, rule=self.rule, **self.options) if texts else [],
             strict=True,
         ):
-            found[k] = one
-        return found
+            results[k] = score
+        return results
 
     def _sum(self, parts: Parts) -> float | None:
         if parts.skipped:
@@ -140,9 +140,9 @@ class Reward(Certified):
         self.skipped += reasons
         for reason, count in reasons.items():
             log.warning("%d of %d completions without a reward: %s", count, len(parts), reason)
-        kept = [one for one in parts if not one.skipped]
+        valid_parts = [one for one in parts if not one.skipped]
         for name in ("accuracy", "format", "saliency"):
-            mean(log_metric, name, [getattr(one, name) for one in kept])
+            mean(log_metric, name, [getattr(one, name) for one in valid_parts])
         datasets = [one for one in scored if isinstance(one, xr.Dataset)]
         for name, title in LOGGED.items():
             mean(log_metric, title, [float(one[name]) for one in datasets])

@@ -15,15 +15,15 @@ class Parts:
     skipped: str = ""
 
 
-def with_saliency(parts: Parts, found: xr.Dataset | str | None) -> Parts:
+def with_saliency(parts: Parts, score: xr.Dataset | str | None) -> Parts:
     """The parts with the saliency score of the text's map, or with the reason that there is none.
 
     Args:
         parts: accuracy and format.
-        found: as `interp.scoring.scores` gives it; None where no map was asked for.
+        score: as `interp.scoring.scores` gives it; None where no map was asked for.
     """
-    if isinstance(found, str):
+    if isinstance(score, str):
         return Parts(skipped="not explained")
-    if found is None or parts.skipped:
+    if score is None or parts.skipped:
         return parts
-    return Parts(parts.accuracy, parts.format, float(found["alignment"]))
+    return Parts(parts.accuracy, parts.format, float(score["alignment"]))

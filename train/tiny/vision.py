@@ -41,8 +41,8 @@ class Cells(Dataset):
         sample = digits.make_sample(
             self.split, index, seed=self.seed, families=("read",), with_twin=False
         )
-        made = self.processor.image_processor(images=[sample.image], return_tensors="pt")
-        _, height, width = made["image_grid_thw"][0].tolist()
+        features = self.processor.image_processor(images=[sample.image], return_tensors="pt")
+        _, height, width = features["image_grid_thw"][0].tolist()
         labels = torch.tensor(list(CLASSES.values())).repeat(height // 2, width // 2, 1)
         best = torch.full(labels.shape[:2], COVERED, dtype=torch.float64)
         for box, named in zip(sample.boxes, sample.answer.split(", "), strict=True):
@@ -50,7 +50,7 @@ class Cells(Dataset):
             overlap = torch.from_numpy(box_overlap(box.reshape(1, 4), *best.shape))
             labels[overlap > best] = torch.tensor([int(digit), list(COLORS).index(color)])
             best = torch.maximum(best, overlap)
-        return made["pixel_values"], made["image_grid_thw"], labels.reshape(-1, 2)
+        return features["pixel_values"], features["image_grid_thw"], labels.reshape(-1, 2)
 
 
 def loader(processor, split: str, n_samples: int, *, batch_size: int, seed: int) -> DataLoader:
@@ -96,8 +96,8 @@ def accuracy(tower: nn.Module, heads: Heads, batches) -> dict[str, float]:
             logits = heads(tokens(tower, patches, grids))
             is_digit = labels[:, 0] != CLASSES["digit"]
             n_cells += int(is_digit.sum())
-            for k, (name, one) in enumerate(zip(CLASSES, logits, strict=True)):
-                right[name] += int((one.argmax(dim=-1) == labels[:, k])[is_digit].sum())
+            for k, (name, class_logits) in enumerate(zip(CLASSES, logits, strict=True)):
+                right[name] += int((class_logits.argmax(dim=-1) == labels[:, k])[is_digit].sum())
     return {name: count / n_cells for name, count in right.items()}
 
 
@@ -119,11 +119,11 @@ def train(tower: nn.Module, processor, options: argparse.Namespace) -> dict[str,
         optimizer.zero_grad()
         if step % 50 == 0:
             print(f"step {step}: loss {loss.item():.3f}", flush=True)
-    found = {}
+    accuracies = {}
     for split in digits.SPLITS:
         check = loader(processor, split, 200, batch_size=50, seed=options.seed + 1)
-        found[split] = accuracy(tower.eval(), heads.eval(), check)
-    return found
+        accuracies[split] = accuracy(tower.eval(), heads.eval(), check)
+    return accuracies
 
 
 def main() -> None:
@@ -138,11 +138,11 @@ def main() -> None:
     options = parser.parse_args()
     model = AutoModelForImageTextToText.from_pretrained(options.model).train()
     processor = AutoProcessor.from_pretrained(options.model)
-    found = train(families.parts(model).vision_tower, processor, options)
+    accuracies = train(families.parts(model).vision_tower, processor, options)
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)
-    (options.out / "vision.json").write_text(json.dumps({"cell_accuracy": found}))
-    print(f"{options.out}: cells named, {found}")
+    (options.out / "vision.json").write_text(json.dumps({"cell_accuracy": accuracies}))
+    print(f"{options.out}: cells named, {accuracies}")
 
 
 if __name__ == "__main__":

@@ -25,29 +25,29 @@ CURVES = {
 N_EXAMPLES = 4
 
 
-def draw(found: ArmFindings, run_path: Path) -> dict[str, Figure | None]:
+def draw(findings: ArmFindings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name."""
     plots.use_style()
     return {
-        "alignment": alignment(found),
-        "effects": effects(found),
-        "paths": paths(found),
-        "curves": curves(found),
-        "examples": examples(found, run_path),
+        "alignment": alignment(findings),
+        "effects": effects(findings),
+        "paths": paths(findings),
+        "curves": curves(findings),
+        "examples": examples(findings, run_path),
     }
 
 
-def alignment(found: ArmFindings) -> Figure:
+def alignment(findings: ArmFindings) -> Figure:
     """Alignment of every map in every model, on the same text and on each model's own."""
-    arms = [found.before, *found.after]
+    arms = [findings.before, *findings.after]
     figure, axes = plt.subplots(
         1, len(RULE_TITLES), figsize=(8.6, 0.9 + 0.5 * len(arms)), sharey=True
     )
-    chance = found.levels[found.levels["quantity"].str.contains("chance")]["estimate"].mean()
+    chance = findings.levels[findings.levels["quantity"].str.contains("chance")]["estimate"].mean()
     for ax, title in zip(axes, RULE_TITLES.values(), strict=True):
-        mine = found.levels[found.levels["quantity"] == f"{title} [share]"]
+        levels = findings.levels[findings.levels["quantity"] == f"{title} [share]"]
         tables = {
-            f"{text} text": mine[mine["group"] == f"alignment, {text} text"]
+            f"{text} text": levels[levels["group"] == f"alignment, {text} text"]
             for text in ("same", "own")
         }
         drawing.dots(ax, tables, arms, by="arm", colors=DOTS)
@@ -57,37 +57,37 @@ def alignment(found: ArmFindings) -> Figure:
     return figure
 
 
-def effects(found: ArmFindings) -> Figure:
+def effects(findings: ArmFindings) -> Figure:
     """Change of the exact effect of the evidence on the answer, by reference."""
     parts = (
         "evidence: total [logit]",
         "evidence: direct write [logit]",
         "evidence: all other paths [logit]",
     )
-    table = found.changes[found.changes["against"] == "before"]
+    table = findings.changes[findings.changes["against"] == "before"]
     figure, axes = plt.subplots(
-        1, len(REFERENCE_TITLES), sharey=True, figsize=(8.6, 0.9 + 0.6 * len(found.after))
+        1, len(REFERENCE_TITLES), sharey=True, figsize=(8.6, 0.9 + 0.6 * len(findings.after))
     )
     for ax, title in zip(axes, REFERENCE_TITLES.values(), strict=True):
         group = table[table["group"] == f"exact effect on answer tokens, against the {title}"]
         tables = {
             name.split(": ")[1].split(" [")[0]: group[group["quantity"] == name] for name in parts
         }
-        drawing.dots(ax, tables, found.after, by="arm", colors=DOTS)
+        drawing.dots(ax, tables, findings.after, by="arm", colors=DOTS)
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set(title=f"Evidence replaced by the {title}", xlabel="After minus before [logit]")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
-def paths(found: ArmFindings) -> Figure:
+def paths(findings: ArmFindings) -> Figure:
     """Change of the edge effect of the evidence, by path."""
-    table = found.changes[found.changes["against"] == "before"]
+    table = findings.changes[findings.changes["against"] == "before"]
     figure, axes = plt.subplots(1, 2, sharey=True, figsize=(8.6, 3.6))
     for ax, token_class in zip(axes, ("answer", "thinking"), strict=True):
         group = table[table["group"] == f"edge effect of the evidence on {token_class} tokens"]
         names = list(dict.fromkeys(group["quantity"]))
-        tables = {arm: group[group["arm"] == arm] for arm in found.after}
+        tables = {arm: group[group["arm"] == arm] for arm in findings.after}
         drawing.dots(ax, tables, names, by="quantity", colors=DOTS)
         ax.set_yticklabels([name.removesuffix(" [logit]") for name in names])
         ax.axvline(0, color="0.3", linewidth=0.8)
@@ -96,18 +96,18 @@ def paths(found: ArmFindings) -> Figure:
     return figure
 
 
-def curves(found: ArmFindings) -> Figure | None:
+def curves(findings: ArmFindings) -> Figure | None:
     """The training logs, smoothed, a line per model; None where no model has one."""
-    if found.curves is None:
+    if findings.curves is None:
         return None
-    paid = {arm: facts["map"] for arm, facts in found.run.attrs["arms"].items()}
-    rewards = list(dict.fromkeys(paid[arm] for arm in found.after))
-    shown = {name: title for name, title in CURVES.items() if name in found.curves}
+    paid = {arm: facts["map"] for arm, facts in findings.run.attrs["arms"].items()}
+    rewards = list(dict.fromkeys(paid[arm] for arm in findings.after))
+    shown = {name: title for name, title in CURVES.items() if name in findings.curves}
     figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 2.9), squeeze=False)
     axes = axes[0]
     for ax, (name, title) in zip(axes, shown.items(), strict=True):
         counts: Counter[str] = Counter()
-        for arm, table in found.curves.groupby("arm", sort=False):
+        for arm, table in findings.curves.groupby("arm", sort=False):
             smooth = table[name].rolling(SMOOTH, min_periods=1).mean()
             line = ("-", "--", ":", "-.")[counts[paid[arm]] % 4]
             counts[paid[arm]] += 1
@@ -125,30 +125,32 @@ def curves(found: ArmFindings) -> Figure | None:
     return figure
 
 
-def examples(found: ArmFindings, run_path: Path) -> Figure | None:
+def examples(findings: ArmFindings, run_path: Path) -> Figure | None:
     """The maps of the same text before and for each reward, each on a scale of its own from 0."""
     run_path = run_path / "0"
-    names = [str(n) for n in found.run["sample"].values if store.image_path(run_path, n).is_file()]
+    names = [
+        str(n) for n in findings.run["sample"].values if store.image_path(run_path, n).is_file()
+    ]
     if not names:
         return None
     rules = ("direct", "effect")
-    paid = {arm: found.run.attrs["arms"][arm]["map"] for arm in reversed(found.after)}
+    paid = {arm: findings.run.attrs["arms"][arm]["map"] for arm in reversed(findings.after)}
     first = {reward: arm for arm, reward in paid.items()}  # of runs of one reward, the first
-    arms = [found.before, *(arm for arm in found.after if arm in first.values())]
+    arms = [findings.before, *(arm for arm in findings.after if arm in first.values())]
     chosen = names[:N_EXAMPLES]
     rows = [(rule, arm) for rule in rules for arm in arms]
     size = 1.7 * len(chosen) + 2.2, 1.3 * (len(rows) + 1)
     figure, axes = plt.subplots(len(rows) + 1, len(chosen), figsize=size, squeeze=False)
     for column, name in enumerate(chosen):
-        one = found.run.sel(sample=name)
+        sample = findings.run.sel(sample=name)
         image = open_image(store.image_path(run_path, name))
-        boxes = one["box"].dropna("box_number").values
+        boxes = sample["box"].dropna("box_number").values
         plots.scene(image, boxes, axes[0, column])
         axes[0, column].set_title(
-            f"{one['question'].item()}\n{one['reference_answer'].item()}", fontsize=7
+            f"{sample['question'].item()}\n{sample['reference_answer'].item()}", fontsize=7
         )
         for row, (rule, arm) in enumerate(rows, start=1):
-            saliency = one["answer_map"].sel(rule=rule, arm=arm)
+            saliency = sample["answer_map"].sel(rule=rule, arm=arm)
             saliency = saliency.dropna("row", how="all").dropna("column", how="all")
             if saliency.size:
                 plots.overlay(image, saliency, boxes, axes[row, column])

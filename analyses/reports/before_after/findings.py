@@ -54,10 +54,10 @@ def find(run: xr.Dataset) -> ArmFindings:
         row = {"group": group, "quantity": name}
         levels += [row | {"arm": arm} | _level(values, arm, seed) for arm in arms]
         pairs = [(arm, "before", arms[0]) for arm in arms[1:]]
-        pairs += [(arm, "control", other) for arm, other in controls(run).items()]
+        pairs += [(arm, "control", baseline) for arm, baseline in controls(run).items()]
         changes += [
-            row | {"arm": arm, "against": against} | _change(values, arm, other, seed)
-            for arm, against, other in pairs
+            row | {"arm": arm, "against": against} | _change(values, arm, baseline, seed)
+            for arm, against, baseline in pairs
         ]
     curves = [
         pd.DataFrame(curve).assign(arm=arm) for arm, curve in run.attrs["curves"].items() if curve
@@ -76,12 +76,12 @@ def controls(run: xr.Dataset) -> dict[str, str]:
     facts = run.attrs["arms"]
     arms = run["arm"].values[1:].tolist()
     free = [arm for arm in arms if facts[arm]["map"] == "none"]
-    found = {}
+    by_arm = {}
     for arm in arms:
         if facts[arm]["map"] not in ("none", "") and free:
             alike = [one for one in free if facts[one]["training"] == facts[arm]["training"]]
-            found[arm] = (alike or free)[0]
-    return found
+            by_arm[arm] = (alike or free)[0]
+    return by_arm
 
 
 def _seeds(run: xr.Dataset, changes: pd.DataFrame) -> pd.DataFrame | None:
@@ -91,8 +91,8 @@ def _seeds(run: xr.Dataset, changes: pd.DataFrame) -> pd.DataFrame | None:
         return None
     table = changes.assign(reward=changes["arm"].map(paid))
     by = table.groupby(["group", "quantity", "reward", "against"], sort=False)["estimate"]
-    found = by.agg(mean="mean", least="min", largest="max", n_runs="size")
-    return found.reset_index()
+    spread = by.agg(mean="mean", least="min", largest="max", n_runs="size")
+    return spread.reset_index()
 
 
 # A quantity: one number per arm and image, or two whose sums over images are divided.
@@ -101,20 +101,20 @@ Quantity = tuple[xr.DataArray] | tuple[xr.DataArray, xr.DataArray]
 
 def _level(values: Quantity, arm: str, seed: int) -> dict:
     """A model's mean or ratio over images; no ratio where what it is a share of may be 0."""
-    mine = [one.sel(arm=arm, drop=True) for one in values]
-    if len(mine) == 1:
-        return _numbers(stats.mean_interval(*mine, seed=seed))
-    share = stats.share_interval(*mine, seed=seed)
-    return _numbers(share, is_shown=_is_positive(mine[1], seed))
+    terms = [one.sel(arm=arm, drop=True) for one in values]
+    if len(terms) == 1:
+        return _numbers(stats.mean_interval(*terms, seed=seed))
+    share = stats.share_interval(*terms, seed=seed)
+    return _numbers(share, is_shown=_is_positive(terms[1], seed))
 
 
-def _change(values: Quantity, arm: str, other: str, seed: int) -> dict:
+def _change(values: Quantity, arm: str, baseline: str, seed: int) -> dict:
     """Paired by image: a model's mean or ratio minus another's."""
-    mine, theirs = ([one.sel(arm=a, drop=True) for one in values] for a in (arm, other))
-    if len(mine) == 1:
-        return _numbers(stats.mean_interval(mine[0] - theirs[0], seed=seed))
-    is_shown = _is_positive(mine[1], seed) and _is_positive(theirs[1], seed)
-    return _numbers(stats.interval((*mine, *theirs), _gap, seed=seed), is_shown=is_shown)
+    terms, baseline_terms = ([one.sel(arm=a, drop=True) for one in values] for a in (arm, baseline))
+    if len(terms) == 1:
+        return _numbers(stats.mean_interval(terms[0] - baseline_terms[0], seed=seed))
+    is_shown = _is_positive(terms[1], seed) and _is_positive(baseline_terms[1], seed)
+    return _numbers(stats.interval((*terms, *baseline_terms), _gap, seed=seed), is_shown=is_shown)
 
 
 def _gap(part, whole, other_part, other_whole, axis=-1):
@@ -127,14 +127,14 @@ def _is_positive(whole: xr.DataArray, seed: int) -> bool:
     return bool(stats.mean_interval(whole, seed=seed)["lower"] > 0)
 
 
-def _numbers(found: xr.Dataset, *, is_shown: bool = True) -> dict:
-    n = {"n": int(found["n"])}
-    return {name: float(found[name]) if is_shown else float("nan") for name in BOUNDS} | n
+def _numbers(interval: xr.Dataset, *, is_shown: bool = True) -> dict:
+    n = {"n": int(interval["n"])}
+    return {name: float(interval[name]) if is_shown else float("nan") for name in BOUNDS} | n
 
 
 def quantities(run: xr.Dataset) -> dict[tuple[str, str], Quantity]:
     """(group, name with unit) → what is averaged."""
-    found: dict[tuple[str, str], Quantity] = {
+    by_name: dict[tuple[str, str], Quantity] = {
         ("text", "right answers [share]"): (run["is_correct"],),
         ("text", "well-formed texts [share]"): (run["is_well_formed"],),
         ("text", "length of the text [tokens]"): (run["n_tokens"],),
@@ -143,42 +143,45 @@ def quantities(run: xr.Dataset) -> dict[tuple[str, str], Quantity]:
         group = f"alignment, {text} text"
         for rule, named in RULE_TITLES.items():
             at = {"text_of": text, "rule": rule, "drop": True}
-            found[group, f"{named} [share]"] = (run["alignment"].sel(**at),)
+            by_name[group, f"{named} [share]"] = (run["alignment"].sel(**at),)
         at = {"text_of": text, "rule": "direct", "drop": True}
         for name, title in CONTROLS.items():
-            found[group, f"Saliency-R1's map: {title} [share]"] = (run[name].sel(**at),)
-        found[group, "attention on the image [share]"] = (run["visual_attention"].sel(**at),)
+            by_name[group, f"Saliency-R1's map: {title} [share]"] = (run[name].sel(**at),)
+        by_name[group, "attention on the image [share]"] = (run["visual_attention"].sel(**at),)
     part, whole = (one.sel(text="answer", drop=True).mean("share") for one in normalised(run))
     for change in part["change"].values:
         for rule in part["explainer"].values:
             at = {"change": change, "explainer": rule, "drop": True}
             name = f"{change}, {RULE_TITLES[str(rule)]} [0 to 100]"
-            found["faithfulness, answer of the own text", name] = (part.sel(**at), whole.sel(**at))
-    return found | _effects(run)
+            by_name["faithfulness, answer of the own text", name] = (
+                part.sel(**at),
+                whole.sel(**at),
+            )
+    return by_name | _effects(run)
 
 
 def _effects(run: xr.Dataset) -> dict:
     """Edge effects by path and exact total effects of visual sets, on the same text."""
-    found = {}
+    by_name = {}
     for token_class in run["token_class"].values:
         at = {"token_class": token_class, "drop": True}
         group = f"edge effect of the evidence on {token_class} tokens"
         edge = {"source_set": "evidence"} | at
         for path in run["path"].values:
-            found[group, f"{PATH_TITLES[str(path)]} [logit]"] = (
+            by_name[group, f"{PATH_TITLES[str(path)]} [logit]"] = (
                 run["effect"].sel(**edge, path=path),
             )
-        found[group, "total [logit]"] = (run["total"].sel(**edge),)
+        by_name[group, "total [logit]"] = (run["total"].sel(**edge),)
         for reference, title in REFERENCE_TITLES.items():
             group = f"exact effect on {token_class} tokens, against the {title}"
-            one = {"reference": reference} | at
+            at_reference = {"reference": reference} | at
             # The twin differs in the evidence alone.
             for name in ("evidence", "background") if reference == "mean" else ("evidence",):
-                at_set = one | {"visual_set": name}
+                at_set = at_reference | {"visual_set": name}
                 total = run["shapley_total"].sel(**at_set)
                 direct = run["shapley"].sel(**at_set, path_class=PATH_CLASSES[0])
-                found[group, f"{name}: total [logit]"] = (total,)
-                found[group, f"{name}: direct write [logit]"] = (direct,)
-                found[group, f"{name}: all other paths [logit]"] = (total - direct,)
-                found[group, f"{name}: direct share [share]"] = (direct, total)
-    return found
+                by_name[group, f"{name}: total [logit]"] = (total,)
+                by_name[group, f"{name}: direct write [logit]"] = (direct,)
+                by_name[group, f"{name}: all other paths [logit]"] = (total - direct,)
+                by_name[group, f"{name}: direct share [share]"] = (direct, total)
+    return by_name

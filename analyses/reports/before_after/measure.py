@@ -56,8 +56,8 @@ def measure_run(options: BeforeAfter, path: Path) -> list[Path]:
             no sample that can be read and has boxes, and as `shards.write_run`.
         NotCertified: the extractor fails an oracle on one of the models.
     """
-    given = {models.label_of(name): name for name in (options.before, *options.after)}
-    if len(given) < 1 + len(options.after):
+    names = {models.label_of(name): name for name in (options.before, *options.after)}
+    if len(names) < 1 + len(options.after):
         raise ValueError(
             f"expected models with different names, got {options.before} and {options.after}"
         )
@@ -65,11 +65,13 @@ def measure_run(options: BeforeAfter, path: Path) -> list[Path]:
     is_reference = options.text == "reference" or (
         options.text is None and all(one.thinking for one in samples)
     )
-    for number, (label, name, vlm) in enumerate(models.models(given, options)):
+    for number, (label, name, vlm) in enumerate(models.models(names, options)):
         texts_of = path / "0" if number and not is_reference else None
         text = "reference" if is_reference else "before"
-        said = certificate(vlm, options)
-        arm = Measurement(vlm, samples, options, text, certificate=said, texts_of=texts_of)
+        model_certificate = certificate(vlm, options)
+        arm = Measurement(
+            vlm, samples, options, text, certificate=model_certificate, texts_of=texts_of
+        )
         arm.settings["arm"] = label
         arm.facts |= {"reward": models.reward_of(name), "curve": models.curve_of(name)}
         write_run(path / str(number), samples, arm, options)
@@ -123,23 +125,23 @@ class Measurement:
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:
         """One shard; samples without boxes or a readable image are skipped."""
-        found = {one.id: attempt(_checked, one) for one in samples}
-        usable = [one for one in samples if found[one.id] is None]
+        errors = {one.id: attempt(_checked, one) for one in samples}
+        usable = [one for one in samples if errors[one.id] is None]
         own = written(self.vlm, usable, budget, self.options.max_new_tokens)
-        found |= {s.id: text for s, text in zip(usable, own, strict=True) if _is_error(text)}
-        statuses = {one.id: status(one, found[one.id]) for one in samples}
-        kept = [(s, text) for s, text in zip(usable, own, strict=True) if not _is_error(text)]
+        errors |= {s.id: text for s, text in zip(usable, own, strict=True) if _is_error(text)}
+        statuses = {one.id: status(one, errors[one.id]) for one in samples}
+        pairs = [(s, text) for s, text in zip(usable, own, strict=True) if not _is_error(text)]
         reasons: list[str] = []
-        made = []
-        for k in range(0, len(kept), budget.batch_size):
-            batch, texts = (list(x) for x in zip(*kept[k : k + budget.batch_size], strict=True))
-            made += _batch(self.vlm, self.pool, batch, texts, self._same(batch, texts), reasons)
-        facts = {"codes": {code_version(): len(made)}}
-        if not made:
+        datasets = []
+        for k in range(0, len(pairs), budget.batch_size):
+            batch, texts = (list(x) for x in zip(*pairs[k : k + budget.batch_size], strict=True))
+            datasets += _batch(self.vlm, self.pool, batch, texts, self._same(batch, texts), reasons)
+        facts = {"codes": {code_version(): len(datasets)}}
+        if not datasets:
             return Shard(None, statuses, facts)
         facts["reasons"] = {f"{samples[0].id} …": reasons}
-        shard = join([one.expand_dims("sample") for one in made])
-        batch, texts = (list(x) for x in zip(*kept, strict=True))
+        shard = join([one.expand_dims("sample") for one in datasets])
+        batch, texts = (list(x) for x in zip(*pairs, strict=True))
         sizes = {one.id: open_image(one.image).size for one in batch}
         return Shard(describe(shard.merge(_facts(batch, texts))), statuses, facts, sizes)
 
@@ -157,8 +159,8 @@ class Measurement:
         return stored_texts(run, self.vlm, samples)
 
 
-def _is_error(found) -> bool:
-    return isinstance(found, Exception)
+def _is_error(outcome) -> bool:
+    return isinstance(outcome, Exception)
 
 
 def _checked(sample: Sample) -> None:
@@ -190,28 +192,28 @@ def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list
         name: {rule: _maps(vlm, samples, texts, rule, reasons) for rule in RULES}
         for name, texts in (("own", own), ("same", same))
     }
-    made = []
-    for k, (sample, mine, first) in enumerate(zip(samples, own, same, strict=True)):
+    datasets = []
+    for k, (sample, own_text, same_text) in enumerate(zip(samples, own, same, strict=True)):
         by_text = {name: {rule: maps[name][rule][k] for rule in RULES} for name in TEXTS}
-        parts = [_written(vlm, sample, mine), _scores(sample, by_text), _drawn(by_text["same"])]
-        for measure, text in ((_faithful, mine), (_effects, first)):
-            found = attempt(measure, vlm, pool, sample, text, by_text["own"])
-            if isinstance(found, Exception):
-                reasons.append(f"{sample.id}: {found}")
+        parts = [_written(vlm, sample, own_text), _scores(sample, by_text), _drawn(by_text["same"])]
+        for measure, text in ((_faithful, own_text), (_effects, same_text)):
+            outcome = attempt(measure, vlm, pool, sample, text, by_text["own"])
+            if isinstance(outcome, Exception):
+                reasons.append(f"{sample.id}: {outcome}")
             else:
-                parts.append(found)
+                parts.append(outcome)
         merged = xr.merge(parts, join="outer", compat="override")
-        made.append(merged.assign_coords(sample=sample.id))
-    return made
+        datasets.append(merged.assign_coords(sample=sample.id))
+    return datasets
 
 
 def _maps(vlm: VLM, samples, texts, rule: str, reasons: list[str]) -> list:
     """By sample a map, or None where there is none."""
     limit = MOST_TARGETS.get(rule, 64)
     pairs = list(zip(samples, texts, strict=True))
-    found = saliencies(vlm, pairs, rule=rule, max_targets=limit, max_memory=MOST_MEMORY)
-    reasons += [one for one in found if isinstance(one, str)]
-    return [None if isinstance(one, str) else one for one in found]
+    outcomes = saliencies(vlm, pairs, rule=rule, max_targets=limit, max_memory=MOST_MEMORY)
+    reasons += [one for one in outcomes if isinstance(one, str)]
+    return [None if isinstance(one, str) else one for one in outcomes]
 
 
 def _written(vlm: VLM, sample: Sample, text: Completion) -> xr.Dataset:
@@ -228,15 +230,15 @@ def _written(vlm: VLM, sample: Sample, text: Completion) -> xr.Dataset:
 
 def _scores(sample: Sample, maps: dict) -> xr.Dataset:
     """Alignment with its controls, by text and rule."""
-    found = np.full((len(SCORES), len(TEXTS), len(RULES)), np.nan)
+    scores = np.full((len(SCORES), len(TEXTS), len(RULES)), np.nan)
     for i, by_rule in enumerate(maps.values()):
-        for j, one in enumerate(by_rule.values()):
-            if one is not None:
-                scored = score(one, sample)
-                found[:, i, j] = [float(scored[name]) for name in SCORES]
+        for j, saliency in enumerate(by_rule.values()):
+            if saliency is not None:
+                scored = score(saliency, sample)
+                scores[:, i, j] = [float(scored[name]) for name in SCORES]
     dims = ("text_of", "rule")
-    made = {name: (dims, values) for name, values in zip(SCORES, found, strict=True)}
-    return xr.Dataset(made, coords={"text_of": list(TEXTS), "rule": list(RULES)})
+    variables = {name: (dims, values) for name, values in zip(SCORES, scores, strict=True)}
+    return xr.Dataset(variables, coords={"text_of": list(TEXTS), "rule": list(RULES)})
 
 
 def _drawn(maps: dict) -> xr.Dataset:
@@ -260,15 +262,15 @@ def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _map
     """Edge effects by path, and total effects with their path classes, of the same text."""
     tokens = ask(vlm, sample, completion=text).tokens
     has_background = (tokens.is_visual & ~tokens.is_evidence).any()
-    asked = {"completion": text, "sources": SETS if has_background else SETS[:-1]}
-    edges = interp.extract.effects(vlm, sample, **asked)
+    options = {"completion": text, "sources": SETS if has_background else SETS[:-1]}
+    edges = interp.extract.effects(vlm, sample, **options)
     references = interp.extract.references(
         vlm, sample, pool=pool, kinds=REFERENCES, completion=text
     )
-    nodes = interp.extract.shapley(vlm, sample, references=references, **asked)
+    nodes = interp.extract.shapley(vlm, sample, references=references, **options)
     nodes = nodes.rename(is_defined="node_defined", total="shapley_total", source_set="visual_set")
     live = nodes.sel(norm="live", drop=True)
-    found = xr.Dataset(
+    effects = xr.Dataset(
         {
             "effect": _by_class(edges, edges["effect"].where(edges["is_defined"])),
             "total": _by_class(edges, edges["total"].where(edges["is_defined"])),
@@ -277,8 +279,8 @@ def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _map
         }
     )
     # What a sample cannot have, a twin or a background, is NaN.
-    every = {"reference": list(REFERENCES), "visual_set": list(SETS), "source_set": list(SETS)}
-    return found.reindex(every)
+    coords = {"reference": list(REFERENCES), "visual_set": list(SETS), "source_set": list(SETS)}
+    return effects.reindex(coords)
 
 
 def _by_class(dataset: xr.Dataset, values: xr.DataArray) -> xr.DataArray:

@@ -15,13 +15,13 @@ from interp.model.vlm import VLM
 CURVES = "curves.csv"
 
 
-def models(given: dict[str, str], options: BeforeAfter) -> Iterator[tuple[str, str, VLM]]:
+def models(names: dict[str, str], options: BeforeAfter) -> Iterator[tuple[str, str, VLM]]:
     """Label, name and model, one after the other; as `measure.measure_run` raises."""
     # The first model is asked, and sees images, as its adapters were trained.
     trained = _same_training([said for said in map(_said, options.after) if said])
     vocabulary = first = None
     device = this_device(options.device)
-    for label, name in given.items():
+    for label, name in names.items():
         vlm = interp.load_model(name, device=device, dtype=options.dtype, **trained)
         tokens = vlm.processor.tokenizer.get_vocab(), vlm.prompt
         vocabulary, first = vocabulary or tokens, first or vlm.fingerprint
@@ -47,19 +47,19 @@ def _said(name: str) -> dict:
     return base_of(resolve(name)[0]) or {}
 
 
-def _same_training(said: list[dict]) -> dict:
+def _same_training(records: list[dict]) -> dict:
     """Prompt and bounds of the image's size that all adapters were trained with.
 
     Raises:
         ValueError: they differ.
     """
-    found = {}
+    settings = {}
     for name in ("prompt", "min_pixels", "max_pixels"):
-        values = {one.get(name) for one in said}
+        values = {one.get(name) for one in records}
         if len(values) > 1:
             raise ValueError(f"expected adapters of one {name}, got {sorted(map(str, values))}")
-        found[name] = values.pop() if values else None
-    return found
+        settings[name] = values.pop() if values else None
+    return settings
 
 
 def reward_of(name: str) -> dict:
@@ -67,10 +67,10 @@ def reward_of(name: str) -> dict:
 
     And which run it was, so that a control of the same seed and scenes can be told.
     """
-    said = _said(name)
-    paid = said["map"] if said.get("saliency_weight", 1) > 0 and "map" in said else "none"
-    run = [said.get(key) for key in ("seed", "sample_seed", "data", "split")]
-    return {"map": paid if "map" in said else "", "training": run}
+    record = _said(name)
+    paid = record["map"] if record.get("saliency_weight", 1) > 0 and "map" in record else "none"
+    run = [record.get(key) for key in ("seed", "sample_seed", "data", "split")]
+    return {"map": paid if "map" in record else "", "training": run}
 
 
 def curve_of(name: str) -> dict | None:

@@ -22,72 +22,72 @@ def make_report(run_path: Path) -> Report:
         ValueError: a run that cannot be opened.
     """
     run = open_arms(run_path)
-    found = findings.find(run)
+    results = findings.find(run)
     return Report(
         name="before_after",
         run=run,
         run_path=run_path,
-        draw=partial(figures.draw, found, run_path),
+        draw=partial(figures.draw, results, run_path),
         tables={
-            "levels": found.levels,
-            "changes": found.changes,
-            "curves": found.curves,
-            "seeds": found.seeds,
+            "levels": results.levels,
+            "changes": results.changes,
+            "curves": results.curves,
+            "seeds": results.seeds,
         },
-        page=_page(found),
-        records={"summary": _summary(found)},
+        page=_page(results),
+        records={"summary": _summary(results)},
     )
 
 
-def _page(found: ArmFindings) -> dict:
+def _page(results: ArmFindings) -> dict:
     """Values that fill the template."""
-    reasons, text = found.run.attrs["reasons"], found.run.attrs["text"]
+    reasons, text = results.run.attrs["reasons"], results.run.attrs["text"]
     return {
-        "sentences": sentences(found),
-        "before": found.before,
-        "after": found.after,
-        "groups": _groups(found),
+        "sentences": sentences(results),
+        "before": results.before,
+        "after": results.after,
+        "groups": _groups(results),
         "missing": {arm: len(said) for arm, said in reasons.items() if said},
-        "costs": _costs(found),
+        "costs": _costs(results),
         "same": {
             "reference": "the samples' reference text",
-            "before": f"what {found.before} wrote",
+            "before": f"what {results.before} wrote",
         }[text],
-        "seeds": _seeds(found),
-        "controls": controls(found.run),
+        "seeds": _seeds(results),
+        "controls": controls(results.run),
         "titles": RULE_TITLES,
     }
 
 
-def _summary(found: ArmFindings) -> dict:
+def _summary(results: ArmFindings) -> dict:
     """Summary that another report's page shows."""
     return {
-        "before": found.before,
-        "counts": statuses(found.run),
-        "sentences": sentences(found),
+        "before": results.before,
+        "counts": statuses(results.run),
+        "sentences": sentences(results),
         "figure": "figures/effects.png",
     }
 
 
-def _groups(found: ArmFindings) -> list[dict]:
+def _groups(results: ArmFindings) -> list[dict]:
     """The page's tables: a row per quantity, before, then every arm's change and difference."""
     keys = ["group", "quantity", "arm"]
-    levels = found.levels.set_index(keys)
-    by_other = {other: table.set_index(keys) for other, table in found.changes.groupby("against")}
+    levels = results.levels.set_index(keys)
+    by_other = {other: table.set_index(keys) for other, table in results.changes.groupby("against")}
     groups = []
-    for group, table in found.levels.groupby("group", sort=False):
+    for group, table in results.levels.groupby("group", sort=False):
         rows = []
         for name in table["quantity"].drop_duplicates():
-            before = levels.loc[(group, name, found.before)]
+            before = levels.loc[(group, name, results.before)]
             n_before = before["n"]
             cells = [
                 {
                     "change": _cell(by_other["before"].loc[(group, name, arm)], n_before),
                     "control": _cell(by_other["control"].loc[(group, name, arm)], n_before)
-                    if arm in controls(found.run)
+                    if arm in controls(results.run)
                     else None,
                 }
-                for arm in found.after
+                for arm in results.after
             ]
             rows.append(
                 {
@@ -101,12 +101,12 @@ def _groups(found: ArmFindings) -> list[dict]:
     return groups
 
 
-def _seeds(found: ArmFindings) -> list[dict] | None:
+def _seeds(results: ArmFindings) -> list[dict] | None:
     """Rows of the table over training runs: a cell per reward and what it is compared with."""
-    if found.seeds is None:
+    if results.seeds is None:
         return None
     rows = []
-    for (group, name), table in found.seeds.groupby(["group", "quantity"], sort=False):
+    for (group, name), table in results.seeds.groupby(["group", "quantity"], sort=False):
         cells = [
             {
                 "reward": one["reward"],
@@ -130,18 +130,18 @@ def _spread(row: dict) -> str:
 
 def _cell(row: pd.Series, n_before: int) -> dict:
     """A difference, whether its interval leaves 0 out, and its images where they are fewer."""
-    said = intervals.text(row, digits=None)
+    text = intervals.text(row, digits=None)
     if row["n"] != n_before:
-        said += f", n {row['n']:.0f}"
-    return {"text": said, "is_clear": bool(row["lower"] > 0 or row["upper"] < 0)}
+        text += f", n {row['n']:.0f}"
+    return {"text": text, "is_clear": bool(row["lower"] > 0 or row["upper"] < 0)}
 
 
-def _costs(found: ArmFindings) -> list[dict]:
+def _costs(results: ArmFindings) -> list[dict]:
     """Share of every training's time that went into maps, median over steps."""
-    if found.curves is None or "seconds/saliency" not in found.curves:
+    if results.curves is None or "seconds/saliency" not in results.curves:
         return []
-    share = found.curves["seconds/saliency"] / found.curves["step_time"]
-    by_arm = share.groupby(found.curves["arm"], sort=False)
+    share = results.curves["seconds/saliency"] / results.curves["step_time"]
+    by_arm = share.groupby(results.curves["arm"], sort=False)
     return [
         {
             "arm": arm,

@@ -14,30 +14,30 @@ SAME = "alignment, same text"
 LEAST_IMAGES = 100  # as for a verdict (METHODS.md 3.6)
 
 
-def sentences(found: ArmFindings) -> list[tuple[str, str]]:
+def sentences(findings: ArmFindings) -> list[tuple[str, str]]:
     """(model, what its training did) for every model after training."""
-    return [(arm, _sentence(found, arm)) for arm in found.after]
+    return [(arm, _sentence(findings, arm)) for arm in findings.after]
 
 
-def _sentence(found: ArmFindings, arm: str) -> str:
-    paid = found.run.attrs["arms"][arm]["map"]
+def _sentence(findings: ArmFindings, arm: str) -> str:
+    paid = findings.run.attrs["arms"][arm]["map"]
     rule = _rule(paid)
-    directions = _directions(found, arm, rule, "before")
-    said = f"{reading(*directions, is_paid=paid in RULE_TITLES)} "
-    n_images = int(_rows(found, arm, rule, "before")[0]["n"])
+    directions = _directions(findings, arm, rule, "before")
+    sentence = f"{reading(*directions, is_paid=paid in RULE_TITLES)} "
+    n_images = int(_rows(findings, arm, rule, "before")[0]["n"])
     if n_images < LEAST_IMAGES:
-        said = f"On {n_images} images, where {LEAST_IMAGES} are needed to say so: {said}"
-    said += f"{_title(rule, paid)} {_clauses(found, arm, rule, 'before')}"
-    if arm in controls(found.run):
-        control = controls(found.run)[arm]
-        said += f" Against {control}, which was not paid for a map, the map "
-        said += _clauses(found, arm, rule, "control")
-    return said
+        sentence = f"On {n_images} images, where {LEAST_IMAGES} are needed to say so: {sentence}"
+    sentence += f"{_title(rule, paid)} {_clauses(findings, arm, rule, 'before')}"
+    if arm in controls(findings.run):
+        control = controls(findings.run)[arm]
+        sentence += f" Against {control}, which was not paid for a map, the map "
+        sentence += _clauses(findings, arm, rule, "control")
+    return sentence
 
 
-def _clauses(found: ArmFindings, arm: str, rule: str, against: str) -> str:
+def _clauses(findings: ArmFindings, arm: str, rule: str, against: str) -> str:
     """Where the map went, and what the evidence does to the answer."""
-    moved, totals, directs, rests = _rows(found, arm, rule, against)
+    moved, totals, directs, rests = _rows(findings, arm, rule, against)
     by_how_much = intervals.text(moved, digits=None)
     words = {1: "moved onto the evidence", -1: "moved off the evidence", 0: "is not seen to move"}
     return (
@@ -59,31 +59,33 @@ def reading(
     if moved is None or total is None:
         return "Not enough was measured to say more."
     if moved <= 0:
-        where = "did not move measurably" if moved == 0 else "moved off the evidence"
+        movement = "did not move measurably" if moved == 0 else "moved off the evidence"
         return {
             1: "The effect of the evidence grew, and the map does not show it.",
-            0: f"The map {where}, with no clear change of the effect.",
+            0: f"The map {movement}, with no clear change of the effect.",
             -1: "The effect of the evidence fell.",
         }[total]
     if total > 0:
         return "The map moved, and the effect of the evidence grew with it."
     if direct == 1 and (total < 0 or rest == -1):
-        said = "The map looks better though the evidence does not matter more: only the direct part"
-        return f"{said} grew. That is reward hacking." if is_paid else f"{said} grew."
+        sentence = (
+            "The map looks better though the evidence does not matter more: only the direct part"
+        )
+        return f"{sentence} grew. That is reward hacking." if is_paid else f"{sentence} grew."
     return "The map moved; whether the effect of the evidence grew with it is not decided."
 
 
-def _directions(found: ArmFindings, arm: str, rule: str, against: str) -> tuple:
-    moved, *effects = _rows(found, arm, rule, against)
+def _directions(findings: ArmFindings, arm: str, rule: str, against: str) -> tuple:
+    moved, *effects = _rows(findings, arm, rule, against)
     return direction([moved]), *(direction(rows) for rows in effects)
 
 
-def _rows(found: ArmFindings, arm: str, rule: str, against: str) -> tuple:
+def _rows(findings: ArmFindings, arm: str, rule: str, against: str) -> tuple:
     """Changes of the map's alignment; by reference, of total, direct write and other paths."""
     names = ("total", "direct write", "all other paths")
     groups = [f"exact effect on answer tokens, against the {t}" for t in REFERENCE_TITLES.values()]
-    return _row(found, arm, against, SAME, f"{RULE_TITLES[rule]} [share]"), *(
-        [_row(found, arm, against, group, f"evidence: {name} [logit]") for group in groups]
+    return _row(findings, arm, against, SAME, f"{RULE_TITLES[rule]} [share]"), *(
+        [_row(findings, arm, against, group, f"evidence: {name} [logit]") for group in groups]
         for name in names
     )
 
@@ -129,8 +131,8 @@ def _list(rows: list[dict]) -> str:
     return "; ".join(f"{title} {intervals.text(row, digits=None)}" for title, row in named)
 
 
-def _row(found: ArmFindings, arm: str, against: str, group: str, quantity: str) -> dict:
-    table = found.changes
+def _row(findings: ArmFindings, arm: str, against: str, group: str, quantity: str) -> dict:
+    table = findings.changes
     is_it = (
         (table["arm"] == arm)
         & (table["against"] == against)

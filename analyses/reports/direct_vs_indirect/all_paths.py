@@ -113,21 +113,21 @@ def _modes(run: xr.Dataset, seed: int) -> pd.DataFrame:
     return frame[frame.n > 0].reset_index(drop=True)
 
 
-def _row(found: xr.Dataset, **labels) -> dict:
+def _row(interval: xr.Dataset, **labels) -> dict:
     names = ("estimate", "lower", "upper", "n")
-    return labels | {name: float(found[name]) for name in names}
+    return labels | {name: float(interval[name]) for name in names}
 
 
 def _agreement(run: xr.Dataset, seed: int) -> pd.DataFrame:
     """One row per token class, measure, map and exact effect."""
     rows = []
     for name in ("rank", "sign"):
-        found = stats.mean_interval(measures.mean_over_targets(run, run[name]), seed=seed)
-        for keys, one in found.stack(cell=("token_class", "map", "exact")).groupby("cell"):
+        interval = stats.mean_interval(measures.mean_over_targets(run, run[name]), seed=seed)
+        for keys, cell in interval.stack(cell=("token_class", "map", "exact")).groupby("cell"):
             labels = dict(zip(("token_class", "map", "exact"), keys, strict=True))
             if keys[1:] == ("first_order_map", "patch_slot"):
                 continue  # first order knows neither keys nor content, only the cut of an edge
-            rows.append(_row(one.squeeze(), measure=name, **labels))
+            rows.append(_row(cell.squeeze(), measure=name, **labels))
     products = {
         name: measures.mean_over_targets(run, run[f"map_{name}"]) for name in ("xy", "xx", "yy")
     }
@@ -135,28 +135,28 @@ def _agreement(run: xr.Dataset, seed: int) -> pd.DataFrame:
     fit = stats.interval(
         tuple(products[name] for name in ("xy", "xx", "yy")), _r_squared, seed=seed
     )
-    for name, found in (("slope", slope), ("R² through the origin", fit)):
-        for token_class in found["token_class"].values:
+    for name, interval in (("slope", slope), ("R² through the origin", fit)):
+        for token_class in interval["token_class"].values:
             labels = {"token_class": token_class, "map": "first_order_map", "exact": "patch_edge"}
-            rows.append(_row(found.sel(token_class=token_class), measure=name, **labels))
+            rows.append(_row(interval.sel(token_class=token_class), measure=name, **labels))
     error = np.abs(run["completeness_error"]).where(run["has_patch"]) / run["magnitude"]
-    found = stats.mean_interval(100 * measures.mean_over_targets(run, error), seed=seed)
-    for token_class in found["token_class"].values:
+    interval = stats.mean_interval(100 * measures.mean_over_targets(run, error), seed=seed)
+    for token_class in interval["token_class"].values:
         labels = {"token_class": token_class, "map": "first_order_map", "exact": "joint_edge"}
         rows.append(
-            _row(found.sel(token_class=token_class), measure="completeness error", **labels)
+            _row(interval.sel(token_class=token_class), measure="completeness error", **labels)
         )
     frame = pd.DataFrame(rows)
     return frame[frame.n > 0].reset_index(drop=True)
 
 
 def _origins(run: xr.Dataset, seed: int) -> pd.DataFrame:
-    found = measures.per_image(run, "image_by_origin")
-    mean = stats.mean_interval(found, seed=seed)
-    share = stats.share_interval(found, found.sum("origin", skipna=False), seed=seed)
+    origins = measures.per_image(run, "image_by_origin")
+    mean = stats.mean_interval(origins, seed=seed)
+    share = stats.share_interval(origins, origins.sum("origin", skipna=False), seed=seed)
     ends = {name: f"share_{name}" for name in ("estimate", "lower", "upper")}
-    both = mean.merge(share[list(ends)].rename(ends))
-    frame = both.to_dataframe(dim_order=["token_class", "origin"]).reset_index()
+    intervals = mean.merge(share[list(ends)].rename(ends))
+    frame = intervals.to_dataframe(dim_order=["token_class", "origin"]).reset_index()
     return frame[frame.n > 0].reset_index(drop=True)
 
 
@@ -170,9 +170,9 @@ def _masses(run: xr.Dataset, seed: int) -> pd.DataFrame:
     for name in measures.MASSES:
         interval = stats.mean_interval(measures.mean_over_targets(run, run[name]), seed=seed)
         for token_class in interval["token_class"].values:
-            one = interval.sel(token_class=token_class)
-            for factor in one["factor"].values if "factor" in one.dims else [None]:
-                cell = one if factor is None else one.sel(factor=factor)
+            group = interval.sel(token_class=token_class)
+            for factor in group["factor"].values if "factor" in group.dims else [None]:
+                cell = group if factor is None else group.sel(factor=factor)
                 label = str(name) if factor is None else f"{name} {factor}"
                 rows.append(_row(cell, token_class=token_class, measure=label))
     frame = pd.DataFrame(rows)
@@ -202,30 +202,30 @@ def _controls(records: list[dict] | None, seed: int) -> pd.DataFrame | None:
     return frame.drop(columns="passes")
 
 
-def tables(found: Indirect) -> dict[str, pd.DataFrame]:
+def tables(indirect: Indirect) -> dict[str, pd.DataFrame]:
     """Every table by file name."""
-    judged = [vars(j) | {"passing": ", ".join(j.passing)} for j in found.verdicts.judgements]
+    judged = [vars(j) | {"passing": ", ".join(j.passing)} for j in indirect.verdicts.judgements]
     dims = {
-        "path_classes": found.classes,
-        "node_effects": found.nodes,
-        "mediated_roles": found.roles,
-        "natural_effects": found.natural,
-        "interactions": found.pairs,
-        "direct_writes": found.writes,
+        "path_classes": indirect.classes,
+        "node_effects": indirect.nodes,
+        "mediated_roles": indirect.roles,
+        "natural_effects": indirect.natural,
+        "interactions": indirect.pairs,
+        "direct_writes": indirect.writes,
     }
-    made = {
+    frames = {
         name: one.to_dataframe(dim_order=[d for d in COLUMNS if d in one.dims]).reset_index()
         for name, one in dims.items()
     }
-    made = {name: frame[frame.n > 0].reset_index(drop=True) for name, frame in made.items()}
-    made |= {
+    frames = {name: frame[frame.n > 0].reset_index(drop=True) for name, frame in frames.items()}
+    frames |= {
         "verdict": pd.DataFrame(judged),
-        "verdict_cells": found.verdicts.cells,
-        "verdict_gates": found.verdicts.gates,
-        "modes": found.modes,
-        "origins": found.origins,
-        "map_agreement": found.agreement,
-        "masses": found.masses,
+        "verdict_cells": indirect.verdicts.cells,
+        "verdict_gates": indirect.verdicts.gates,
+        "modes": indirect.modes,
+        "origins": indirect.origins,
+        "map_agreement": indirect.agreement,
+        "masses": indirect.masses,
     }
-    optional = {"controls": found.controls, "families": found.families}
-    return made | {name: frame for name, frame in optional.items() if frame is not None}
+    optional = {"controls": indirect.controls, "families": indirect.families}
+    return frames | {name: frame for name, frame in optional.items() if frame is not None}

@@ -37,15 +37,21 @@ def compare(first: xr.Dataset, second: xr.Dataset) -> pd.DataFrame:
         raise ValueError(
             "expected the same prompts and texts in both runs, got others; extract them together"
         )
-    both = [_quantities(run) for run in runs]
+    quantities = [_quantities(run) for run in runs]
     rows = []
-    for name in both[0]:
-        one, other = (found[name] for found in both)
-        columns = {"first": one, "second": other, "difference": other - one}
-        found = {k: stats.mean_interval(v, seed=first.attrs["seed"]) for k, v in columns.items()}
-        for token_class in one["token_class"].values:
+    for name in quantities[0]:
+        first_values, second_values = (found[name] for found in quantities)
+        columns = {
+            "first": first_values,
+            "second": second_values,
+            "difference": second_values - first_values,
+        }
+        intervals = {
+            k: stats.mean_interval(v, seed=first.attrs["seed"]) for k, v in columns.items()
+        }
+        for token_class in first_values["token_class"].values:
             row = {"token_class": str(token_class), "quantity": name}
-            for key, interval in found.items():
+            for key, interval in intervals.items():
                 cell = interval.sel(token_class=token_class)
                 row |= {f"{key}_{b}": float(cell[b]) for b in ("estimate", "lower", "upper")}
                 row["n"] = int(cell["n"])
@@ -63,19 +69,19 @@ def _quantities(run: xr.Dataset) -> dict[str, xr.DataArray]:
     """Per-image means by name, (token_class, sample)."""
     image = {"source_set": "image", "drop": True}
     effect = measures.per_image(run, "effect").sel(**image)
-    found = {
+    by_name = {
         "log-probability of the token [nat]": measures.per_image(run, "log_probability"),
         "edge effect of the image [logit]": measures.per_image(run, "total").sel(**image),
     }
     for path in effect["path"].values:
-        found[f"edge effect: {PATH_TITLES[str(path)]} [logit]"] = effect.sel(path=path, drop=True)
+        by_name[f"edge effect: {PATH_TITLES[str(path)]} [logit]"] = effect.sel(path=path, drop=True)
     if "shapley" in run:
         at = {"visual_set": "image", "gauge": "centered", "norm": "live", "drop": True}
         total = measures.per_image(run, "shapley_total").sel(**at)
         direct = measures.per_image(run, "shapley").sel(path_class=PATH_CLASSES[0], **at)
         for reference in total["reference"].values:
-            one = {"reference": reference, "drop": True}
-            te, p1 = total.sel(**one), direct.sel(**one)
-            found[f"total effect of the image, {reference} [logit]"] = te
-            found[f"Δ, direct minus the rest, {reference} [logit]"] = 2 * p1 - te
-    return found
+            at_reference = {"reference": reference, "drop": True}
+            te, p1 = total.sel(**at_reference), direct.sel(**at_reference)
+            by_name[f"total effect of the image, {reference} [logit]"] = te
+            by_name[f"Δ, direct minus the rest, {reference} [logit]"] = 2 * p1 - te
+    return by_name

@@ -55,19 +55,19 @@ def _of_sample(measurer: Measurer, untrained: Measurer, sample: Sample, text) ->
     """
     answer = sample.answer if text is None else text.answer
     grid = embed(measurer.vlm, open_image(sample.image))[1]
-    other = measurer.pool.other(sample, answer, grid, measurer.seed)
-    wrong = replace(sample, image=_image_like(other, sample), twin=None)
+    donor = measurer.pool.other(sample, answer, grid, measurer.seed)
+    wrong = replace(sample, image=_image_like(donor, sample), twin=None)
     return [
         *_record("random weights", untrained, sample, None),
-        *_record("shuffled targets", measurer, sample, text, targets_of=other),
+        *_record("shuffled targets", measurer, sample, text, targets_of=donor),
         *_record("wrong image", measurer, wrong, text),
     ]
 
 
-def _image_like(other: Sample, sample: Sample):
-    """The other's image at the sample's size, so that boxes and grid stay."""
+def _image_like(donor: Sample, sample: Sample):
+    """The donor's image at the sample's size, so that boxes and grid stay."""
     size = open_image(sample.image).size
-    return open_image(other.image).resize(size)
+    return open_image(donor.image).resize(size)
 
 
 def _record(control, measurer: Measurer, sample, text, targets_of=None) -> list[dict]:
@@ -75,22 +75,30 @@ def _record(control, measurer: Measurer, sample, text, targets_of=None) -> list[
     vlm, pool, seed = measurer.vlm, measurer.pool, measurer.seed
     kinds = REFERENCES if control == "random weights" else ("mean",)
     # The random model explains the reference text; it has none of its own.
-    asked = {"completion": text}
-    found = interp.extract.references(vlm, sample, pool=pool, kinds=kinds, seed=seed, **asked)
-    tokens = interp.extract.ledger(vlm, sample, detail="summary", **asked)
+    options = {"completion": text}
+    references = interp.extract.references(
+        vlm, sample, pool=pool, kinds=kinds, seed=seed, **options
+    )
+    tokens = interp.extract.ledger(vlm, sample, detail="summary", **options)
     is_answer = tokens["target_role"].values == "answer"
-    asked["positions"] = tokens["target_position"].values[is_answer].tolist()
+    options["positions"] = tokens["target_position"].values[is_answer].tolist()
     if targets_of is not None:
         ids = vlm.processor.tokenizer(targets_of.answer, add_special_tokens=False).input_ids
         own = tokens["target_token_id"].values[is_answer].tolist()
         # Where both answers share a token, that target would not be shuffled.
-        kept = [k for k, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b]
-        asked["positions"] = [asked["positions"][k] for k in kept]
-        asked["targets"] = [ids[k] for k in kept]
-        if not kept:
+        indices = [k for k, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b]
+        options["positions"] = [options["positions"][k] for k in indices]
+        options["targets"] = [ids[k] for k in indices]
+        if not indices:
             return []
     ds = interp.extract.shapley(
-        vlm, sample, references=found, sources=["image"], gauge=GAUGES, foils="runner-up", **asked
+        vlm,
+        sample,
+        references=references,
+        sources=["image"],
+        gauge=GAUGES,
+        foils="runner-up",
+        **options,
     )
     total = (
         ds["total"]

@@ -18,35 +18,37 @@ from interp.store import opening as store
 N_EXAMPLES = 5
 
 
-def draw(found: Findings, run_path: Path) -> dict[str, Figure | None]:
+def draw(findings: Findings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name; None for those that the run has no numbers for."""
     plots.use_style()
     return {
-        "paths": paths(found),
-        "shares": shares(found),
-        "by_layer": by_layer(found),
-        "scatter": scatter(found),
-        "verdict": verdict(found),
-        "path_classes": path_classes(found),
-        "nodes": nodes(found),
-        "examples": examples(found, run_path),
-        "exactness": exactness(found),
+        "paths": paths(findings),
+        "shares": shares(findings),
+        "by_layer": by_layer(findings),
+        "scatter": scatter(findings),
+        "verdict": verdict(findings),
+        "path_classes": path_classes(findings),
+        "nodes": nodes(findings),
+        "examples": examples(findings, run_path),
+        "exactness": exactness(findings),
     }
 
 
-def _classes(found: Findings) -> list[str]:
+def _classes(findings: Findings) -> list[str]:
     """Token classes that the run has."""
     return [
-        str(c) for c in found.paths["token_class"].values if (found.run["target_role"] == c).any()
+        str(c)
+        for c in findings.paths["token_class"].values
+        if (findings.run["target_role"] == c).any()
     ]
 
 
-def paths(found: Findings) -> Figure:
+def paths(findings: Findings) -> Figure:
     """Mean effect by path and source set, a panel per token class."""
-    classes = _classes(found)
+    classes = _classes(findings)
     figure, axes = plt.subplots(len(classes), 1, figsize=(7.2, 2.7 * len(classes)), squeeze=False)
     for token_class, ax in zip(classes, axes[:, 0], strict=True):
-        interval = found.paths.sel(token_class=token_class)
+        interval = findings.paths.sel(token_class=token_class)
         interval = interval.isel(source_set=(interval["n"].sel(path="total") > 0).values)
         plots.path_means(interval.transpose("source_set", "path"), ax)
         ax.set_title(f"Targets: {token_class} tokens")
@@ -54,11 +56,11 @@ def paths(found: Findings) -> Figure:
     return figure
 
 
-def verdict(found: Findings) -> Figure | None:
+def verdict(findings: Findings) -> Figure | None:
     """Δ in every cell, a panel per token class and source set; None without Shapley values."""
-    if found.indirect is None:
+    if findings.indirect is None:
         return None
-    cells = found.indirect.verdicts.cells
+    cells = findings.indirect.verdicts.cells
     cells = cells.assign(label=[cell_name(row) for _, row in cells.iterrows()])
     labels = list(dict.fromkeys(cells["label"]))
     panels = list(cells.groupby(["token_class", "source_set"], sort=False))
@@ -76,23 +78,23 @@ def verdict(found: Findings) -> Figure | None:
     return figure
 
 
-def path_classes(found: Findings) -> Figure | None:
+def path_classes(findings: Findings) -> Figure | None:
     """Mean Shapley values of the image's path classes, a panel per token class."""
-    return _by_reference(found, "classes", plots.class_means)
+    return _by_reference(findings, "classes", plots.class_means)
 
 
-def nodes(found: Findings) -> Figure | None:
+def nodes(findings: Findings) -> Figure | None:
     """Mean node effects of the image by path, a panel per token class."""
-    return _by_reference(found, "nodes", plots.node_means)
+    return _by_reference(findings, "nodes", plots.node_means)
 
 
-def _by_reference(found: Findings, name: str, draw) -> Figure | None:
-    if found.indirect is None:
+def _by_reference(findings: Findings, name: str, draw) -> Figure | None:
+    if findings.indirect is None:
         return None
     chosen = {"visual_set": "image", "gauge": "centered", "norm": "live"}
-    interval = getattr(found.indirect, name)
+    interval = getattr(findings.indirect, name)
     interval = interval.sel({k: v for k, v in chosen.items() if k in interval.dims})
-    classes = _classes(found)
+    classes = _classes(findings)
     figure, axes = plt.subplots(1, len(classes), figsize=(3.9 * len(classes), 3.0), squeeze=False)
     for token_class, ax in zip(classes, axes[0], strict=True):
         draw(interval.sel(token_class=token_class), ax)
@@ -102,45 +104,45 @@ def _by_reference(found: Findings, name: str, draw) -> Figure | None:
     return figure
 
 
-def shares(found: Findings) -> Figure:
+def shares(findings: Findings) -> Figure:
     """Direct share where the total effect passes the gate."""
     figure, ax = plt.subplots(figsize=(6.2, 2.8))
-    plots.shares(found.shares.where(found.shares["is_shown"]), ax)
+    plots.shares(findings.shares.where(findings.shares["is_shown"]), ax)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     return figure
 
 
-def by_layer(found: Findings) -> Figure:
+def by_layer(findings: Findings) -> Figure:
     """Mean effect of the image by layer."""
-    classes = _classes(found)
+    classes = _classes(findings)
     figure, axes = plt.subplots(1, len(classes), figsize=(3.6 * len(classes), 2.7), squeeze=False)
     for token_class, ax in zip(classes, axes[0], strict=True):
-        plots.by_layer(found.layers.sel(token_class=token_class), ax)
+        plots.by_layer(findings.layers.sel(token_class=token_class), ax)
         ax.set_title(f"Targets: {token_class} tokens")
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     return figure
 
 
-def scatter(found: Findings) -> Figure:
+def scatter(findings: Findings) -> Figure:
     """Direct part against total effect, one point per target."""
     figure, ax = plt.subplots(figsize=(5.4, 4.6))
-    plots.direct_against_total(points(found), ax)
+    plots.direct_against_total(points(findings), ax)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 
-def exactness(found: Findings) -> Figure:
+def exactness(findings: Findings) -> Figure:
     """Distribution of relative errors."""
     figure, ax = plt.subplots(figsize=(4.6, 2.6))
-    plots.errors(found.errors, ax, found.bound)
+    plots.errors(findings.errors, ax, findings.bound)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
-def examples(found: Findings, run_path: Path) -> Figure | None:
+def examples(findings: Findings, run_path: Path) -> Figure | None:
     """The first scene of each family with direct maps; None for a run without images or maps."""
-    run = found.run
+    run = findings.run
     first = {str(f): i for i, f in reversed(list(enumerate(run["family"].values)))}
     chosen = sorted(first.values())[:N_EXAMPLES]
     ids = [str(run["sample"].values[i]) for i in chosen]
@@ -153,15 +155,15 @@ def examples(found: Findings, run_path: Path) -> Figure | None:
     figure, axes = plt.subplots(
         len(heights), 3, figsize=(7.2, 1.75 * len(ids)), height_ratios=heights, squeeze=False
     )
-    for row, name, i, both in zip(axes, ids, chosen, drawn, strict=False):
+    for row, name, i, arrays in zip(axes, ids, chosen, drawn, strict=False):
         image = Image.open(store.image_path(run_path, name))
-        one = run.isel(sample=i)
-        boxes = one["box"].values[: int(one["n_boxes"])]
+        sample = run.isel(sample=i)
+        boxes = sample["box"].values[: int(sample["n_boxes"])]
         plots.scene(image, boxes, row[0])
         aspect = image.height / image.width
-        for ax, array, limit in zip(row[1:], both, limits, strict=True):
+        for ax, array, limit in zip(row[1:], arrays, limits, strict=True):
             plots.signed_map(array, boxes, ax, limit=limit, aspect=aspect)
-        row[0].set_ylabel(_caption(one), rotation=0, ha="right", va="center", fontsize=7)
+        row[0].set_ylabel(_caption(sample), rotation=0, ha="right", va="center", fontsize=7)
     for ax, title in zip(
         axes[0], ("image and evidence", "answer", "thinking, summed"), strict=True
     ):
@@ -176,19 +178,21 @@ def examples(found: Findings, run_path: Path) -> Figure | None:
 
 def _example(run: xr.Dataset, index: int) -> tuple[xr.DataArray, xr.DataArray]:
     """Direct maps of one sample: of its answer tokens and of its thinking tokens, each summed."""
-    one = run.isel(sample=index)
-    direct = one["direct"].isel(target=(run["target_sample"] == one["sample"]).values)
+    sample = run.isel(sample=index)
+    direct = sample["direct"].isel(target=(run["target_sample"] == sample["sample"]).values)
     return tuple(
         maps.on_grid(direct.isel(target=(direct["target_role"] == role).values).sum("target"))
         for role in ("answer", "thinking")
     )
 
 
-def _caption(one: xr.Dataset) -> str:
+def _caption(sample: xr.Dataset) -> str:
     right = (
-        "right" if bool(one["is_correct"]) else f"wrong, should be {one['reference_answer'].item()}"
+        "right"
+        if bool(sample["is_correct"])
+        else f"wrong, should be {sample['reference_answer'].item()}"
     )
-    if one.attrs["text"] == "reference":
+    if sample.attrs["text"] == "reference":
         right = "reference text"
-    question = textwrap.fill(str(one["question"].item()), 24)
-    return f"{question}\n→ {one['answer'].item()} ({right})"
+    question = textwrap.fill(str(sample["question"].item()), 24)
+    return f"{question}\n→ {sample['answer'].item()} ({right})"

@@ -92,12 +92,16 @@ def _accuracy(run: xr.Dataset) -> pd.DataFrame | None:
     return pd.DataFrame(rows)
 
 
-def missed_marks(found: Findings) -> list[str] | None:
+def missed_marks(findings: Findings) -> list[str] | None:
     """Where the embedded model's answers fall short of its mark; None for other models and text."""
-    if found.accuracy is None or found.run.attrs["model"] != "tiny" or found.run.attrs["adapter"]:
+    if (
+        findings.accuracy is None
+        or findings.run.attrs["model"] != "tiny"
+        or findings.run.attrs["adapter"]
+    ):
         return None
-    goals = [MARK["all" if name == "all" else "family"] for name in found.accuracy["family"]]
-    return found.accuracy["family"][found.accuracy["accuracy"] < goals].tolist()
+    goals = [MARK["all" if name == "all" else "family"] for name in findings.accuracy["family"]]
+    return findings.accuracy["family"][findings.accuracy["accuracy"] < goals].tolist()
 
 
 def table(interval: xr.Dataset) -> pd.DataFrame:
@@ -110,35 +114,41 @@ def table(interval: xr.Dataset) -> pd.DataFrame:
     return interval.to_dataframe(dim_order=dims).reset_index()
 
 
-def tables(found: Findings) -> dict[str, pd.DataFrame]:
+def tables(findings: Findings) -> dict[str, pd.DataFrame]:
     """Every table of the report by file name."""
     errors = {
-        name: {"median": float(array.median()), "largest": float(array.max()), "bound": found.bound}
-        for name, array in found.errors.items()
+        name: {
+            "median": float(array.median()),
+            "largest": float(array.max()),
+            "bound": findings.bound,
+        }
+        for name, array in findings.errors.items()
     }
-    made = {
-        "paths": table(found.paths),
-        "shares": table(found.shares),
-        "margins": table(found.margins),
-        "by_layer": table(found.layers),
+    frames = {
+        "paths": table(findings.paths),
+        "shares": table(findings.shares),
+        "margins": table(findings.margins),
+        "by_layer": table(findings.layers),
         "exactness": pd.DataFrame(errors).T.rename_axis("check").reset_index(),
-        "targets": _targets(found),
+        "targets": _targets(findings),
     }
-    if found.indirect is not None:
-        made |= indirect.tables(found.indirect)
-    return made if found.accuracy is None else made | {"accuracy": found.accuracy}
+    if findings.indirect is not None:
+        frames |= indirect.tables(findings.indirect)
+    return frames if findings.accuracy is None else frames | {"accuracy": findings.accuracy}
 
 
-def _targets(found: Findings) -> pd.DataFrame:
+def _targets(findings: Findings) -> pd.DataFrame:
     """One row per target: total and direct effect of every source set, and the errors."""
     names = ["target_sample", "target_position", "target_token", "target_role"]
-    frame = pd.DataFrame({name: found.run[name].values for name in names})
-    for source_set in found.run["source_set"].values:
-        one = found.run.sel(source_set=source_set)
-        frame[f"total_{source_set}"] = one["total"].where(one["is_defined"]).values
-        direct = one["effect"].sel(path="direct").where(one["is_defined"])
+    frame = pd.DataFrame({name: findings.run[name].values for name in names})
+    for source_set in findings.run["source_set"].values:
+        effects = findings.run.sel(source_set=source_set)
+        frame[f"total_{source_set}"] = effects["total"].where(effects["is_defined"]).values
+        direct = effects["effect"].sel(path="direct").where(effects["is_defined"])
         frame[f"direct_{source_set}"] = direct.values
-    return frame.assign(**{f"error_{name}": array.values for name, array in found.errors.items()})
+    return frame.assign(
+        **{f"error_{name}": array.values for name, array in findings.errors.items()}
+    )
 
 
 def reading(total: xr.Dataset) -> str:
@@ -151,20 +161,20 @@ def reading(total: xr.Dataset) -> str:
     return "no effect" if low > -GATE and high < GATE else "undecided"
 
 
-def is_exact(found: Findings) -> bool:
+def is_exact(findings: Findings) -> bool:
     """Whether every target of the run keeps its bound."""
-    return all(bool((array <= found.bound).all()) for array in found.errors.values())
+    return all(bool((array <= findings.bound).all()) for array in findings.errors.values())
 
 
-def points(found: Findings, source_set: str = "image") -> dict[str, xr.Dataset]:
+def points(findings: Findings, source_set: str = "image") -> dict[str, xr.Dataset]:
     """Direct part and total effect of every target, by token class."""
-    one = found.run[["effect", "total"]].sel(source_set=source_set)
-    both = xr.Dataset(
-        {"direct": one["effect"].sel(path="direct", drop=True), "total": one["total"]}
+    effects = findings.run[["effect", "total"]].sel(source_set=source_set)
+    per_target = xr.Dataset(
+        {"direct": effects["effect"].sel(path="direct", drop=True), "total": effects["total"]}
     )
-    role = found.run["target_role"].values
+    role = findings.run["target_role"].values
     return {
-        name: both.isel(target=np.flatnonzero(role == name))
+        name: per_target.isel(target=np.flatnonzero(role == name))
         for name in measures.TOKEN_CLASSES
         if (role == name).any()
     }

@@ -67,8 +67,8 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
                 "adapter or a fine-tuned copy"
             )
         del vlm
-        said = certificate(second, options)
-        recipe = Measurement(second, samples, options, certificate=said, texts_of=path)
+        model_certificate = certificate(second, options)
+        recipe = Measurement(second, samples, options, certificate=model_certificate, texts_of=path)
         write_run(compared_path(path), samples, recipe, options)
     return [path]
 
@@ -112,20 +112,20 @@ class Measurement:
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:
         """One shard: those of the samples that work, the others with their reason."""
         texts = self._texts(samples, budget)
-        found = self.measurer.measure(list(zip(samples, texts, strict=True)), budget)
-        statuses, made = {}, []
-        for sample, text, one in zip(samples, texts, found, strict=True):
-            error = one if isinstance(one, Exception) else None
+        outcomes = self.measurer.measure(list(zip(samples, texts, strict=True)), budget)
+        statuses, triples = {}, []
+        for sample, text, outcome in zip(samples, texts, outcomes, strict=True):
+            error = outcome if isinstance(outcome, Exception) else None
             statuses[sample.id] = status(sample, error) | _written(sample, text)
             if error is None:
-                made.append((sample, text, one))
-        facts = {"codes": {code_version(): len(made)}}
-        if not made:
+                triples.append((sample, text, outcome))
+        facts = {"codes": {code_version(): len(triples)}}
+        if not triples:
             return Shard(None, statuses, facts)
-        facts["data_hashes"] = {sample.id: sample.fingerprint for sample, *_ in made}
-        facts["attributes"] = {k: v for k, v in made[0][2].attrs.items() if k in COMMON}
-        shard = _stacked(made)
-        sizes = {sample.id: _size(self.measurer.vlm, one) for sample, _, one in made}
+        facts["data_hashes"] = {sample.id: sample.fingerprint for sample, *_ in triples}
+        facts["attributes"] = {k: v for k, v in triples[0][2].attrs.items() if k in COMMON}
+        shard = _stacked(triples)
+        sizes = {sample.id: _size(self.measurer.vlm, one) for sample, _, one in triples}
         if self.options.detail == "summary":
             shard = measures.condensed(shard)
         return Shard(shard, statuses, facts, sizes)
@@ -149,13 +149,13 @@ class Measurement:
 
 def _written(sample: Sample, text: Text) -> dict:
     """Whether the model, if it was asked, was right; explained or not."""
-    said = {"family": sample.family}
+    entry = {"family": sample.family}
     if isinstance(text, Completion):
-        said |= {
+        entry |= {
             "is_correct": is_right(text.answer, sample.answer),
             "is_complete": text.is_complete,
         }
-    return said
+    return entry
 
 
 def _size(vlm, measured: xr.Dataset) -> tuple[int, int]:
@@ -164,10 +164,10 @@ def _size(vlm, measured: xr.Dataset) -> tuple[int, int]:
     return (int(measured["column"].max()) + 1) * cell, (int(measured["row"].max()) + 1) * cell
 
 
-def _stacked(made: list[tuple]) -> xr.Dataset:
+def _stacked(triples: list[tuple]) -> xr.Dataset:
     """One dataset from the samples' own and what a report needs to know about them."""
-    samples = [sample for sample, *_ in made]
-    texts = [text for _, text, _ in made]
+    samples = [sample for sample, *_ in triples]
+    texts = [text for _, text, _ in triples]
     boxes = filled([np.zeros((0, 4)) if s.boxes is None else s.boxes for s in samples], np.nan)
     answers = [s.answer if c is None else c.answer for s, c in zip(samples, texts, strict=True)]
     ids = filled([np.array([] if c is None else c.token_ids, dtype=int) for c in texts], -1)
@@ -187,4 +187,4 @@ def _stacked(made: list[tuple]) -> xr.Dataset:
         | {"text_token_id": (("sample", "text_token"), ids)},
         coords={"sample": [s.id for s in samples]},
     )
-    return stack([one for *_, one in made], facts)
+    return stack([one for *_, one in triples], facts)

@@ -26,47 +26,47 @@ def make_report(run_path: Path) -> Report:
         ValueError: a run that cannot be opened.
     """
     run = interp.open_run(run_path)
-    found = findings.find(run)
-    tables = findings.tables(found)
+    results = findings.find(run)
+    tables = findings.tables(results)
     second = comparison.compared_path(run_path)
     compared = interp.open_run(second) if second.is_dir() else None
     if compared is not None:
         tables["comparison"] = comparison.compare(run, compared)
     return Report(
         name="direct_vs_indirect",
-        run=found.run,
+        run=results.run,
         run_path=run_path,
-        draw=partial(figures.draw, found, run_path),
+        draw=partial(figures.draw, results, run_path),
         tables=tables,
-        page=_page(found, _compared(tables, compared)),
+        page=_page(results, _compared(tables, compared)),
         linked="before_after",
-        records={} if found.indirect is None else {"verdict": _verdict(found)},
+        records={} if results.indirect is None else {"verdict": _verdict(results)},
     )
 
 
-def _page(found: Findings, compared: dict | None) -> dict:
+def _page(results: Findings, compared: dict | None) -> dict:
     """Values that fill the template."""
-    run = found.run
+    run = results.run
     skipped = [
         (name, entry["reason"])
         for name, entry in run.attrs["statuses"].items()
         if entry["status"] != "ok"
     ]
     return dict(
-        headline=headlines(found),
-        share_rows=_share_rows(found),
-        path_rows=_path_rows(found),
-        accuracy=None if found.accuracy is None else found.accuracy.to_dict("records"),
+        headline=headlines(results),
+        share_rows=_share_rows(results),
+        path_rows=_path_rows(results),
+        accuracy=None if results.accuracy is None else results.accuracy.to_dict("records"),
         compared=compared,
-        **_indirect(found),
-        missed=findings.missed_marks(found),
+        **_indirect(results),
+        missed=findings.missed_marks(results),
         mark=MARK,
         n_incomplete=sum(not e.get("is_complete", True) for e in run.attrs["statuses"].values()),
         box_share=float(run["box_share"].mean()) if run["box_share"].notnull().any() else None,
-        errors={name: (float(a.median()), float(a.max())) for name, a in found.errors.items()},
+        errors={name: (float(a.median()), float(a.max())) for name, a in results.errors.items()},
         certificate=run.attrs.get("certificate"),
-        bound=found.bound,
-        is_exact=findings.is_exact(found),
+        bound=results.bound,
+        is_exact=findings.is_exact(results),
         skipped=skipped,
         reduced=list(run.attrs.get("reduced", {})),
         gate=verdict.GATE,
@@ -89,39 +89,39 @@ def _compared(tables: dict[str, pd.DataFrame], second: xr.Dataset | None) -> dic
     return {"rows": rows, **{key: second.attrs.get(key, "") for key in keys}}
 
 
-def _indirect(found: Findings) -> dict:
+def _indirect(results: Findings) -> dict:
     """Values of the sections beyond edge effects; empty for a run of edge effects alone."""
-    more = found.indirect
-    if more is None:
+    indirect = results.indirect
+    if indirect is None:
         return {"verdicts": None}
-    headline = more.verdicts.cells.query("token_class == 'answer' and source_set == 'image'")
+    headline = indirect.verdicts.cells.query("token_class == 'answer' and source_set == 'image'")
     return {
-        "verdicts": [(j, verdict_sentence(j)) for j in more.verdicts.judgements],
+        "verdicts": [(j, verdict_sentence(j)) for j in indirect.verdicts.judgements],
         "cells": [
             {"name": verdict.cell_name(row), "n": row["n"], "votes": row["votes"]}
             | {name: _cell_text(row, name) for name in CELL_NUMBERS}
             for row in headline.to_dict("records")
         ],
-        "gates": _with_text(more.verdicts.gates),
-        "modes": [_mode_row(row) for row in more.modes.to_dict("records")],
+        "gates": _with_text(indirect.verdicts.gates),
+        "modes": [_mode_row(row) for row in indirect.modes.to_dict("records")],
         "families": None
-        if more.families is None
+        if indirect.families is None
         else [
             row | {name: _cell_text(row, name) for name in ("te", "delta", "share")}
-            for row in more.families.query("gauge == 'centered' and n > 0").to_dict("records")
+            for row in indirect.families.query("gauge == 'centered' and n > 0").to_dict("records")
         ],
-        "natural": _natural_rows(more),
-        "references": more.natural["reference"].values.tolist(),
+        "natural": _natural_rows(indirect),
+        "references": indirect.natural["reference"].values.tolist(),
         "origins": [
             row | {"text": intervals.text(row), "share": intervals.text(row, "share_")}
-            for row in more.origins.to_dict("records")
+            for row in indirect.origins.to_dict("records")
         ],
-        "agreement": _with_text(more.agreement),
-        "masses": _with_text(more.masses),
-        "controls": None if more.controls is None else _with_text(more.controls),
+        "agreement": _with_text(indirect.agreement),
+        "masses": _with_text(indirect.masses),
+        "controls": None if indirect.controls is None else _with_text(indirect.controls),
         "rules": {"images": verdict.LEAST_IMAGES, "negative": verdict.MOST_NEGATIVE},
-        "n_sinks": int(found.run["n_sinks"].sum()),
-        "peak": float(found.run["largest_peak"].max()),
+        "n_sinks": int(results.run["n_sinks"].sum()),
+        "peak": float(results.run["largest_peak"].max()),
     }
 
 
@@ -143,9 +143,9 @@ def _mode_row(row: dict) -> dict:
     }
 
 
-def _verdict(found: Findings) -> dict:
+def _verdict(results: Findings) -> dict:
     """The verdict with its rule, gates and cells, for machines."""
-    verdicts = found.indirect.verdicts
+    verdicts = results.indirect.verdicts
     return {
         "rule": {
             "gate_logit": verdict.GATE,
@@ -160,14 +160,14 @@ def _verdict(found: Findings) -> dict:
     }
 
 
-def _natural_rows(more: Indirect) -> list[dict]:
+def _natural_rows(indirect: Indirect) -> list[dict]:
     """Natural effects and interactions for answer tokens and the image, by reference."""
     at = {"token_class": "answer", "visual_set": "image", "norm": "live", "gauge": "centered"}
     rows = []
-    for dim, found in (("measure", more.natural), ("pair", more.pairs)):
-        one = found.sel(at)
-        for name in one[dim].values:
-            cells = [one.sel({dim: name, "reference": r}) for r in one["reference"].values]
+    for dim, dataset in (("measure", indirect.natural), ("pair", indirect.pairs)):
+        effects = dataset.sel(at)
+        for name in effects[dim].values:
+            cells = [effects.sel({dim: name, "reference": r}) for r in effects["reference"].values]
             rows.append({"name": str(name), "cells": [intervals.text(cell) for cell in cells]})
     return rows
 
@@ -182,23 +182,23 @@ def _cell_text(row: dict, name: str) -> str:
     )
 
 
-def _share_rows(found: Findings) -> list[dict]:
+def _share_rows(results: Findings) -> list[dict]:
     rows = []
     for token_class in ("answer", "thinking"):
-        for source_set in found.shares["source_set"].values:
-            one = found.shares.sel(token_class=token_class, source_set=source_set)
-            total = found.paths.sel(token_class=token_class, source_set=source_set, path="total")
+        for source_set in results.shares["source_set"].values:
+            share = results.shares.sel(token_class=token_class, source_set=source_set)
+            total = results.paths.sel(token_class=token_class, source_set=source_set, path="total")
             if int(total["n"]) == 0:
                 continue
-            margin = found.margins.sel(token_class=token_class, source_set=source_set)
+            margin = results.margins.sel(token_class=token_class, source_set=source_set)
             rows.append(
                 {
                     "token_class": token_class,
                     "source_set": str(source_set),
                     "n": int(total["n"]),
                     "total": intervals.text(total),
-                    "share": intervals.text(one)
-                    if bool(one["is_shown"])
+                    "share": intervals.text(share)
+                    if bool(share["is_shown"])
                     else findings.reading(total),
                     "margin": intervals.text(margin),
                 }
@@ -206,16 +206,16 @@ def _share_rows(found: Findings) -> list[dict]:
     return rows
 
 
-def _path_rows(found: Findings) -> list[dict]:
-    one = found.paths.sel(source_set="image")
+def _path_rows(results: Findings) -> list[dict]:
+    effects = results.paths.sel(source_set="image")
     return [
         {
             "path": "total effect" if path == "total" else PATH_TITLES[str(path)],
             **{
-                str(c): intervals.text(one.sel(token_class=c, path=path), digits=3)
-                for c in one["token_class"].values
-                if int(one.sel(token_class=c, path=path)["n"])
+                str(c): intervals.text(effects.sel(token_class=c, path=path), digits=3)
+                for c in effects["token_class"].values
+                if int(effects.sel(token_class=c, path=path)["n"])
             },
         }
-        for path in one["path"].values
+        for path in effects["path"].values
     ]

@@ -61,32 +61,32 @@ class Measurer:
                 is no text.
             budget: ledgers and edge effects go in batches within it.
         """
-        found = list(pairs)
-        asked = [(k, p) for k, p in enumerate(pairs) if not isinstance(p[1], Exception)]
-        shared = self._in_batches([p for _, p in asked], budget)
-        for (k, (sample, text)), one in zip(asked, shared, strict=True):
-            found[k] = one
-            if not isinstance(one, Exception):
-                found[k] = attempt(self._merged, sample, text, *one)
-        return [p[1] if isinstance(p, tuple) else p for p in found]
+        outcomes = list(pairs)
+        numbered_pairs = [(k, p) for k, p in enumerate(pairs) if not isinstance(p[1], Exception)]
+        shared = self._in_batches([p for _, p in numbered_pairs], budget)
+        for (k, (sample, text)), outcome in zip(numbered_pairs, shared, strict=True):
+            outcomes[k] = outcome
+            if not isinstance(outcome, Exception):
+                outcomes[k] = attempt(self._merged, sample, text, *outcome)
+        return [p[1] if isinstance(p, tuple) else p for p in outcomes]
 
     def _in_batches(self, pairs: list[tuple], budget: Budget) -> Iterator[tuple | Exception]:
         """Ledger and edge effects in every mode, from one forward per batch; or why not."""
         detail = "full" if self.detail == "full" else "tokens"
         calls = [("ledger", {"detail": detail}), *(("effects", {"mode": m}) for m in self.modes)]
-        given = [(sample, {"completion": text}) for sample, text in pairs]
+        inputs = [(sample, {"completion": text}) for sample, text in pairs]
         # A batch of one is computed in chunks; it need not fit at once.
         memory = budget.max_memory if budget.batch_size > 1 else ENOUGH
         at = 0
-        while at < len(given):
-            some = given[at:] if budget.batch_size > 1 else given[at : at + 1]
+        while at < len(inputs):
+            some = inputs[at:] if budget.batch_size > 1 else inputs[at : at + 1]
             try:
-                found = interp.extract.each(
+                results = interp.extract.each(
                     calls, self.vlm, some, max_memory=memory, gauge=self.gauge
                 )
-                for one in found:
+                for result in results:
                     at += 1
-                    yield one
+                    yield result
             except (ValueError, RuntimeError, TypeError, OSError) as error:
                 if is_out_of_memory(error) and budget.batch_size > 1:
                     raise
@@ -101,19 +101,19 @@ class Measurer:
         Raises:
             ValueError: as the functions of `interp.extract`.
         """
-        asked = {"completion": completion, "gauge": self.gauge}
+        options = {"completion": completion, "gauge": self.gauge}
         parts = [ledger, _edges(self.modes, effects, ledger)]
         if self.pool is not None:
             # Without another answer in the pool, "other" is not defined; the sample stays.
             answer = sample.answer if completion is None else completion.answer
             has_other = bool(self.pool.candidates(sample, answer))
             kinds = [kind for kind in REFERENCES if kind != "other" or has_other]
-            found = interp.extract.references(
+            references = interp.extract.references(
                 self.vlm, sample, pool=self.pool, kinds=kinds, completion=completion, seed=self.seed
             )
-            parts += _nodes(self.vlm, sample, found, asked, ledger)
-            parts.append(_patches(self, sample, found["mean"], asked, ledger))
-            parts.append(_origins(self.vlm, sample, asked))
+            parts += _nodes(self.vlm, sample, references, options, ledger)
+            parts.append(_patches(self, sample, references["mean"], options, ledger))
+            parts.append(_origins(self.vlm, sample, options))
         merged = xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
         return describe(merged)
 
@@ -129,16 +129,21 @@ def _edges(names: tuple[str, ...], effects: Iterable[xr.Dataset], ledger: xr.Dat
     return edges
 
 
-def _nodes(vlm, sample, found, asked, ledger) -> list[xr.Dataset]:
+def _nodes(vlm, sample, references, options, ledger) -> list[xr.Dataset]:
     """Node effects and Shapley values of the visual sets, with every reference."""
-    foils = contrast_foils(found, ledger)
-    nodes = interp.extract.node_effects(vlm, sample, references=found, **asked)
+    foils = contrast_foils(references, ledger)
+    nodes = interp.extract.node_effects(vlm, sample, references=references, **options)
     shares = interp.extract.shapley(
-        vlm, sample, references=found, completion=asked["completion"], gauge=GAUGES, foils=foils
+        vlm,
+        sample,
+        references=references,
+        completion=options["completion"],
+        gauge=GAUGES,
+        foils=foils,
     )
-    every = {"reference": list(REFERENCES), "fill_value": 0}
+    reindexing = {"reference": list(REFERENCES), "fill_value": 0}
     nodes, shares = (
-        _all_sets(one.drop_attrs(deep=False).reindex(**every), VISUAL_SETS, ledger)
+        _all_sets(one.drop_attrs(deep=False).reindex(**reindexing), VISUAL_SETS, ledger)
         for one in (nodes, shares)
     )
     nodes = nodes.rename(
@@ -148,34 +153,36 @@ def _nodes(vlm, sample, found, asked, ledger) -> list[xr.Dataset]:
     return [one.rename(source_set="visual_set") for one in (nodes, shares)]
 
 
-def contrast_foils(found: dict, ledger: xr.Dataset) -> list[int | None]:
+def contrast_foils(references: dict, ledger: xr.Dataset) -> list[int | None]:
     """The foil of each target (METHODS.md 3.6).
 
     For an answer token the twin's where it differs; otherwise None, the clean run's runner-up.
     """
     roles, targets = ledger["target_role"].values, ledger["target_token_id"].values.tolist()
-    if "twin" not in found:
+    if "twin" not in references:
         return [None] * len(targets)
     places = [(str(role), int((roles[:k] == role).sum())) for k, role in enumerate(roles)]
-    others = found["twin"].counterparts(places)
+    others = references["twin"].counterparts(places)
     return [
         other if role == "answer" and other != mine else None
         for other, role, mine in zip(others, roles, targets, strict=True)
     ]
 
 
-def _all_sets(one: xr.Dataset, names: tuple[str, ...], ledger: xr.Dataset) -> xr.Dataset:
+def _all_sets(dataset: xr.Dataset, names: tuple[str, ...], ledger: xr.Dataset) -> xr.Dataset:
     """The dataset over source sets of these names; what the sample lacks is 0 and not defined.
 
     A set that holds no sinks is the same without them.
     """
     is_sink = ledger["is_sink"].values
     members = {"image": ledger["image"].values >= 0, "evidence": ledger["is_evidence"].values}
-    has = one["source_set"].values.tolist()
-    pieces = [one.sel(source_set=[name for name in has if name in names])]
+    has = dataset["source_set"].values.tolist()
+    pieces = [dataset.sel(source_set=[name for name in has if name in names])]
     for name, rows in members.items():
         if name in has and not (is_sink & rows).any():
-            pieces.append(one.sel(source_set=[name]).assign_coords(source_set=[name + SINKLESS]))
+            pieces.append(
+                dataset.sel(source_set=[name]).assign_coords(source_set=[name + SINKLESS])
+            )
     joined = xr.concat(
         pieces,
         dim="source_set",
@@ -189,10 +196,10 @@ def _all_sets(one: xr.Dataset, names: tuple[str, ...], ledger: xr.Dataset) -> xr
     return full
 
 
-def _patches(measurer: Measurer, sample: Sample, reference, asked, ledger) -> xr.Dataset:
+def _patches(measurer: Measurer, sample: Sample, reference, options, ledger) -> xr.Dataset:
     """Exact and first-order patch maps of the answer's tokens and of some thinking tokens."""
     chosen = _chosen_targets(ledger, sample, measurer.seed)
-    at = {"positions": ledger["target_position"].values[chosen].tolist(), **asked}
+    at = {"positions": ledger["target_position"].values[chosen].tolist(), **options}
     vlm = measurer.vlm
     edge = interp.extract.patch_effects(vlm, sample, **at)
     slot = interp.extract.patch_effects(vlm, sample, form="slot", reference=reference, **at)
@@ -202,24 +209,24 @@ def _patches(measurer: Measurer, sample: Sample, reference, asked, ledger) -> xr
         "patch_slot": slot["total"],
         "first_order_map": first["first_order"].sel(objective="total").sum("layer"),
     }
-    found = xr.Dataset(coords=ledger.coords)
+    dataset = xr.Dataset(coords=ledger.coords)
     for name, values in maps.items():
         full = np.zeros((ledger.sizes["target"], ledger.sizes["source"]), dtype=values.dtype)
         full[chosen] = values.values
-        found[name] = (("target", "source"), full)
+        dataset[name] = (("target", "source"), full)
     has_patch = np.isin(np.arange(ledger.sizes["target"]), chosen)
-    found["has_patch"] = ("target", has_patch)
+    dataset["has_patch"] = ("target", has_patch)
     error = np.zeros(len(has_patch), dtype=first["completeness_error"].dtype)
     error[chosen] = first["completeness_error"].values
-    found["completeness_error"] = ("target", error)
-    return found.drop_vars("role", errors="ignore")
+    dataset["completeness_error"] = ("target", error)
+    return dataset.drop_vars("role", errors="ignore")
 
 
-def _origins(vlm: VLM, sample: Sample, asked: dict) -> xr.Dataset:
+def _origins(vlm: VLM, sample: Sample, options: dict) -> xr.Dataset:
     """Origins of the image's direct contributions, sources summed."""
-    found = interp.extract.origins(vlm, sample, **asked)
-    is_visual = (found["image"] >= 0).values
-    image = found["direct_by_origin"].isel(source=is_visual).sum("source")
+    origins = interp.extract.origins(vlm, sample, **options)
+    is_visual = (origins["image"] >= 0).values
+    image = origins["direct_by_origin"].isel(source=is_visual).sum("source")
     return xr.Dataset({"image_by_origin": image})
 
 

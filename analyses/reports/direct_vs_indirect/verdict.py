@@ -75,7 +75,7 @@ def judge(run: xr.Dataset, seed: int) -> Verdicts:
 def _per_image(run: xr.Dataset) -> xr.Dataset:
     """P1, its strict reading and TE, (token_class, sample, source_set, sinks, reference, …)."""
     of_class = {"path_class": PATH_CLASSES[0], "drop": True}
-    found = xr.Dataset(
+    values = xr.Dataset(
         {
             "te": measures.per_image(run, "shapley_total"),
             "p1": measures.per_image(run, "shapley").sel(**of_class),
@@ -85,7 +85,7 @@ def _per_image(run: xr.Dataset) -> xr.Dataset:
     # Where no token is a sink, a set without its sinks is no second cell but the same again.
     ends = {"with": "", "without": SINKLESS} if bool(run["n_sinks"].any()) else {"with": ""}
     by_sinks = [
-        found.sel(visual_set=[name + end for name in SETS]).assign_coords(visual_set=list(SETS))
+        values.sel(visual_set=[name + end for name in SETS]).assign_coords(visual_set=list(SETS))
         for end in ends.values()
     ]
     joined = xr.concat(by_sinks, dim=xr.Variable("sinks", list(ends)))
@@ -100,19 +100,19 @@ def by_family(run: xr.Dataset, seed: int) -> pd.DataFrame:
     cell = {"token_class": "answer", "source_set": "image", "norm": "live", "sinks": "with"}
     image = _per_image(run).sel(cell, drop=True)
     rows = []
-    for family, one in image.groupby(run["family"]):
-        found = {
-            "te": stats.mean_interval(one["te"], seed=seed),
-            "delta": stats.mean_interval(2 * one["p1"] - one["te"], seed=seed),
-            "share": stats.share_interval(one["p1"], one["te"], seed=seed),
+    for family, group in image.groupby(run["family"]):
+        intervals = {
+            "te": stats.mean_interval(group["te"], seed=seed),
+            "delta": stats.mean_interval(2 * group["p1"] - group["te"], seed=seed),
+            "share": stats.share_interval(group["p1"], group["te"], seed=seed),
         }
-        negative = (one["te"] <= 0).where(one["te"].notnull()).mean("sample", skipna=True)
-        for reference in one["reference"].values:
-            for gauge in one["gauge"].values:
+        negative = (group["te"] <= 0).where(group["te"].notnull()).mean("sample", skipna=True)
+        for reference in group["reference"].values:
+            for gauge in group["gauge"].values:
                 at = {"reference": reference, "gauge": gauge}
-                row = {"family": str(family), **at, "n": int(found["te"]["n"].sel(at))}
+                row = {"family": str(family), **at, "n": int(intervals["te"]["n"].sel(at))}
                 row["share_negative"] = float(negative.sel(at))
-                for name, interval in found.items():
+                for name, interval in intervals.items():
                     for end, column in (("estimate", ""), ("lower", "_lower"), ("upper", "_upper")):
                         row[name + column] = float(interval[end].sel(at))
                 rows.append(row)
@@ -155,10 +155,10 @@ def _cells(image: xr.Dataset, delta: dict[str, xr.Dataset], seed: int) -> pd.Dat
 def _gates(image: xr.Dataset, seed: int) -> pd.DataFrame:
     """One row per token class, source set, reference and gauge, under the live norm."""
     total = image["te"].sel(norm="live", sinks="with", drop=True)
-    found = stats.mean_interval(total, seed=seed)
-    found["share_negative"] = (total <= 0).where(total.notnull()).mean("sample", skipna=True)
+    interval = stats.mean_interval(total, seed=seed)
+    interval["share_negative"] = (total <= 0).where(total.notnull()).mean("sample", skipna=True)
     dims = ["token_class", "source_set", "reference", "gauge"]
-    frame = found.to_dataframe(dim_order=dims).reset_index()
+    frame = interval.to_dataframe(dim_order=dims).reset_index()
     frame = frame[frame.n > 0].reset_index(drop=True)
     return frame.assign(passes=passes(frame))
 
@@ -169,8 +169,8 @@ def passes(totals: pd.DataFrame) -> pd.Series:
 
 
 def _one(cells: pd.DataFrame, gates: pd.DataFrame, token_class: str, source_set: str) -> Judgement:
-    mine = gates[(gates.token_class == token_class) & (gates.source_set == source_set)]
-    by_reference = mine.groupby("reference").agg(passes=("passes", "all"), n=("n", "min"))
+    gate_rows = gates[(gates.token_class == token_class) & (gates.source_set == source_set)]
+    by_reference = gate_rows.groupby("reference").agg(passes=("passes", "all"), n=("n", "min"))
     enough = by_reference[by_reference.n >= LEAST_IMAGES]
     passing = tuple(enough.index[enough.passes])
     of_set = (cells.token_class == token_class) & (cells.source_set == source_set)
@@ -182,7 +182,7 @@ def _one(cells: pd.DataFrame, gates: pd.DataFrame, token_class: str, source_set:
         reason = f"{LEAST_IMAGES} images with each of two references are needed, got {most}"
         decided = (("not shown", reason),) * 2
     elif not passing:
-        reason = f"{_failures(mine)}; {_without_vote(cells[of_set])}"
+        reason = f"{_failures(gate_rows)}; {_without_vote(cells[of_set])}"
         decided = (("no effect", reason),) * 2
     elif len(passing) < LEAST_REFERENCES:
         reason = f"only the reference {passing[0]} passes the gate, two are needed"

@@ -15,12 +15,12 @@ READINGS = {
 }
 
 
-def headlines(found: Findings) -> list[str]:
+def headlines(results: Findings) -> list[str]:
     """Plain sentences on the image's effect, one per token class."""
     sentences = []
     for token_class in ("answer", "thinking"):
-        one = found.paths.sel(token_class=token_class, source_set="image")
-        total = one.sel(path="total")
+        effects = results.paths.sel(token_class=token_class, source_set="image")
+        total = effects.sel(path="total")
         if int(total["n"]) == 0:
             continue
         sentence = (
@@ -28,27 +28,29 @@ def headlines(found: Findings) -> list[str]:
             f"values, that token loses {intervals.text(total)} logits on average. "
         )
         read = findings.reading(total)
-        share = found.shares.sel(token_class=token_class, source_set="image")
-        sentences.append(sentence + (_shared(one, share) if read == "share" else READINGS[read]))
+        share = results.shares.sel(token_class=token_class, source_set="image")
+        sentences.append(
+            sentence + (_shared(effects, share) if read == "share" else READINGS[read])
+        )
     return sentences
 
 
-def _shared(one: xr.Dataset, share: xr.Dataset) -> str:
+def _shared(effects: xr.Dataset, share: xr.Dataset) -> str:
     """The direct share against one half, and the largest other part, in a sentence."""
     estimate, low, high = (float(share[name]) for name in ("estimate", "lower", "upper"))
     against = "the interval does not exclude one half"
     if low > 0.5 or high < 0.5:
         against = "more than half" if low > 0.5 else "less than half"
-    others = one.drop_sel(path=["total", "direct"])["estimate"].to_series()
+    others = effects.drop_sel(path=["total", "direct"])["estimate"].to_series()
     largest = others.abs().idxmax()
     is_cancelling = others.abs().sum() > 2 * abs(others.sum())
-    more = (
+    remark = (
         " The other parts are not small: they largely cancel each other." if is_cancelling else ""
     )
     return (
         f"The direct path of Eq. 1 carries {100 * estimate:.0f} % of it "
         f"[{100 * low:.0f}, {100 * high:.0f}], {against}; the largest other part is "
-        f"{PATH_TITLES[largest]} with {intervals.text(one.sel(path=largest))} logits.{more}"
+        f"{PATH_TITLES[largest]} with {intervals.text(effects.sel(path=largest))} logits.{remark}"
     )
 
 

@@ -24,47 +24,47 @@ OURS = (
 )
 
 
-def draw(found: MapFindings, run_path: Path) -> dict[str, Figure | None]:
+def draw(findings: MapFindings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name."""
     plots.use_style()
     return {
-        "curves": curves(found, "all"),
-        "curves_answer": curves(found, "answer"),
-        "agreement": agreement(found),
-        "costs": costs(found),
-        "examples": examples(found, run_path),
+        "curves": curves(findings, "all"),
+        "curves_answer": curves(findings, "answer"),
+        "agreement": agreement(findings),
+        "costs": costs(findings),
+        "examples": examples(findings, run_path),
     }
 
 
 def _styles(methods: list[str]) -> dict[str, dict]:
     """Colours that the colour-blind tell apart, ours solid and thick, others dashed and thin."""
     colors, markers = (*COLORS, BLACK), MARKERS
-    mine = [m for m in methods if m in OURS]
+    our_methods = [m for m in methods if m in OURS]
     others = [m for m in methods if m not in OURS]
-    found = {}
-    for group, line, width in ((mine, "-", 1.8), (others, "--", 1.0)):
+    styles = {}
+    for group, line, width in ((our_methods, "-", 1.8), (others, "--", 1.0)):
         for k, name in enumerate(group):
-            found[name] = {
+            styles[name] = {
                 "color": colors[k % len(colors)],
                 "marker": markers[k % len(markers)],
                 "linestyle": line if k < len(colors) else ":",
                 "linewidth": width,
             }
-    return found
+    return styles
 
 
-def curves(found: MapFindings, text: str) -> Figure:
+def curves(findings: MapFindings, text: str) -> Figure:
     """Normalised log-likelihood against the share of pixels, deletion and insertion."""
-    table = found.scores.query("text == @text")
-    methods = found.run["explainer"].values.tolist()
+    table = findings.scores.query("text == @text")
+    methods = findings.run["explainer"].values.tolist()
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.6), sharey=True)
     for ax, change, start in zip(axes, ("deletion", "insertion"), (100, 0), strict=True):
         for name, style in _styles(methods).items():
-            one = table.query("method == @name and change == @change").sort_values("share")
-            x = [0, *(100 * one["share"])]
-            ax.plot(x, [start, *one["estimate"]], label=name, markersize=4, **style)
+            curve = table.query("method == @name and change == @change").sort_values("share")
+            x = [0, *(100 * curve["share"])]
+            ax.plot(x, [start, *curve["estimate"]], label=name, markersize=4, **style)
             ax.fill_between(
-                x[1:], one["lower"], one["upper"], color=style["color"], alpha=0.07, linewidth=0
+                x[1:], curve["lower"], curve["upper"], color=style["color"], alpha=0.07, linewidth=0
             )
         ax.set(xlabel=f"Pixels, % ({change})", title=change.capitalize())
         ax.axhline(0, color="0.4", linewidth=0.8)
@@ -83,25 +83,27 @@ def _by_method(ax, table, group: str, label: str) -> None:
     ax.set_xlabel(label)
 
 
-def agreement(found: MapFindings) -> Figure:
+def agreement(findings: MapFindings) -> Figure:
     """Rank agreement with exact maps, and mass on the asked object."""
-    n_panels = 1 + (found.excess is not None)
+    n_panels = 1 + (findings.excess is not None)
     figure, axes = plt.subplots(
         1, n_panels, figsize=(4.4 * n_panels, 5.2), sharey=True, squeeze=False
     )
-    _by_method(axes[0, 0], found.agreement, "exact", "Rank agreement (Spearman) with the exact map")
+    _by_method(
+        axes[0, 0], findings.agreement, "exact", "Rank agreement (Spearman) with the exact map"
+    )
     axes[0, 0].legend(title="Exact map", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3)
-    if found.excess is not None:
-        _by_method(axes[0, 1], found.excess, "weights", "Mass on the asked digit beyond chance")
+    if findings.excess is not None:
+        _by_method(axes[0, 1], findings.excess, "weights", "Mass on the asked digit beyond chance")
         axes[0, 1].legend(title="Weights", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
     return figure
 
 
-def costs(found: MapFindings) -> Figure:
+def costs(findings: MapFindings) -> Figure:
     """Insertion of the answer against time: what a map costs, and what it is worth."""
-    scores = found.scores.query("text == 'answer' and change == 'insertion' and share == 0.15")
+    scores = findings.scores.query("text == 'answer' and change == 'insertion' and share == 0.15")
     figure, ax = plt.subplots(figsize=(7.2, 4.4))
-    merged = scores.merge(found.costs, on="method", suffixes=("", "_cost"))
+    merged = scores.merge(findings.costs, on="method", suffixes=("", "_cost"))
     for name, style in _styles(merged["method"].tolist()).items():
         row = merged[merged["method"] == name].iloc[0]
         error = [[row["estimate"] - row["lower"]], [row["upper"] - row["estimate"]]]
@@ -116,28 +118,30 @@ def costs(found: MapFindings) -> Figure:
             fillstyle="full" if name in OURS else "none",
         )
     ax.set_xscale("log")
-    ax.set_xlabel(f"Time of a map, ratio to {found.costs['cheapest'].iloc[0]} (log)")
+    ax.set_xlabel(f"Time of a map, ratio to {findings.costs['cheapest'].iloc[0]} (log)")
     ax.set_ylabel("Insertion of 15 % of the pixels:\nlog-likelihood of the answer, 0 to 100")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
 
 
-def examples(found: MapFindings, run_path: Path) -> Figure | None:
+def examples(findings: MapFindings, run_path: Path) -> Figure | None:
     """All methods on the same scenes, each map on a scale of its own from 0 to its maximum."""
-    scenes = _with_images(found.run, run_path)
+    scenes = _with_images(findings.run, run_path)
     if not scenes:
         return None
-    methods = found.run["explainer"].values.tolist()
+    methods = findings.run["explainer"].values.tolist()
     n_rows, n_columns = len(methods) + 1, len(scenes)
     size = 1.55 * n_columns + 1.6, 1.25 * n_rows
     figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=size)
     for column, (name, image) in enumerate(scenes):
-        one = found.run.sel(sample=name)
-        boxes = one["box"].dropna("box_number").values
+        sample = findings.run.sel(sample=name)
+        boxes = sample["box"].dropna("box_number").values
         plots.scene(image, boxes, axes[0, column])
-        axes[0, column].set_title(f"{one['question'].item()}\n{one['answer'].item()}", fontsize=7)
+        axes[0, column].set_title(
+            f"{sample['question'].item()}\n{sample['answer'].item()}", fontsize=7
+        )
         for row, method in enumerate(methods, start=1):
-            saliency = one["answer_map"].sel(explainer=method)
+            saliency = sample["answer_map"].sel(explainer=method)
             saliency = saliency.dropna("row", how="all").dropna("column", how="all")
             plots.overlay(image, saliency, boxes, axes[row, column])
     for row, label in enumerate(["image and boxes", *methods]):
@@ -149,10 +153,10 @@ def examples(found: MapFindings, run_path: Path) -> Figure | None:
 
 def _with_images(run: xr.Dataset, run_path: Path) -> list[tuple[str, object]]:
     """Scenes of different kinds whose image lies in the run."""
-    found, families = [], set()
+    scenes, families = [], set()
     for name, family in zip(run["sample"].values, run["family"].values, strict=True):
         path = store.image_path(run_path, str(name))
         if path.is_file() and (family not in families or not family):
             families.add(family)
-            found.append((str(name), open_image(path)))
-    return found[:N_EXAMPLES]
+            scenes.append((str(name), open_image(path)))
+    return scenes[:N_EXAMPLES]

@@ -77,18 +77,18 @@ def _rows(interval: xr.Dataset, by: list[str]) -> pd.DataFrame:
 
 def _scores(run: xr.Dataset) -> pd.DataFrame:
     part, whole = normalised(run)
-    found = stats.share_interval(part, whole, seed=run.attrs["seed"])
-    return _rows(found, ["text", "explainer", "change", "share"])
+    interval = stats.share_interval(part, whole, seed=run.attrs["seed"])
+    return _rows(interval, ["text", "explainer", "change", "share"])
 
 
 def _alignment(run: xr.Dataset) -> pd.DataFrame | None:
     if "alignment" not in run:
         return None
-    every = xr.concat(
+    scores = xr.concat(
         [run[name].rename("score") for name in CONTROLS],
         pd.Index(list(CONTROLS.values()), name="score_of"),
     )
-    return _table(run, every, ["explainer", "score_of"])
+    return _table(run, scores, ["explainer", "score_of"])
 
 
 def _costs(run: xr.Dataset) -> pd.DataFrame:
@@ -110,9 +110,9 @@ def _costs(run: xr.Dataset) -> pd.DataFrame:
 
 def _cheapest(median: xr.Dataset) -> str:
     """The cheapest method that runs the model."""
-    every = median["explainer"].values.tolist()
-    asked = [name for name in every if name != "random"] or every
-    return str(asked[int(np.argmin(median["estimate"].sel(explainer=asked).values))])
+    names = median["explainer"].values.tolist()
+    candidates = [name for name in names if name != "random"] or names
+    return str(candidates[int(np.argmin(median["estimate"].sel(explainer=candidates).values))])
 
 
 def _excess(run: xr.Dataset) -> pd.DataFrame | None:
@@ -131,8 +131,10 @@ def _pairs(run: xr.Dataset) -> pd.DataFrame:
         for change, better in (("deletion", "less"), ("insertion", "more")):
             gap = _difference(part.sel(change=change), first, second)
             scale = whole.sel(change=change, explainer=first, drop=True)
-            found = stats.share_interval(gap, scale, seed=seed)
-            rows.append(_pair_row(first, second, f"{change}, answer ({better} is better)", found))
+            interval = stats.share_interval(gap, scale, seed=seed)
+            rows.append(
+                _pair_row(first, second, f"{change}, answer ({better} is better)", interval)
+            )
         measures = {}
         if second != "occlusion":
             agreement = run["agreement"].sel(exact="occlusion")
@@ -140,11 +142,11 @@ def _pairs(run: xr.Dataset) -> pd.DataFrame:
         if "alignment" in run:
             measures["mass on the evidence"] = run["alignment"]
         for name, values in measures.items():
-            found = stats.mean_interval(_difference(values, first, second), seed=seed)
-            rows.append(_pair_row(first, second, name, found))
+            interval = stats.mean_interval(_difference(values, first, second), seed=seed)
+            rows.append(_pair_row(first, second, name, interval))
         ratio = run["seconds"].sel(explainer=second) / run["seconds"].sel(explainer=first)
-        found = stats.median_interval(ratio.drop_vars("explainer", errors="ignore"), seed=seed)
-        rows.append(_pair_row(first, second, "time, median ratio", found))
+        interval = stats.median_interval(ratio.drop_vars("explainer", errors="ignore"), seed=seed)
+        rows.append(_pair_row(first, second, "time, median ratio", interval))
     columns = ["first", "second", "measure", "estimate", "lower", "upper", "n"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -153,6 +155,12 @@ def _difference(values: xr.DataArray, first: str, second: str) -> xr.DataArray:
     return values.sel(explainer=second, drop=True) - values.sel(explainer=first, drop=True)
 
 
-def _pair_row(first: str, second: str, measure: str, found: xr.Dataset) -> dict:
-    numbers = {name: float(found[name]) for name in ("estimate", "lower", "upper")}
-    return {"first": first, "second": second, "measure": measure, **numbers, "n": int(found["n"])}
+def _pair_row(first: str, second: str, measure: str, interval: xr.Dataset) -> dict:
+    numbers = {name: float(interval[name]) for name in ("estimate", "lower", "upper")}
+    return {
+        "first": first,
+        "second": second,
+        "measure": measure,
+        **numbers,
+        "n": int(interval["n"]),
+    }

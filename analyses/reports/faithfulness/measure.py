@@ -104,16 +104,16 @@ class Measurement:
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:
         """One shard: those of the samples that can be explained, the others with their reason."""
         texts = written(self.vlm, samples, budget, self.options.max_new_tokens)
-        statuses, made, sizes = {}, [], {}
+        statuses, datasets, sizes = {}, [], {}
         for sample, text in zip(samples, texts, strict=True):
-            found = attempt(self._of_sample, sample, text)
-            error = found if isinstance(found, Exception) else None
+            outcome = attempt(self._of_sample, sample, text)
+            error = outcome if isinstance(outcome, Exception) else None
             statuses[sample.id] = status(sample, error)
             if error is None:
-                made.append(found.expand_dims("sample"))
+                datasets.append(outcome.expand_dims("sample"))
                 sizes[sample.id] = open_image(sample.image).size
-        facts = {"codes": {code_version(): len(made)}}
-        return Shard(join(made) if made else None, statuses, facts, sizes)
+        facts = {"codes": {code_version(): len(datasets)}}
+        return Shard(join(datasets) if datasets else None, statuses, facts, sizes)
 
     def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
         """No attributes of the whole run."""
@@ -144,22 +144,22 @@ def _of_sample(
         call = partial(METHODS[name], vlm, sample, targets[-1], completion=completion)
         extra[name] = _extra_bytes(call, vlm) if with_memory else np.nan
     answer = {name: sum(one.clip(min=0) for one in maps) for name, maps in by_method.items()}
-    found = faithfulness(vlm, sample, answer, completion=completion)
+    dataset = faithfulness(vlm, sample, answer, completion=completion)
     dims = ("explainer",)
     maps = np.stack([one.values for one in answer.values()])
-    found["answer_map"] = (("explainer", "row", "column"), maps)
-    found["has_mass"] = (dims, [bool((one > 0).any()) for one in answer.values()])
-    found["seconds"] = (dims, list(seconds.values()))
-    found["extra_bytes"] = (dims, list(extra.values()))
-    found["agreement"] = (("explainer", "exact"), _agreement(by_method))
+    dataset["answer_map"] = (("explainer", "row", "column"), maps)
+    dataset["has_mass"] = (dims, [bool((one > 0).any()) for one in answer.values()])
+    dataset["seconds"] = (dims, list(seconds.values()))
+    dataset["extra_bytes"] = (dims, list(extra.values()))
+    dataset["agreement"] = (("explainer", "exact"), _agreement(by_method))
     if sample.boxes is not None:
         seed = zlib.crc32(sample.id.encode())  # boxes go elsewhere in every image
         scores = [alignment(one, sample.boxes, seed=seed) for one in answer.values()]
         for name in SCORES:
-            found[name] = (dims, [float(one[name]) for one in scores])
-    found["asked_excess"] = (("explainer", "weights"), _excess(untrained, sample, answer))
-    found = describe(found.assign_coords(exact=list(EXACT), weights=["trained", "random"]))
-    return _with_facts(found, sample, completion)
+            dataset[name] = (dims, [float(one[name]) for one in scores])
+    dataset["asked_excess"] = (("explainer", "weights"), _excess(untrained, sample, answer))
+    dataset = describe(dataset.assign_coords(exact=list(EXACT), weights=["trained", "random"]))
+    return _with_facts(dataset, sample, completion)
 
 
 def _answer_targets(vlm: VLM, sample: Sample, completion: Completion | None) -> list[int]:
@@ -204,38 +204,38 @@ def _extra_bytes(call: Callable, vlm: VLM) -> float:
 def _agreement(by_method: dict[str, list[xr.DataArray]]) -> np.ndarray:
     """Spearman with each exact map, of signed maps; NaN where a map is constant or not asked."""
     signed = {name: sum(maps).values.ravel() for name, maps in by_method.items()}
-    found = np.full((len(signed), len(EXACT)), np.nan)
-    for k, mine in enumerate(signed.values()):
+    agreement = np.full((len(signed), len(EXACT)), np.nan)
+    for k, saliency in enumerate(signed.values()):
         for e, name in enumerate(EXACT.values()):
-            if name in signed and np.ptp(mine) > 0 and np.ptp(signed[name]) > 0:
-                found[k, e] = spearmanr(mine, signed[name]).statistic
-    return found
+            if name in signed and np.ptp(saliency) > 0 and np.ptp(signed[name]) > 0:
+                agreement[k, e] = spearmanr(saliency, signed[name]).statistic
+    return agreement
 
 
 def _excess(untrained: VLM | None, sample: Sample, answer: dict) -> np.ndarray:
     """Mass on the asked object beyond chance, by weights; NaN without other objects."""
-    found = np.full((len(answer), 2), np.nan)
+    excess = np.full((len(answer), 2), np.nan)
     if untrained is None or sample.boxes is None or len(sample.boxes) != 1:
-        return found
+        return excess
     boxes = object_boxes(sample)
     if len(boxes) < 2:
-        return found
+        return excess
     # The random model has no text of its own; it explains the reference's.
     last = _answer_targets(untrained, sample, None)[-1]
-    for k, (name, one) in enumerate(answer.items()):
+    for k, (name, saliency) in enumerate(answer.items()):
         blind = METHODS[name](untrained, sample, last).clip(min=0)
-        found[k] = [_asked_mass(m.values, sample.boxes, boxes) for m in (one, blind)]
-    return found
+        excess[k] = [_asked_mass(m.values, sample.boxes, boxes) for m in (saliency, blind)]
+    return excess
 
 
-def _asked_mass(mass: np.ndarray, asked: np.ndarray, boxes: np.ndarray) -> float:
+def _asked_mass(mass: np.ndarray, asked_boxes: np.ndarray, boxes: np.ndarray) -> float:
     """Mass on the asked object, relative to all objects', minus what ignorance would give."""
-    every = np.array([(mass * box_overlap(b[None], *mass.shape)).sum() for b in boxes])
-    is_asked = [(asked == box).all(axis=1).any() for box in boxes]
-    return every[is_asked].sum() / every.sum() - 1 / len(boxes) if every.sum() > 0 else np.nan
+    masses = np.array([(mass * box_overlap(b[None], *mass.shape)).sum() for b in boxes])
+    is_asked = [(asked_boxes == box).all(axis=1).any() for box in boxes]
+    return masses[is_asked].sum() / masses.sum() - 1 / len(boxes) if masses.sum() > 0 else np.nan
 
 
-def _with_facts(found: xr.Dataset, sample: Sample, completion: Completion) -> xr.Dataset:
+def _with_facts(dataset: xr.Dataset, sample: Sample, completion: Completion) -> xr.Dataset:
     """Beside the measurements, what a page tells of the sample."""
     facts = {
         "question": sample.question,
@@ -246,5 +246,5 @@ def _with_facts(found: xr.Dataset, sample: Sample, completion: Completion) -> xr
         "is_correct": is_right(completion.answer, sample.answer),
     }
     boxes = np.zeros((0, 4)) if sample.boxes is None else sample.boxes
-    found = found.assign({name: ((), value) for name, value in facts.items()})
-    return found.assign(box=(("box_number", "edge"), boxes)).assign_coords(sample=sample.id)
+    dataset = dataset.assign({name: ((), value) for name, value in facts.items()})
+    return dataset.assign(box=(("box_number", "edge"), boxes)).assign_coords(sample=sample.id)

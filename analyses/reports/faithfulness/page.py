@@ -23,61 +23,63 @@ def make_report(run_path: Path) -> Report:
         ValueError: a run that cannot be opened.
     """
     run = interp.open_run(run_path).load()
-    found = findings.find(run)
+    results = findings.find(run)
     return Report(
         name="faithfulness",
         run=run,
         run_path=run_path,
-        draw=partial(figures.draw, found, run_path),
+        draw=partial(figures.draw, results, run_path),
         tables={
-            "scores": found.scores,
-            "table1_all": table1(found, "all"),
-            "table1_answer": table1(found, "answer"),
-            "agreement": found.agreement,
-            "alignment": found.alignment,
-            "costs": found.costs,
-            "random_weights": found.excess,
-            "direct_suffices": found.pairs,
+            "scores": results.scores,
+            "table1_all": table1(results, "all"),
+            "table1_answer": table1(results, "answer"),
+            "agreement": results.agreement,
+            "alignment": results.alignment,
+            "costs": results.costs,
+            "random_weights": results.excess,
+            "direct_suffices": results.pairs,
         },
-        page=_page(found),
+        page=_page(results),
     )
 
 
-def _page(found: MapFindings) -> dict:
+def _page(results: MapFindings) -> dict:
     """Values that fill the template."""
-    run = found.run
+    run = results.run
     return {
-        "sentences": sentences(found),
-        "table1": {text: table1(found, text).to_dict("records") for text in ("all", "answer")},
-        "best": {text: _best(found, text) for text in ("all", "answer")},
-        "agreement": _wide(found.agreement, "exact"),
+        "sentences": sentences(results),
+        "table1": {text: table1(results, text).to_dict("records") for text in ("all", "answer")},
+        "best": {text: _best(results, text) for text in ("all", "answer")},
+        "agreement": _wide(results.agreement, "exact"),
         "exact": run["exact"].values.tolist(),
-        "alignment": None if found.alignment is None else _wide(found.alignment, "score_of"),
+        "alignment": None if results.alignment is None else _wide(results.alignment, "score_of"),
         "weights": run["weights"].values.tolist(),
         "controls": list(findings.CONTROLS.values()),
-        "excess": None if found.excess is None else _wide(found.excess, "weights"),
-        "costs": _cost_rows(found),
-        "pairs": _pair_rows(found),
-        "n_excess": 0 if found.excess is None else int(found.excess["n"].max()),
+        "excess": None if results.excess is None else _wide(results.excess, "weights"),
+        "costs": _cost_rows(results),
+        "pairs": _pair_rows(results),
+        "n_excess": 0 if results.excess is None else int(results.excess["n"].max()),
         "n_correct": int(run["is_correct"].sum()),
     }
 
 
-def table1(found: MapFindings, text: str) -> pd.DataFrame:
+def table1(results: MapFindings, text: str) -> pd.DataFrame:
     """Table 1's layout: a row per method, deletion and insertion at each share, with intervals."""
     rows = []
-    for method, table in found.scores.query("text == @text").groupby("method", sort=False):
+    for method, table in results.scores.query("text == @text").groupby("method", sort=False):
         row = {"method": method}
-        for one in table.sort_values(["change", "share"]).to_dict("records"):
-            row[f"{one['change']} {100 * one['share']:.0f} %"] = intervals.text(one, digits=1)
+        for cell in table.sort_values(["change", "share"]).to_dict("records"):
+            row[f"{cell['change']} {100 * cell['share']:.0f} %"] = intervals.text(cell, digits=1)
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method").loc[found.run["explainer"].values].reset_index()
+    return pd.DataFrame(rows).set_index("method").loc[results.run["explainer"].values].reset_index()
 
 
-def _best(found: MapFindings, text: str) -> dict[str, str]:
+def _best(results: MapFindings, text: str) -> dict[str, str]:
     """The best method of each column."""
     best = {}
-    for (change, share), table in found.scores.query("text == @text").groupby(["change", "share"]):
+    for (change, share), table in results.scores.query("text == @text").groupby(
+        ["change", "share"]
+    ):
         ordered = table.sort_values("estimate", ascending=LOWER_IS_BETTER[change])
         best[f"{change} {100 * share:.0f} %"] = ordered["method"].iloc[0]
     return best
@@ -92,7 +94,7 @@ def _wide(table: pd.DataFrame, column: str) -> list[dict]:
     ]
 
 
-def _cost_rows(found: MapFindings) -> list[dict]:
+def _cost_rows(results: MapFindings) -> list[dict]:
     return [
         {
             "method": row["method"],
@@ -101,12 +103,12 @@ def _cost_rows(found: MapFindings) -> list[dict]:
             "n_empty": row["n_empty"],
             "memory": intervals.text(row, "memory", digits=1),
         }
-        for row in found.costs.to_dict("records")
+        for row in results.costs.to_dict("records")
     ]
 
 
-def _pair_rows(found: MapFindings) -> list[dict]:
+def _pair_rows(results: MapFindings) -> list[dict]:
     return [
         row | {"text": intervals.text(row), "verb": "" if "time" in row["measure"] else verb(row)}
-        for row in found.pairs.to_dict("records")
+        for row in results.pairs.to_dict("records")
     ]

@@ -6,10 +6,10 @@ from analyses.reports import intervals
 from analyses.reports.faithfulness.findings import MapFindings
 
 
-def sentences(found: MapFindings) -> list[str]:
+def sentences(findings: MapFindings) -> list[str]:
     """Sentences on what a map loses by ignoring indirect paths."""
-    said = []
-    for (first, second), table in found.pairs.groupby(["first", "second"], sort=False):
+    lines = []
+    for (first, second), table in findings.pairs.groupby(["first", "second"], sort=False):
         rows = {row["measure"]: row for row in table.to_dict("records")}
         clauses = [
             f"{name.split(' (')[0]} {verb(row)} ({intervals.text(row)})"
@@ -17,10 +17,10 @@ def sentences(found: MapFindings) -> list[str]:
             if not name.startswith("time")
         ]
         time = intervals.text(rows["time, median ratio"], digits=1)
-        said.append(
+        lines.append(
             f"{second} instead of {first}: {'; '.join(clauses)}; for {time} times the time."
         )
-    return said
+    return lines
 
 
 def verb(row: dict) -> str:

@@ -134,9 +134,9 @@ def _compose_count(hand, digits):
 
 
 def _ask_count(digits, color) -> Query:
-    found = tuple(i for i, d in enumerate(digits) if d.color == color)
-    thinking = f"{color} digits are at: {', '.join(digits[i].where for i in found)}."
-    return Query(f"how many digits are {color}?", thinking, str(len(found)), found)
+    indices = tuple(i for i, d in enumerate(digits) if d.color == color)
+    thinking = f"{color} digits are at: {', '.join(digits[i].where for i in indices)}."
+    return Query(f"how many digits are {color}?", thinking, str(len(indices)), indices)
 
 
 def _glance_count(digits, color):

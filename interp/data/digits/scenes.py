@@ -60,10 +60,10 @@ def at_first_glance(split: str, index: int, **scene) -> Sample:
     scenes. Image, question and boxes are the scene's.
     """
     sample = make_sample(split, index, with_twin=False, **scene)
-    asked = {"seed": 0, "max_digits": 4, "families": ()} | scene
-    family, key, digits, _, _ = _scene(split, index, *asked.values())
-    said = family.ask(family.glance(digits, key), key)
-    return replace(sample, thinking=said.thinking, answer=said.answer)
+    settings = {"seed": 0, "max_digits": 4, "families": ()} | scene
+    family, key, digits, _, _ = _scene(split, index, *settings.values())
+    query = family.ask(family.glance(digits, key), key)
+    return replace(sample, thinking=query.thinking, answer=query.answer)
 
 
 def object_boxes(sample: Sample) -> np.ndarray:
@@ -72,13 +72,13 @@ def object_boxes(sample: Sample) -> np.ndarray:
     Raises:
         ValueError: not a sample of `load` with the default settings.
     """
-    found = re.fullmatch(r"digits-(\w+)-(\d+)-(\d+)", sample.id)
-    if sample.dataset != "digits" or found is None:
+    match = re.fullmatch(r"digits-(\w+)-(\d+)-(\d+)", sample.id)
+    if sample.dataset != "digits" or match is None:
         raise ValueError(f"expected a scene of the data set digits, got {sample.id!r}")
-    _, _, digits, _, paper = _scene(found[1], int(found[3]), int(found[2]), 4, ())
+    _, _, digits, _, paper = _scene(match[1], int(match[3]), int(match[2]), 4, ())
     height, width, _ = paper.shape
     boxes = np.array([d.box for d in digits]) / [width, height, width, height]
-    if not all((boxes == mine).all(axis=1).any() for mine in sample.boxes):
+    if not all((boxes == box).all(axis=1).any() for box in sample.boxes):
         raise ValueError(f"{sample.id}: expected a scene made with the default settings")
     return boxes
 
