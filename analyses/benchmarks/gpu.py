@@ -48,31 +48,31 @@ def run(options: GPU, clock: Callable[[], float] = time.monotonic) -> dict:
     """
     end = clock() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
-    asked = ("machine", *steps_of(options))
-    found = {"minutes": options.minutes, "steps": {}}
-    for name in asked:
-        found["steps"][name] = {"status": "not started", "seconds": 0.0, "records": []}
-    for name in asked:
-        step = found["steps"][name]
-        if "machine" not in found and name != "machine":
+    names = ("machine", *steps_of(options))
+    results = {"minutes": options.minutes, "steps": {}}
+    for name in names:
+        results["steps"][name] = {"status": "not started", "seconds": 0.0, "records": []}
+    for name in names:
+        step = results["steps"][name]
+        if "machine" not in results and name != "machine":
             break
-        left = end - clock()
-        if left <= 0:
+        seconds_left = end - clock()
+        if seconds_left <= 0:
             continue
-        limit = min(left, SHARES.get(name, 1.0) * 60 * options.minutes)
+        limit = min(seconds_left, SHARES.get(name, 1.0) * 60 * options.minutes)
         step.update(_run_step(name, options, limit, clock))
         if name == "machine" and step["status"] == "done":
-            found["machine"] = step["records"][0]
-            _keep_earlier(found, options.out)
-        if "machine" in found:
-            _write(found, options.out)
+            results["machine"] = step["records"][0]
+            _keep_earlier(results, options.out)
+        if "machine" in results:
+            _write(results, options.out)
         log = f"; {step['log'][-1]}" if step.get("log") else ""
         print(
             f"{name}: {step['status']}, {len(step['records'])} records, "
             f"{step['seconds']:.0f} s{log}",
             flush=True,
         )
-    return found
+    return results
 
 
 def steps_of(options: GPU) -> tuple[str, ...]:
@@ -81,11 +81,13 @@ def steps_of(options: GPU) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown one.
     """
-    every = tuple(name for name in STEPS if name != "machine")
-    asked = options.steps or every
-    if set(asked) - set(every):
-        raise ValueError(f"expected steps of {every}, got {sorted(set(asked) - set(every))}")
-    return asked
+    all_names = tuple(name for name in STEPS if name != "machine")
+    names = options.steps or all_names
+    if set(names) - set(all_names):
+        raise ValueError(
+            f"expected steps of {all_names}, got {sorted(set(names) - set(all_names))}"
+        )
+    return names
 
 
 def _run_step(name: str, options: GPU, limit: float, clock) -> dict:
@@ -107,14 +109,14 @@ def _run_step(name: str, options: GPU, limit: float, clock) -> dict:
         is_late = child.is_alive()
         if is_late:
             _stop(child)
-        found = {"status": "done", "seconds": clock() - start, "records": _records(folder)}
+        step = {"status": "done", "seconds": clock() - start, "records": _records(folder)}
         if is_late:
-            found["status"] = "out of time"
+            step["status"] = "out of time"
         elif child.exitcode:
-            found["status"] = "failed"
+            step["status"] = "failed"
             log = (folder / "log").read_text().replace(f"{ROOT}/", "")
-            found["log"] = log.strip().splitlines()[-20:]
-    return found
+            step["log"] = log.strip().splitlines()[-20:]
+    return step
 
 
 def _stop(child: BaseProcess) -> None:
@@ -133,47 +135,47 @@ def _records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def path_of(found: dict, folder: Path) -> Path:
+def path_of(results: dict, folder: Path) -> Path:
     """The JSON file's path, named by device."""
-    device = re.sub("[^a-z0-9]+", "-", found["machine"]["device"].lower()).strip("-")
+    device = re.sub("[^a-z0-9]+", "-", results["machine"]["device"].lower()).strip("-")
     return folder / f"gpu-{device}.json"
 
 
-def _keep_earlier(found: dict, folder: Path) -> None:
+def _keep_earlier(results: dict, folder: Path) -> None:
     """Steps that are not asked for stay as the file has them, from the same versions alone."""
-    path = path_of(found, folder)
+    path = path_of(results, folder)
     earlier = json.loads(path.read_text()) if path.exists() else {}
-    if earlier and earlier["machine"]["versions"] == found["machine"]["versions"]:
-        steps = {name: earlier["steps"].get(name) for name in STEPS} | found["steps"]
-        found["steps"] = {name: step for name, step in steps.items() if step}
+    if earlier and earlier["machine"]["versions"] == results["machine"]["versions"]:
+        steps = {name: earlier["steps"].get(name) for name in STEPS} | results["steps"]
+        results["steps"] = {name: step for name, step in steps.items() if step}
 
 
-def _write(found: dict, folder: Path) -> None:
+def _write(results: dict, folder: Path) -> None:
     """Writes the JSON file."""
-    path = path_of(found, folder)
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(found, indent=1) + "\n")
-    aside.replace(path)
+    path = path_of(results, folder)
+    part_path = path.with_suffix(".part")
+    part_path.write_text(json.dumps(results, indent=1) + "\n")
+    part_path.replace(path)
 
 
 def main() -> int:
     """Runs, and says where the results are: 0 for all steps done, 3 for some, 2 for no device."""
     options = parse(GPU, __doc__)
     try:
-        found = run(options)
+        results = run(options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if "machine" not in found:
-        lines = found["steps"]["machine"].get("log", ["it ran out of time"])
+    if "machine" not in results:
+        lines = results["steps"]["machine"].get("log", ["it ran out of time"])
         print(
             f"error: expected a device {options.device!r}, got none: {lines[-1]}", file=sys.stderr
         )
         return 2
-    ran = {name: found["steps"][name]["status"] for name in ("machine", *steps_of(options))}
-    missing = [name for name, status in ran.items() if status != "done"]
+    statuses = {name: results["steps"][name]["status"] for name in ("machine", *steps_of(options))}
+    missing = [name for name, status in statuses.items() if status != "done"]
     ending = f"; not done: {', '.join(missing)}" if missing else ""
-    print(f"{path_of(found, options.out)}: {len(ran) - len(missing)} steps done{ending}")
+    print(f"{path_of(results, options.out)}: {len(statuses) - len(missing)} steps done{ending}")
     return 3 if missing else 0
 
 

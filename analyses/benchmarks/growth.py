@@ -26,37 +26,40 @@ TITLES = {
 
 def measure_growth(setting: Setting, repeats: int, axes: list[str]) -> list[dict]:
     """One record per axis, size and extraction: time and memory, and the forward's beside them."""
-    model = made_with = None
+    model = model_layers = None
     records, forwards = [], {}
     for axis in axes:
         for size in SWEEPS[axis]:
-            here = replace(setting, **{axis: size})
-            if here.targets > here.tokens // 2 or here.tokens <= TEXT_TOKENS:
+            size_setting = replace(setting, **{axis: size})
+            if (
+                size_setting.targets > size_setting.tokens // 2
+                or size_setting.tokens <= TEXT_TOKENS
+            ):
                 continue
-            if here.layers != made_with:
-                model, made_with = None, here.layers  # one at a time in memory
-                model = make_model(here)
-            todo = tasks(model, here)
-            key = here.tokens, here.layers
+            if size_setting.layers != model_layers:
+                model, model_layers = None, size_setting.layers  # one at a time in memory
+                model = make_model(size_setting)
+            todo = tasks(model, size_setting)
+            key = size_setting.tokens, size_setting.layers
             if key not in forwards:
-                forwards[key] = peak_memory(here, "forward")
-            times = in_turns(["forward", *MEASURED[axis]], todo, repeats, here.device)
+                forwards[key] = peak_memory(size_setting, "forward")
+            times = in_turns(["forward", *MEASURED[axis]], todo, repeats, size_setting.device)
             for name in MEASURED[axis]:
-                found = compared(times[name], times["forward"])
-                peaks = peak_memory(here, name), forwards[key]
-                record = {"axis": axis, "size": size, "extraction": name} | _costs(found, *peaks)
-                records.append(record | {"estimated_bytes": estimated(here, name)})
+                timing = compared(times[name], times["forward"])
+                peaks = peak_memory(size_setting, name), forwards[key]
+                record = {"axis": axis, "size": size, "extraction": name} | _costs(timing, *peaks)
+                records.append(record | {"estimated_bytes": estimated(size_setting, name)})
                 print(_line(records[-1]), flush=True)
     return records
 
 
-def _costs(found: dict, peak: dict[str, int], forward: dict[str, int]) -> dict:
+def _costs(timing: dict, peak: dict[str, int], forward: dict[str, int]) -> dict:
     return {
-        "ratio": found["ratio_median"],
-        "ratio_lower": found["ratio_range"][0],
-        "ratio_upper": found["ratio_range"][1],
-        "seconds": found["seconds_median"],
-        "forward_seconds": found["forward_seconds_median"],
+        "ratio": timing["ratio_median"],
+        "ratio_lower": timing["ratio_range"][0],
+        "ratio_upper": timing["ratio_range"][1],
+        "seconds": timing["seconds_median"],
+        "forward_seconds": timing["forward_seconds_median"],
         "memory_ratio": peak["peak"] / forward["peak"],
         "needed_bytes": peak["peak"] - peak["before"],
         "forward_needed_bytes": forward["peak"] - forward["before"],
@@ -105,13 +108,13 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
     styles = {"ledger": ("#D55E00", "o"), "effects": ("#0072B2", "^")}
     for column, axis in enumerate(names):
         top, bottom = axes[:, column]
-        for name, one in frame[frame.axis == axis].groupby("extraction", sort=False):
+        for name, table in frame[frame.axis == axis].groupby("extraction", sort=False):
             color, marker = styles[name]
             label = {"ledger": "ledger", "effects": "edge effects"}[name]
-            reach = [one.ratio - one.ratio_lower, one.ratio_upper - one.ratio]
+            reach = [table.ratio - table.ratio_lower, table.ratio_upper - table.ratio]
             top.errorbar(
-                one["size"],
-                one.ratio,
+                table["size"],
+                table.ratio,
                 reach,
                 color=color,
                 marker=marker,
@@ -119,7 +122,9 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
                 capsize=3,
                 linewidth=1.2,
             )
-            bottom.plot(one["size"], one.memory_ratio, color=color, marker=marker, linewidth=1.2)
+            bottom.plot(
+                table["size"], table.memory_ratio, color=color, marker=marker, linewidth=1.2
+            )
         for ax in (top, bottom):
             ax.axhline(1, color="#999999", linestyle="--", linewidth=1)
             ax.set_xscale("log", base=2)

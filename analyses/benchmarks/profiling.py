@@ -67,10 +67,10 @@ def by_package(task: Callable, device: str) -> dict[str, float]:
     profiler.enable()
     seconds(task, device)
     profiler.disable()
-    found: dict[str, float] = defaultdict(float)
+    seconds_by_package: dict[str, float] = defaultdict(float)
     for (file, _, _), (_, _, own, _, _) in pstats.Stats(profiler).stats.items():
-        found[_package(file)] += own
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+        seconds_by_package[_package(file)] += own
+    return dict(sorted(seconds_by_package.items(), key=lambda pair: -pair[1]))
 
 
 def _package(file: str) -> str:

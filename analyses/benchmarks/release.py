@@ -29,7 +29,7 @@ def release_arithmetic(setting: Setting, n_tokens=1024, n_visual=729, n_answer=8
     rows = torch.arange(n_tokens - n_answer, n_tokens, device=device)
     visual = slice(1, 1 + n_visual)
     group = heads // kv_heads
-    found = {}
+    maps = {}
 
     def release():
         eye = torch.eye(n_tokens, dtype=dtype, device=device).expand(1, heads, -1, -1).contiguous()
@@ -41,7 +41,7 @@ def release_arithmetic(setting: Setting, n_tokens=1024, n_visual=729, n_answer=8
             values[0].repeat_interleave(group, 0)[:, visual],
         )
         written = weighted.reshape(n_answer, n_visual, width) @ w_o.T
-        found["release"] = torch.stack(
+        maps["release"] = torch.stack(
             [(one @ head_rows.T)[:, target] for one, target in zip(written, targets, strict=True)]
         )
 
@@ -52,12 +52,12 @@ def release_arithmetic(setting: Setting, n_tokens=1024, n_visual=729, n_answer=8
         later = torch.arange(n_tokens, device=device) > rows.reshape(-1, 1)
         weights = scores.masked_fill(later, -torch.inf).softmax(dim=-1)
         direct = weights.permute(1, 0, 2) * slot_scores(back, values)
-        found["folded"] = direct.sum(dim=1)[:, visual]
+        maps["folded"] = direct.sum(dim=1)[:, visual]
 
     release(), folded()
     slow = sorted(seconds(release, device) for _ in range(3))[1]
     fast = sorted(seconds(folded, device) for _ in range(21))[10]
-    error = (found["release"] - found["folded"]).abs().max() / found["release"].abs().max()
+    error = (maps["release"] - maps["folded"]).abs().max() / maps["release"].abs().max()
     return {
         "speedup": slow / fast,
         "folded_seconds": fast,

@@ -44,18 +44,18 @@ def reward_cost(
     depths = DEPTHS if is_extended else (layers,)
     by_depth = {}
     for depth in depths:
-        here = replace(setting, layers=depth)
+        depth_setting = replace(setting, layers=depth)
         by_depth[depth] = _parts(
-            here, n_prompt, n_new, repeats, is_extended=is_extended, write=write
+            depth_setting, n_prompt, n_new, repeats, is_extended=is_extended, write=write
         )
-    whole = by_depth[depths[-1]]
+    seconds_by_part = by_depth[depths[-1]]
     if is_extended:
         shallow, deep = (by_depth[depth] for depth in depths)
-        whole = {}
+        seconds_by_part = {}
         for name, first in shallow.items():
             per_layer = (deep[name] - first) / (depths[1] - depths[0])
-            whole[name] = first + per_layer * (layers - depths[0])
-    step = sum(seconds for name, seconds in whole.items() if name not in RULES)
+            seconds_by_part[name] = first + per_layer * (layers - depths[0])
+    step = sum(seconds for name, seconds in seconds_by_part.items() if name not in RULES)
     return {
         "layers": layers,
         "prompt": n_prompt,
@@ -63,11 +63,11 @@ def reward_cost(
         "group": GROUP,
         "is_extended": is_extended,
         "measured_seconds": by_depth,
-        "step_parts_seconds": whole,
+        "step_parts_seconds": seconds_by_part,
         "step_seconds": step,
-        "added": {rule: whole[rule] / step for rule in RULES},
+        "added": {rule: seconds_by_part[rule] / step for rule in RULES},
         "added_without_decoding": {
-            rule: whole[rule] / (step - whole["decoding"]) for rule in RULES
+            rule: seconds_by_part[rule] / (step - seconds_by_part["decoding"]) for rule in RULES
         },
     }
 
@@ -82,14 +82,14 @@ def _parts(
     if not is_extended:
         del todo["prefill"], todo["decoding"]  # a whole generation has both
     rounds = in_turns(list(todo), todo, repeats, setting.device)
-    found = {name: median(times) for name, times in rounds.items()}
-    write({"layers": setting.layers, "seconds": dict(found)})
+    seconds_by_part = {name: median(times) for name, times in rounds.items()}
+    write({"layers": setting.layers, "seconds": dict(seconds_by_part)})
     if not is_extended:
         # Once, and last: hundreds of equal steps need no warm-up, and take longest.
-        found["decoding"] = seconds(_generation(vlm, sample, n_new), setting.device)
+        seconds_by_part["decoding"] = seconds(_generation(vlm, sample, n_new), setting.device)
         per_completion = 1 / GROUP
-    found["decoding"] *= per_completion
-    return found
+    seconds_by_part["decoding"] *= per_completion
+    return seconds_by_part
 
 
 def _generation(vlm, sample, n_new: int) -> Callable[[], None]:
@@ -103,10 +103,10 @@ def _generation(vlm, sample, n_new: int) -> Callable[[], None]:
 
     def generate():
         with torch.no_grad():
-            made = vlm.model.generate(
+            sequences = vlm.model.generate(
                 **prompt, do_sample=True, max_new_tokens=n_new, min_new_tokens=n_new
             )
-        assert made.shape == (GROUP, prompt["input_ids"].shape[1] + n_new)
+        assert sequences.shape == (GROUP, prompt["input_ids"].shape[1] + n_new)
 
     return generate
 

@@ -68,21 +68,21 @@ def machine(_sizes: Sizes, device: str, write: Write) -> None:
 
     entries = locked()
     pins = {name: entries[name].split("==")[1].split()[0] for name in PACKAGES}
-    found = {"python": platform.python_version(), "device": "cpu"}
+    record = {"python": platform.python_version(), "device": "cpu"}
     if device != "cpu":
         properties = torch.cuda.get_device_properties(device)
-        found |= {
+        record |= {
             "device": properties.name,
             "memory_bytes": properties.total_memory,
             "multiprocessors": properties.multi_processor_count,
             "cuda": torch.version.cuda,
         }
-    found |= {"versions": {name: version(name) for name in PACKAGES}, "lock": pins}
-    found["allow_tf32"] = {
+    record |= {"versions": {name: version(name) for name in PACKAGES}, "lock": pins}
+    record["allow_tf32"] = {
         "products": torch.backends.cuda.matmul.allow_tf32,
         "convolutions": torch.backends.cudnn.allow_tf32,
     }
-    write(found)
+    write(record)
 
 
 def exactness(sizes: Sizes, device: str, write: Write) -> None:
@@ -131,17 +131,17 @@ def certificate(sizes: Sizes, device: str, write: Write) -> None:
         vlm = as_vlm(make_model(setting), sizes.tokens[0])
         start = time.perf_counter()
         try:
-            found = certify(vlm, witness=False)
+            model_certificate = certify(vlm, witness=False)
         except NotCertified as error:
-            found = error.certificate
-        table = found.checks.to_dataframe().reset_index()
+            model_certificate = error.certificate
+        table = model_certificate.checks.to_dataframe().reset_index()
         write(
             {
                 "shape": setting.shape,
                 "layers": setting.layers,
                 "dtype": dtype,
-                "is_passed": found.is_passed,
-                "failures": found.failures,
+                "is_passed": model_certificate.is_passed,
+                "failures": model_certificate.failures,
                 "seconds": time.perf_counter() - start,
                 "checks": json.loads(table.to_json(orient="records")),
             }
@@ -170,10 +170,10 @@ def speed(number: int, sizes: Sizes, device: str, write: Write) -> None:
         peak = peak_of(todo[plain], device)
         write(_sized(first, n_tokens, plain) | {"peak_bytes": peak["peak"]})
         for name in names:
-            found = paired(name, todo, sizes.repeats, device)
-            found["peak_bytes"] = peak_of(todo[name], device)["peak"]
-            found["memory_ratio"] = found["peak_bytes"] / peak["peak"]
-            write(_sized(first, n_tokens, name) | found)
+            timing = paired(name, todo, sizes.repeats, device)
+            timing["peak_bytes"] = peak_of(todo[name], device)["peak"]
+            timing["memory_ratio"] = timing["peak_bytes"] / peak["peak"]
+            write(_sized(first, n_tokens, name) | timing)
 
 
 def _sized(setting: Setting, n_tokens: int, task: str) -> dict:
@@ -208,10 +208,8 @@ def reward(sizes: Sizes, device: str, write: Write) -> None:
 
     setting = full_depth(sizes.shapes[0], sizes, device, sizes.tokens[0])
     n_prompt, repeats = sizes.tokens[0], min(3, sizes.repeats)
-    found = reward_cost(
-        setting, n_prompt, sizes.new_tokens, repeats, is_extended=False, write=write
-    )
-    write({"shape": setting.shape, "dtype": setting.dtype} | found)
+    cost = reward_cost(setting, n_prompt, sizes.new_tokens, repeats, is_extended=False, write=write)
+    write({"shape": setting.shape, "dtype": setting.dtype} | cost)
 
 
 STEPS: dict[str, Callable[[Sizes, str, Write], None]] = {

@@ -42,7 +42,7 @@ def tasks(model, setting: Setting) -> dict[str, Callable]:
     width = model.config.text_config.hidden_size
     content = torch.randn(len(visual), width, device=model.device, dtype=model.dtype)
     embeddings = torch.randn(1, setting.tokens, width, device=model.device, dtype=model.dtype)
-    extract, asked = interp.extract, {"positions": rows}
+    extract, options = interp.extract, {"positions": rows}
 
     def decoder():
         with torch.no_grad():
@@ -51,29 +51,29 @@ def tasks(model, setting: Setting) -> dict[str, Callable]:
     return {
         "forward": lambda: _forward(model, batch),
         "decoder": decoder,
-        "ledger": lambda: extract.ledger(model, batch, detail="tokens", **asked),
-        "effects": lambda: extract.effects(model, batch, sources=sources, **asked),
-        "shapley": lambda: extract.shapley(model, batch, references={"one": content}, **asked),
-        "first_order": lambda: extract.first_order(model, batch, **asked),
+        "ledger": lambda: extract.ledger(model, batch, detail="tokens", **options),
+        "effects": lambda: extract.effects(model, batch, sources=sources, **options),
+        "shapley": lambda: extract.shapley(model, batch, references={"one": content}, **options),
+        "first_order": lambda: extract.first_order(model, batch, **options),
         "patch_effects": lambda: extract.patch_effects(model, batch, positions=rows[-1:]),
-        **_batch_tasks(model, batch, asked | {"sources": sources}, setting.sequences),
+        **_batch_tasks(model, batch, options | {"sources": sources}, setting.sequences),
     }
 
 
-def _batch_tasks(model, batch: dict, asked: dict, n_sequences: int) -> dict[str, Callable]:
+def _batch_tasks(model, batch: dict, sample_options: dict, n_sequences: int) -> dict[str, Callable]:
     """A plain forward and extractions of several equal sequences at once."""
     import torch
 
     from interp.extract import each
 
-    several = {name: torch.cat([value] * n_sequences) for name, value in batch.items()}
+    joint_batch = {name: torch.cat([value] * n_sequences) for name, value in batch.items()}
 
     def extraction(name: str, *own: str, **options) -> Callable:
-        samples = [(batch, {key: asked[key] for key in own})] * n_sequences
+        samples = [(batch, {key: sample_options[key] for key in own})] * n_sequences
         return lambda: list(each(name, model, samples, max_memory=2**50, **options))
 
     return {
-        "forward of a batch": lambda: _forward(model, several),
+        "forward of a batch": lambda: _forward(model, joint_batch),
         "ledger of a batch": extraction("ledger", "positions", detail="tokens"),
         "effects of a batch": extraction("effects", "positions", "sources"),
         "first_order of a batch": extraction("first_order", "positions"),

@@ -79,15 +79,15 @@ def download(python: str, folder: Path) -> None:
     platforms += ["manylinux2014_x86_64", "manylinux1_x86_64"]
     for old in folder.glob("*.whl"):
         old.unlink()
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as asked:
-        asked.write("\n".join(entries[name] for name in WANTED))
-        asked.flush()
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
+        requirements.write("\n".join(entries[name] for name in WANTED))
+        requirements.flush()
         subprocess.run(
             [
                 *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
                 *("--only-binary=:all:", "--implementation", "cp", "--python-version", python),
                 *(word for platform in platforms for word in ("--platform", platform)),
-                *("--require-hashes", "--requirement", asked.name, "--dest", str(folder)),
+                *("--require-hashes", "--requirement", requirements.name, "--dest", str(folder)),
             ],
             check=True,
         )

@@ -48,8 +48,8 @@ def interventions(case: Case) -> list[Finding]:
     embeddings = context.embeddings.clone()
     embeddings[members[0]] = refs["blur"].embeddings.to(embeddings)
     with undisturbed(query.model):
-        other = _forward(query.parts, context, inputs_embeds=embeddings[None])[query.rows]
-    gap = clean - _logits(case, other) - total
+        final = _forward(query.parts, context, inputs_embeds=embeddings[None])[query.rows]
+    gap = clean - _logits(case, final) - total
     findings.append(case.compare("replaced content equals a forward with it", gap, to=total))
     return findings
 
@@ -62,8 +62,8 @@ def _cut(
     with undisturbed(case.query.model), ExitStack() as stack:
         if mode == "mask":
             stack.enter_context(attending(parts.language_model, "sdpa"))
-            given = {"attention_mask": {"full_attention": _mask(context, row, hidden)}}
-            return _forward(parts, context, **given)[row]
+            arguments = {"attention_mask": {"full_attention": _mask(context, row, hidden)}}
+            return _forward(parts, context, **arguments)[row]
         stack.enter_context(attending(parts.language_model, "eager"))
         is_visual = case.query.is_visual
         is_averaged = is_visual if mode == "mean" else None
@@ -82,20 +82,22 @@ def _take_out(  # noqa: PLR0913, PLR0917 - a hook's arguments
     values = layer.v_proj(kwargs["hidden_states"])[0]
     values = rearrange(values, "p (kv d) -> p kv d", kv=parts.n_kv_heads)
     values = values.repeat_interleave(parts.n_heads // parts.n_kv_heads, dim=1)
-    instead = torch.zeros_like(values[0]) if is_averaged is None else values[is_averaged].mean(0)
-    kept = weights[0, :, row] * hidden
-    taken = torch.einsum("hp,phd->hd", kept, values - instead)
-    both = torch.stack([rearrange(taken, "h d -> (h d)"), taken.new_zeros(taken.numel())])
-    written, bias = layer.o_proj(both)
+    fill = torch.zeros_like(values[0]) if is_averaged is None else values[is_averaged].mean(0)
+    cut_weights = weights[0, :, row] * hidden
+    cut_values = torch.einsum("hp,phd->hd", cut_weights, values - fill)
+    o_proj_inputs = torch.stack(
+        [rearrange(cut_values, "h d -> (h d)"), cut_values.new_zeros(cut_values.numel())]
+    )
+    written, bias = layer.o_proj(o_proj_inputs)
     out = out.clone()
     out[0, row] -= written - bias
     return out, None
 
 
-def _forward(parts: Parts, context: Prefill, **changed) -> Float[Tensor, "token d_model"]:
+def _forward(parts: Parts, context: Prefill, **overrides) -> Float[Tensor, "token d_model"]:
     """The language model's plain forward over the whole sequence."""
-    given = context.given | {"use_cache": False} | changed
-    return parts.language_model(**given).last_hidden_state[0]
+    arguments = context.given | {"use_cache": False} | overrides
+    return parts.language_model(**arguments).last_hidden_state[0]
 
 
 def _logits(case: Case, hidden: Float[Tensor, "target d_model"]) -> Float[np.ndarray, " target"]:

@@ -31,16 +31,16 @@ def naive_terms(case: Case) -> list[Finding]:
             written, bias = _writes(case, layer, torch.from_numpy(sources).to(query.rows.device))
             read = torch.einsum("td,phd->thp", vectors, written)
             terms = (read * weights[layer][..., sources].double()).cpu().numpy()
-            mine = ledger["direct"].isel(layer=layer, source=sources).values
-            errors["direct terms"].append(of_sum(mine - terms, terms, axis=(1, 2)).max())
+            ledger_terms = ledger["direct"].isel(layer=layer, source=sources).values
+            errors["direct terms"].append(of_sum(ledger_terms - terms, terms, axis=(1, 2)).max())
             constant = torch.einsum("td,hd->th", vectors, bias).cpu().numpy()
-            mine = ledger["value_bias"].isel(layer=layer).values
+            ledger_biases = ledger["value_bias"].isel(layer=layer).values
             # Beside the direct terms: a layer may have no bias to speak of.
-            whole = np.concatenate([constant, terms.sum(axis=2)], axis=1)
-            errors["value biases"].append(of_sum(mine - constant, whole, axis=1).max())
+            all_terms = np.concatenate([constant, terms.sum(axis=2)], axis=1)
+            errors["value biases"].append(of_sum(ledger_biases - constant, all_terms, axis=1).max())
     return [
-        by_layer(f"folded {name} equal the naive ones", found, case.bound)
-        for name, found in errors.items()
+        by_layer(f"folded {name} equal the naive ones", layer_errors, case.bound)
+        for name, layer_errors in errors.items()
     ]
 
 
@@ -69,10 +69,10 @@ def _writes(
     group = parts.n_heads // parts.n_kv_heads
     written = []
     for head in range(parts.n_heads):
-        alone = torch.zeros(
+        head_values = torch.zeros(
             len(values), parts.n_heads, parts.d_head, dtype=values.dtype, device=values.device
         )
-        alone[:, head] = values[:, head // group]
-        written.append(block.o_proj(rearrange(alone, "p h d -> p (h d)")).double())
+        head_values[:, head] = values[:, head // group]
+        written.append(block.o_proj(rearrange(head_values, "p h d -> p (h d)")).double())
     written = torch.stack(written, dim=1)
     return written[:-1] - written[-1], written[-1]

@@ -22,14 +22,14 @@ N_PATCHES = 3
 
 def first_order_sums(case: Case) -> list[Finding]:
     """The integrated map against the joint cut, and one backward pass against one per target."""
-    together = extract.first_order(case.vlm, case.sample, n_nodes=N_NODES, **case.asked)
-    maps = together["first_order"].values[..., 0]
-    error = of_sum(together["completeness_error"].values[:, np.newaxis, np.newaxis], maps, (1, 2))
+    dataset = extract.first_order(case.vlm, case.sample, n_nodes=N_NODES, **case.asked)
+    maps = dataset["first_order"].values[..., 0]
+    error = of_sum(dataset["completeness_error"].values[:, np.newaxis, np.newaxis], maps, (1, 2))
     bound = max(QUADRATURE, case.bound)
     findings = [Finding("first-order map sums to the joint cut", float(np.max(error)), bound)]
     last = {name: values[-1:] for name, values in case.asked.items()}
-    alone = extract.first_order(case.vlm, case.sample, n_nodes=N_NODES, **last)
-    gap = maps[-1] - alone["first_order"].values[0, ..., 0]
+    last_dataset = extract.first_order(case.vlm, case.sample, n_nodes=N_NODES, **last)
+    gap = maps[-1] - last_dataset["first_order"].values[0, ..., 0]
     error = float(of_sum(gap, maps[-1], (0, 1)))
     return [*findings, Finding("one backward pass equals one per target", error, case.bound)]
 
@@ -39,11 +39,11 @@ def patch_sums(case: Case) -> list[Finding]:
     vlm, sample, case = case.vlm, case.sample, case.of([-1])
     edge = extract.patch_effects(vlm, sample, **case.asked)
     strongest = np.argsort(-np.abs(edge["total"].values[0]))[:N_PATCHES].tolist()
-    one_by_one = {f"patch {row}": [row] for row in strongest}
-    fx = extract.effects(vlm, sample, sources=one_by_one, **case.asked)
-    mine = edge["effect"].values[:, strongest]
-    gap = mine - fx["effect"].values
-    findings = [case.compare("edge map equals the effects of its patches", gap, to=mine)]
+    single_patches = {f"patch {row}": [row] for row in strongest}
+    fx = extract.effects(vlm, sample, sources=single_patches, **case.asked)
+    edge_map = edge["effect"].values[:, strongest]
+    gap = edge_map - fx["effect"].values
+    findings = [case.compare("edge map equals the effects of its patches", gap, to=edge_map)]
     refs = references(vlm, sample, kinds=("blur",))
     slot = extract.patch_effects(vlm, sample, form="slot", reference=refs["blur"], **case.asked)
     nodes = extract.node_effects(vlm, sample, references=refs, sources=["image"], **case.asked)
@@ -74,10 +74,14 @@ def shapley_sums(case: Case) -> list[Finding]:
     rows = gauge_rows(query.parts.output_embedding, query.targets, "centered")
     readout = read_out(query.parts, rows, played.final[-1])
     written = shapley.writes(query.parts, readout.biases, runs, played, before)
-    mine = project(readout.vectors, written[1, 1, 1]).cpu().numpy()
+    direct_write = project(readout.vectors, written[1, 1, 1]).cpu().numpy()
     terms = case.ledger["direct"].values.sum(axis=(1, 2))
-    whole = (terms * before.cpu().numpy()).sum(axis=1)
-    findings.append(case.compare("clean direct write equals Eq. 1's sum", mine - whole, to=whole))
+    ledger_sum = (terms * before.cpu().numpy()).sum(axis=1)
+    findings.append(
+        case.compare(
+            "clean direct write equals Eq. 1's sum", direct_write - ledger_sum, to=ledger_sum
+        )
+    )
     return findings
 
 

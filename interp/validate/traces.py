@@ -25,11 +25,11 @@ def liveness(case: Case) -> list[Finding]:
             "attention outputs": played.attention,
             "FFN outputs": played.ffn,
         }
-        every = [tensor for tensors in captured.values() for tensor in tensors]
-        moved = iter(torch.autograd.grad(result, every))
+        all_tensors = [tensor for tensors in captured.values() for tensor in tensors]
+        gradients = iter(torch.autograd.grad(result, all_tensors))
     findings = []
     for name, tensors in captured.items():
-        dead = [0.0 if float(next(moved).abs().sum()) > 0 else 1.0 for _ in tensors]
+        dead = [0.0 if float(next(gradients).abs().sum()) > 0 else 1.0 for _ in tensors]
         findings.append(by_layer(f"captured {name} move the result", dead, 0.0))
     return findings
 

@@ -41,11 +41,11 @@ def check_installed() -> None:
 def copied(vlm: VLM) -> torch.nn.Module:
     """A copy of the model in eval mode, adapters merged."""
     model = copy.deepcopy(vlm.model)
-    for one in (model, base_model(model)):
+    for module in (model, base_model(model)):
         # A trainer may have put a closure in forward's place, which would run the original.
-        if "_hf_hook" not in vars(one):
-            vars(one).pop("forward", None)
-            vars(one).pop("_original_forward", None)
+        if "_hf_hook" not in vars(module):
+            vars(module).pop("forward", None)
+            vars(module).pop("_original_forward", None)
     return (model.merge_and_unload() if isinstance(model, PeftModel) else model).eval()
 
 
@@ -54,8 +54,8 @@ def merged_equals_unmerged(cases: list[Case]) -> list[Finding]:
     model, errors = copied(cases[0].vlm), []
     for case in cases:
         ds = extract.ledger(model, case.query.batch, **case.asked)
-        whole = case.ledger["direct"].values
-        errors.append(np.max(of_sum(ds["direct"].values - whole, whole, axis=(1, 2, 3))))
+        direct = case.ledger["direct"].values
+        errors.append(np.max(of_sum(ds["direct"].values - direct, direct, axis=(1, 2, 3))))
     return [Finding("merged adapter equals unmerged", float(np.max(errors)), cases[0].bound)]
 
 
@@ -85,17 +85,17 @@ def _is_needed(name: str) -> bool:
 def _components(case: Case, cache) -> list[Finding]:
     """Residual stream, attention and FFN outputs, all tokens, layer by layer."""
     findings = []
-    for mine, theirs in (
+    for name, hook_name in (
         ("resid_pre", "hook_resid_pre"),
         ("attn_out", "hook_attn_out"),
         ("ffn_out", "hook_mlp_out"),
         ("resid_post", "hook_resid_post"),
     ):
         errors = [
-            relative(cache[f"blocks.{n}.{theirs}"][0] - value, value)
-            for n, value in enumerate(case.stream[mine])
+            relative(cache[f"blocks.{n}.{hook_name}"][0] - value, value)
+            for n, value in enumerate(case.stream[name])
         ]
-        findings.append(by_layer(f"TransformerLens: {mine}", errors, TWICE * case.bound))
+        findings.append(by_layer(f"TransformerLens: {name}", errors, TWICE * case.bound))
     return findings
 
 
@@ -104,21 +104,21 @@ def _attributions(case: Case, cache, norm_weight) -> list[Finding]:
     findings = []
     ds = extract.ledger(case.vlm, case.sample, gauge="raw", detail="full", **case.asked)
     heads = (ds["direct"].sum("source") + ds["value_bias"]).values
-    mine = np.concatenate([ds["embed"].values[:, np.newaxis], ds["ffn"].values], axis=1)
-    head_errors, other_errors = [], []
+    ledger_parts = np.concatenate([ds["embed"].values[:, np.newaxis], ds["ffn"].values], axis=1)
+    head_errors, part_errors = [], []
     for k, (row, target) in enumerate(zip(*case.asked.values(), strict=True)):
         # It expects the norm's weight folded into the output embedding; so the components get it.
         stack = cache.stack_head_results(layer=-1, pos_slice=row) * norm_weight
-        found = cache.logit_attrs(stack, tokens=target, pos_slice=row)[:, 0].double().cpu().numpy()
-        found = rearrange(found, "(l h) -> l h", l=len(heads[k]))
-        head_errors.append(of_sum(found - heads[k], heads[k], axis=1))
+        terms = cache.logit_attrs(stack, tokens=target, pos_slice=row)[:, 0].double().cpu().numpy()
+        terms = rearrange(terms, "(l h) -> l h", l=len(heads[k]))
+        head_errors.append(of_sum(terms - heads[k], heads[k], axis=1))
         stack = cache.decompose_resid(layer=-1, pos_slice=row, mode="all") * norm_weight
-        found = cache.logit_attrs(stack, tokens=target, pos_slice=row)[:, 0].double().cpu().numpy()
-        embed_and_ffn = np.concatenate([found[:1], found[2::2]])
-        other_errors.append(np.abs(embed_and_ffn - mine[k]).max() / case.magnitude[k])
+        terms = cache.logit_attrs(stack, tokens=target, pos_slice=row)[:, 0].double().cpu().numpy()
+        bridge_parts = np.concatenate([terms[:1], terms[2::2]])
+        part_errors.append(np.abs(bridge_parts - ledger_parts[k]).max() / case.magnitude[k])
     by_head = np.max(head_errors, axis=0).tolist()
     findings.append(by_layer("TransformerLens: attribution of heads", by_head, TWICE * case.bound))
-    worst = float(np.max(other_errors))
+    worst = float(np.max(part_errors))
     findings.append(
         Finding("TransformerLens: attribution of embedding and FFNs", worst, TWICE * case.bound)
     )

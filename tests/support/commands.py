@@ -22,11 +22,11 @@ def run(script: ModuleType, *arguments, code: int = 0) -> Done:
     out, err = io.StringIO(), io.StringIO()
     argv = ["x", *map(str, arguments)]
     with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
-        found = script.main()
-    assert found == code, err.getvalue()[-3000:]
-    return Done(found, out.getvalue(), err.getvalue())
+        exit_code = script.main()
+    assert exit_code == code, err.getvalue()[-3000:]
+    return Done(exit_code, out.getvalue(), err.getvalue())
 
 
 def parsed(kind: type, *arguments):
     """The options of a command that arguments give."""
-    return options.parse(kind, "", [str(one) for one in arguments])
+    return options.parse(kind, "", [str(argument) for argument in arguments])

@@ -47,10 +47,10 @@ class FarDevice(TorchFunctionMode):
         args = tuple("cpu" if is_far_device(one) else one for one in args)
         kwargs = {key: "cpu" if is_far_device(one) else one for key, one in kwargs.items()}
         with torch._C.DisableTorchFunctionSubclass():
-            found = function(*args, **kwargs)
+            result = function(*args, **kwargs)
         if name in IN_PLACE:
-            return found
-        return tree_map_only(torch.Tensor, as_far if goes_far else as_near, found)
+            return result
+        return tree_map_only(torch.Tensor, as_far if goes_far else as_near, result)
 
 
 def ends_far(name: str, arguments: list, tensors: list[torch.Tensor]) -> bool:

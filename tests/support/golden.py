@@ -40,11 +40,11 @@ ASKED = {
 def tables(name: str, run: Path) -> dict[str, pd.DataFrame]:
     """The tables that the code of today makes of a run, as CSV keeps them."""
     make = import_module(f"analyses.reports.{name}.page").make_report
-    made = {key: one for key, one in make(run).tables.items() if one is not None}
+    table_by_key = {key: table for key, table in make(run).tables.items() if table is not None}
     with tempfile.TemporaryDirectory() as folder:
-        for key, one in made.items():
-            one.to_csv(Path(folder) / key, index=False)
-        return {key: pd.read_csv(Path(folder) / key) for key in made}
+        for key, table in table_by_key.items():
+            table.to_csv(Path(folder) / key, index=False)
+        return {key: pd.read_csv(Path(folder) / key) for key in table_by_key}
 
 
 def unpacked(name: str, folder: Path) -> Path:
@@ -59,16 +59,16 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true")
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    for name, more in ASKED.items():
+    for name, arguments in ASKED.items():
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             if options.measure:
-                command = [sys.executable, ROOT / "analyses/extract.py", name, *COMMON, *more]
+                command = [sys.executable, ROOT / "analyses/extract.py", name, *COMMON, *arguments]
                 subprocess.run([*command, "--out", folder], check=True)
                 shutil.make_archive(str(FOLDER / name), "zip", folder / "run")
-            for key, one in tables(name, unpacked(name, folder / "unpacked")).items():
+            for key, table in tables(name, unpacked(name, folder / "unpacked")).items():
                 (FOLDER / name).mkdir(exist_ok=True)
-                one.to_csv(FOLDER / name / f"{key}.csv", index=False, float_format="%.7g")
+                table.to_csv(FOLDER / name / f"{key}.csv", index=False, float_format="%.7g")
 
 
 if __name__ == "__main__":

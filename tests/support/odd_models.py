@@ -110,10 +110,10 @@ def sample(index: int = 0, family: str = "sum"):
 
 def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
     """The processor's batch for one non-square scene with its text, left-padded by hand."""
-    made = inputs.teacher_forced(processor, sample(index), None).batch
-    made = {
+    tensors = inputs.teacher_forced(processor, sample(index), None).batch
+    tensors = {
         name: value.to(dtype) if value.is_floating_point() else value
-        for name, value in made.items()
+        for name, value in tensors.items()
     }
     fills = {
         "input_ids": processor.tokenizer.pad_token_id,
@@ -121,9 +121,9 @@ def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
         "mm_token_type_ids": 0,
     }
     for name, fill in fills.items():
-        pad = torch.full((1, padding), fill, dtype=made[name].dtype)
-        made[name] = torch.cat([pad, made[name]], dim=1)
-    return made
+        pad = torch.full((1, padding), fill, dtype=tensors[name].dtype)
+        tensors[name] = torch.cat([pad, tensors[name]], dim=1)
+    return tensors
 
 
 def random_references(inputs, model, seed=0):

@@ -209,13 +209,13 @@ def edge_effect(
     return u @ h - u2 @ h2, parts
 
 
-def node_effect(clean: Clean, other: Clean, row, target, sources, gauge="centered", foil=None):
+def node_effect(clean: Clean, reference: Clean, row, target, sources, gauge="centered", foil=None):
     """Total effect of a reference and its six parts, each by its formula in METHODS.md 3.2."""
     g = clean.gauge_row(target, gauge, foil)
-    everything = range(row)
+    all_rows = range(row)
     first, h = play_row(clean, row)
-    step1, h1 = play_row(clean, row, other=other, swapped=sources)
-    _, h2 = play_row(clean, row, other=other, swapped=everything)
+    step1, h1 = play_row(clean, row, other=reference, swapped=sources)
+    _, h2 = play_row(clean, row, other=reference, swapped=all_rows)
     u, u1, u2 = (clean.readout(x, g) for x in (h, h1, h2))
     parts = dict.fromkeys(("direct", "routing", "self", "ffn"), 0.0)
     for layer, ((a, own, f), (a1, own1, f1)) in enumerate(zip(first, step1, strict=True)):
@@ -225,7 +225,7 @@ def node_effect(clean: Clean, other: Clean, row, target, sources, gauge="centere
             for p in range(row):
                 before, now = clean.value(layer, head, p)[0], clean.value(layer, head, p)[0]
                 if p in sources:
-                    now = other.value(layer, head, p)[0]
+                    now = reference.value(layer, head, p)[0]
                 parts["direct"] = parts["direct"] + a[head, p] * (back @ (before - now))
                 parts["routing"] = parts["routing"] + (a[head, p] - a1[head, p]) * (back @ now)
             change = (a[head, row] - a1[head, row]) * (back @ own1[head])
@@ -236,15 +236,15 @@ def node_effect(clean: Clean, other: Clean, row, target, sources, gauge="centere
     return u @ h - u2 @ h2, parts
 
 
-def value_at(clean: Clean, other: Clean, row, sources, g, is_strict, is_live):
+def value_at(clean: Clean, reference: Clean, row, sources, g, is_strict, is_live):
     """v(a', a, b) of METHODS.md 3.3 as a dict over triples of 0 and 1."""
     rest = [p for p in range(row) if p not in sources]
-    run = {0: other, 1: clean}
+    run = {0: reference, 1: clean}
     played = {}
     for a in (0, 1):
         for b in (0, 1):
             swapped = [*(sources if a == 0 else []), *(rest if b == 0 else [])]
-            played[a, b] = play_row(clean, row, other=other, swapped=swapped)
+            played[a, b] = play_row(clean, row, other=reference, swapped=swapped)
 
     def write(pattern, values):
         total = 0.0
@@ -257,14 +257,14 @@ def value_at(clean: Clean, other: Clean, row, sources, g, is_strict, is_live):
         return total
 
     u = clean.readout(played[1, 1][1], g)
-    found = {}
+    by_triple = {}
     for q in (0, 1):
         for a in (0, 1):
             for b in (0, 1):
                 state = played[a, b][1] - write((a, b), a)
                 state = state + write((a, b) if is_strict else (q, b), q)
-                found[q, a, b] = (clean.readout(state, g) if is_live else u) @ state
-    return found
+                by_triple[q, a, b] = (clean.readout(state, g) if is_live else u) @ state
+    return by_triple
 
 
 def shapley_values(values):
@@ -286,7 +286,7 @@ def _attention(clean: Clean, layer):
 def bottleneck_map(clean: Clean, row, g, thinking):
     """The bottleneck of METHODS.md 4, every written vector formed."""
     u = clean.readout(clean.final(row), g)
-    found = torch.zeros(len(clean.mask), dtype=u.dtype)
+    saliency = torch.zeros(len(clean.mask), dtype=u.dtype)
     for layer in range(clean.text.num_hidden_layers):
         weights = _attention(clean, layer)
         for head in range(clean.text.num_attention_heads):
@@ -295,15 +295,15 @@ def bottleneck_map(clean: Clean, row, g, thinking):
                     weights[head, row, t] * weights[head, t, p] for t in thinking if t < row
                 )
                 value, _ = clean.value(layer, head, p)
-                found[p] += share * (u @ (clean.head_matrix(layer, head) @ value))
-    return found
+                saliency[p] += share * (u @ (clean.head_matrix(layer, head) @ value))
+    return saliency
 
 
 def two_hop_map(clean: Clean, row, g, thinking, visual):
     """The two-hop map of METHODS.md 4: each pair of layers, heads and thinking token in turn."""
     u = clean.readout(clean.final(row), g)
     n_layers, n_heads = clean.text.num_hidden_layers, clean.text.num_attention_heads
-    found = torch.zeros(len(clean.mask), dtype=u.dtype)
+    saliency = torch.zeros(len(clean.mask), dtype=u.dtype)
     for late in range(n_layers):
         gamma = clean.layers[late].input_layernorm.weight
         for t in (one for one in thinking if one < row):
@@ -319,8 +319,8 @@ def two_hop_map(clean: Clean, row, g, thinking, visual):
                     for j in range(n_heads):
                         value, _ = clean.value(late, j, t, normed=frozen * written)
                         read = u @ (clean.head_matrix(late, j) @ value)
-                        found[p] += _attention(clean, late)[j, row, t] * read
-    return found
+                        saliency[p] += _attention(clean, late)[j, row, t] * read
+    return saliency
 
 
 def released_map(clean: Clean, rows, targets, thinking, visual):

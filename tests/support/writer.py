@@ -68,8 +68,8 @@ def plan() -> list[list[str]]:
 
 def shard(number: int) -> xr.Dataset:
     names = plan()[number]
-    made = [one_sample(3 + number, 10 + k, 10 * number + k) for k in range(len(names))]
-    return stack(made, facts(names))
+    datasets = [one_sample(3 + number, 10 + k, 10 * number + k) for k in range(len(names))]
+    return stack(datasets, facts(names))
 
 
 def write(path: Path, shards: list[xr.Dataset]) -> None:
@@ -117,37 +117,37 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, int]:
     """Kills a writer after a random number of files, looks if the run opens, lets another go on."""
     shards = [shard(k) for k in range(N_SHARDS)]
     assert os.waitpid(in_a_fork(lambda: write(folder / "whole", shards)), 0)[1] == 0
-    whole, rng = contents(folder / "whole"), random.Random(seed)
-    found = {"kills": count, "midway": 0, "opened_incomplete": 0, "differ_after_resuming": 0}
+    full_contents, rng = contents(folder / "whole"), random.Random(seed)
+    counts = {"kills": count, "midway": 0, "opened_incomplete": 0, "differ_after_resuming": 0}
     for k in range(count):
         path = folder / f"run{k}"
         child = in_a_fork(lambda path=path: write(path, shards))
-        enough = rng.randrange(1, len(whole))
+        enough = rng.randrange(1, len(full_contents))
         until = time.monotonic() + 120
         while n_files(path) < enough:
             assert time.monotonic() < until, "the writer does not write"
             time.sleep(rng.random() * 1e-3)
         os.kill(child, signal.SIGKILL)  # still there: nobody has waited for it
         os.waitpid(child, 0)
-        is_whole = path.is_dir() and contents(path) == whole
-        found["midway"] += not is_whole
-        found["opened_incomplete"] += opens(path) and not is_whole
+        is_complete = path.is_dir() and contents(path) == full_contents
+        counts["midway"] += not is_complete
+        counts["opened_incomplete"] += opens(path) and not is_complete
         assert os.waitpid(in_a_fork(lambda path=path: write(path, shards)), 0)[1] == 0
-        found["differ_after_resuming"] += contents(path) != whole
-    return found
+        counts["differ_after_resuming"] += contents(path) != full_contents
+    return counts
 
 
 def limited(folder: Path, *limits: int) -> list[dict[str, bool]]:
     """A device that takes no file of more than some bytes: an error, and afterwards the rest."""
     shards = [shard(k) for k in range(N_SHARDS)]
     write(folder / "whole", shards)
-    return [_limited(folder, f"run{at}", at, shards) for at in limits]
+    return [_limited(folder, f"run{limit}", limit, shards) for limit in limits]
 
 
-def _limited(folder: Path, name: str, at: int, shards: list[xr.Dataset]) -> dict[str, bool]:
+def _limited(folder: Path, name: str, limit: int, shards: list[xr.Dataset]) -> dict[str, bool]:
     def too_much():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (at, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         try:
             write(folder / name, shards)
         except OSError:
