@@ -3,8 +3,6 @@
 import json
 import logging
 import math
-import subprocess
-import sys
 import types
 from importlib import import_module
 
@@ -13,13 +11,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import interp
+from analyses import validate_extractor
 from interp.algebra import ledger, readout
 from interp.capture import prefill
 from interp.capture import slots as rows
 from interp.model.state import fingerprint
 from interp.validate import Certificate, NotCertified, certify, witness
 from interp.validate.case import by_layer
-from tests.support import ROOT, odd_models
+from tests.support import commands, odd_models
 from train.certified import Certified
 
 
@@ -260,22 +259,6 @@ def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
 
 def test_the_command_writes_the_certificate(tmp_path):
     out = tmp_path / "certificate.json"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "analyses/validate_extractor.py",
-            "--limit",
-            "1",
-            "--no-witness",
-            "--out",
-            out,
-        ],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = commands.run(validate_extractor, "--limit", 1, "--no-witness", "--out", out)
     assert "checks passed" in done.stdout
     assert json.loads(out.read_text())["is_passed"]
