@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 EVIDENCE_OVERLAP = 0.5
+SLACK = 0.01  # of a side: what annotators' rounding puts outside the image is brought in
 
 
 def box_overlap(
@@ -41,6 +42,21 @@ def evidence_cells(
     return cells
 
 
+def brought_in(boxes: Float[np.ndarray, "box 4"]) -> Float[np.ndarray, "box 4"]:
+    """Boxes whose sides lie outside 0..1 by at most `SLACK`, moved onto the image's border.
+
+    What is further outside, or not finite, stays as it is, for `check_boxes` to refuse.
+    """
+    inside = np.clip(boxes, 0, 1)
+    return np.where(np.abs(boxes - inside) <= SLACK + 1e-9, inside, boxes)
+
+
+def is_usable(boxes: Float[np.ndarray, "box 4"]) -> Bool[np.ndarray, " box"]:
+    """Which boxes are finite, inside 0..1 and of positive area."""
+    is_inside = (np.isfinite(boxes) & (boxes >= 0) & (boxes <= 1)).all(axis=1)
+    return is_inside & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+
+
 def check_boxes(boxes: np.ndarray, name: str = "sample") -> None:
     """Raises ValueError unless every box is finite, inside 0..1 and of positive area."""
     if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) == 0:
@@ -48,8 +64,7 @@ def check_boxes(boxes: np.ndarray, name: str = "sample") -> None:
             f"{name}: expected boxes of shape (k, 4) with k >= 1, got {boxes.shape}; "
             "use boxes=None where there is no annotation"
         )
-    inside = np.isfinite(boxes).all() and (boxes >= 0).all() and (boxes <= 1).all()
-    if not inside or (boxes[:, 2:] <= boxes[:, :2]).any():
+    if not is_usable(boxes).all():
         raise ValueError(
             f"{name}: expected boxes (x0, y0, x1, y1) in 0..1 with x0 < x1 and y0 < y1, "
             f"got {boxes.tolist()}; divide by the image's width and height and clamp"

@@ -4,11 +4,10 @@ Columns image, question and answer; thinking, boxes ([[x0, y0, x1, y1], …] in 
 may be missing. Images are decoded when they are measured, so that a broken one costs itself alone.
 """
 
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
-from interp.data.readers import Unfit, as_id, collect, encoded, in_order
+from interp.data.readers import as_boxes, as_id, collect, encoded, fields, in_order, inside
 from interp.data.saliency_r1 import table_in
 from interp.data.sample import Sample
 
@@ -26,24 +25,20 @@ def load(path: Path, *, split: str, limit: int, seed: int | None = None) -> list
             f"{path}: expected columns image, question and answer, got {table.column_names}"
         )
 
-    def make(number: int, row: dict) -> Sample:
-        try:
-            boxes = row.get("boxes")
+    def make(number: int, row: dict, mended: Counter) -> Sample:
+        with fields():
+            boxes, name = as_boxes(row.get("boxes")), row.get("id")
             return Sample(
-                id=as_id(row.get("id") or f"{split}-{number:06d}"),
+                id=as_id(f"{split}-{number:06d}" if name in (None, "") else name),
                 image=encoded(row["image"]),
                 question=row["question"],
                 answer=row["answer"],
                 thinking=row.get("thinking"),
-                boxes=None if not boxes else np.array(boxes, dtype=np.float64).reshape(-1, 4),
+                boxes=None if boxes is None else inside(boxes, mended),
                 family=row.get("family") or "",
                 dataset="hf",
                 split=split,
             )
-        except Unfit:
-            raise
-        except (ValueError, TypeError) as error:
-            raise Unfit(f"{type(error).__name__}: {error}") from error
 
     rows = ((k, table[k]) for k in in_order(len(table), seed))
     return collect(rows, make, limit, path.name)

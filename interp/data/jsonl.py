@@ -3,16 +3,14 @@
     {"id": "a", "image": "images/a.png", "question": "…", "answer": "…",
      "thinking": "…" or null, "boxes": [[x0, y0, x1, y1], …] or null, "family": "…"}
 
-`image` is a path relative to the file and may not leave its folder; boxes are in 0..1 of the image.
-`thinking`, `boxes` and `family` may be missing.
+`image` is a path relative to the file and may not leave its folder; boxes are in 0..1 of the
+upright image. `thinking`, `boxes`, `family` and `id` may be missing or null.
 """
 
-import json
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
-from interp.data.readers import Unfit, collect, in_order
+from interp.data.readers import as_boxes, collect, fields, in_order, inside, json_lines
 from interp.data.sample import Sample
 
 
@@ -26,35 +24,26 @@ def load(folder: Path, *, split: str, limit: int, seed: int | None = None) -> li
     path = next((one for one in candidates if one.is_file()), None)
     if path is None:
         raise ValueError(f"{folder}: expected {split}.jsonl or samples.jsonl in it, got neither")
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    rows = json_lines(path)
 
-    def make(number: int, line: str) -> Sample:
-        return _sample(line, path, split, number)
+    def make(number: int, row: dict, mended: Counter) -> Sample:
+        with fields():
+            boxes = as_boxes(row.get("boxes"))
+            name = row.get("id")
+            return Sample(
+                id=f"{path.stem}-{number:06d}" if name is None else str(name),
+                image=contained(path.parent, row["image"]),
+                question=row["question"],
+                answer=row["answer"],
+                thinking=row.get("thinking"),
+                boxes=None if boxes is None else inside(boxes, mended),
+                family=row.get("family") or "",
+                dataset="jsonl",
+                split=split,
+            )
 
-    rows = ((k, lines[k]) for k in in_order(len(lines), seed))
-    return collect(rows, make, limit, str(path.name))
-
-
-def _sample(line: str, path: Path, split: str, number: int) -> Sample:
-    try:
-        row = json.loads(line)
-        image = contained(path.parent, row["image"])
-        boxes = row.get("boxes")
-        return Sample(
-            id=str(row.get("id", f"{path.stem}-{number:06d}")),
-            image=image,
-            question=row["question"],
-            answer=row["answer"],
-            thinking=row.get("thinking"),
-            boxes=None if not boxes else np.array(boxes, dtype=np.float64).reshape(-1, 4),
-            family=row.get("family", ""),
-            dataset="jsonl",
-            split=split,
-        )
-    except KeyError as error:
-        raise Unfit(f"no {error} in the line") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise Unfit(f"{type(error).__name__}: {error}") from error
+    order = ((k, rows[k]) for k in in_order(len(rows), seed))
+    return collect(order, make, limit, str(path.name))
 
 
 def contained(folder: Path, name: str) -> Path:

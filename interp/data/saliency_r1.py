@@ -1,22 +1,35 @@
 """saliency-r1-8k, the rows on which Saliency-R1 was trained: one union box per row, as text.
 
 A folder as `datasets` saves it (save_to_disk), or parquet files: SPLIT.parquet, SPLIT-*.parquet, or
-any. Columns dataset, split, question_id, problem, bbox ("[x1, y1, x2, y2]"), solution, image.
+files that name no split. Columns dataset, split, question_id, problem, bbox ("[x1, y1, x2, y2]"),
+solution, image.
 
 In which frame the boxes are is not documented: in 0..1 of the image (`frame="image"`, what everyone
 assumes), or of the image padded to a square (`frame="padded"`). `frame_evidence` tells from data.
 """
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.data.images import open_image
-from interp.data.readers import Unfit, as_id, collect, encoded, in_order, inside, out_of_square
+from interp.data.images import upright_size
+from interp.data.readers import (
+    Unfit,
+    as_id,
+    collect,
+    encoded,
+    fields,
+    in_order,
+    inside,
+    out_of_square,
+)
 from interp.data.sample import Sample
 
+SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
 FRAMES = ("image", "padded")
 
 
@@ -40,26 +53,23 @@ def load(
     if missing:
         raise ValueError(f"{path}: expected columns {sorted(missing)} besides the others, got none")
 
-    def make(number: int, row: dict) -> Sample:
-        try:
+    def make(number: int, row: dict, mended: Counter) -> Sample:
+        with fields():
             image = encoded(row["image"])
             boxes = parsed_box(row["bbox"])
             if frame == "padded":
-                boxes = out_of_square(boxes, *open_image(image).size)
+                boxes = out_of_square(boxes, *upright_size(image))
+            name = row.get("question_id")
             return Sample(
-                id=as_id(row.get("dataset", "row"), row.get("question_id", number)),
+                id=as_id(row.get("dataset") or "row", number if name is None else name),
                 image=image,
                 question=row["problem"],
                 answer=row["solution"],
-                boxes=inside(boxes),
-                family=str(row.get("dataset", "")),
+                boxes=inside(boxes, mended),
+                family=str(row.get("dataset") or ""),
                 dataset="saliency_r1",
                 split=split,
             )
-        except Unfit:
-            raise
-        except (ValueError, TypeError) as error:
-            raise Unfit(f"{type(error).__name__}: {error}") from error
 
     order = ((k, table[k]) for k in in_order(len(table), seed))
     return collect(order, make, limit, path.name)
@@ -73,7 +83,7 @@ def parsed_box(text: str) -> Float[np.ndarray, "1 4"]:
     """
     try:
         numbers = np.array(json.loads(text), dtype=np.float64)
-    except (json.JSONDecodeError, ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Unfit("a box that is not four numbers") from error
     if numbers.shape != (4,):
         raise Unfit("a box that is not four numbers")
@@ -98,6 +108,11 @@ def frame_evidence(samples: list[tuple[tuple[int, int], np.ndarray]]) -> dict[st
     return {"landscape": len(landscape), "outside_the_padded_image": n_proofs}
 
 
+def _is_of_split(stem: str, split: str) -> bool:
+    """Whether a parquet file's name begins with the split's, as the hub names its shards."""
+    return re.match(rf"{re.escape(split)}([-_.]|$)", stem) is not None
+
+
 def table_in(path: Path, split: str):
     """A data set on disk, parquet files or as `datasets` saves it; images are not decoded.
 
@@ -113,7 +128,16 @@ def table_in(path: Path, split: str):
         ) from error
     if not path.is_dir():
         raise ValueError(f"{path}: expected a folder, got none")
-    files = sorted(path.rglob(f"{split}*.parquet")) or sorted(path.rglob("*.parquet"))
+    every = sorted(path.rglob("*.parquet"))
+    files = [file for file in every if _is_of_split(file.stem, split)]
+    if every and not files:
+        # Files that name no split at all hold whatever is asked for.
+        if any(_is_of_split(file.stem, name) for file in every for name in SPLITS):
+            raise ValueError(
+                f"{path}: expected parquet files of the split {split!r}, got "
+                f"{sorted({file.name for file in every})[:5]}"
+            )
+        files = every
     if files:
         names = [str(file) for file in files]
         table = datasets.load_dataset("parquet", data_files=names, split="train")

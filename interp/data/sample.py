@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from interp.data.boxes import check_boxes
+from interp.data.boxes import brought_in, check_boxes
 from interp.data.images import open_image
 
+LONGEST_ID = 200  # bytes: file systems take 255, endings included
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
@@ -33,7 +34,8 @@ class Sample:
     thinking: str | None = None
     """Text between the tags, without them; None where the data has none."""
     boxes: Float[np.ndarray, "box 4"] | None = None
-    """Evidence, (x0, y0, x1, y1) in 0..1 of the original image; None where not annotated."""
+    """Evidence, (x0, y0, x1, y1) in 0..1 of the upright image; None where not annotated. Given as
+    an array or lists; what lies outside by at most 1 % of a side is moved onto the border."""
     family: str = ""
     """Kind of question, for grouping."""
     twin: Optional["Sample"] = None
@@ -51,7 +53,9 @@ class Sample:
         if not self.answer.strip():
             raise ValueError(f"sample {self.id}: expected a non-empty answer, got {self.answer!r}")
         if self.boxes is not None:
-            check_boxes(self.boxes, self.id)
+            boxes = brought_in(_as_boxes(self.boxes, self.id))
+            check_boxes(boxes, self.id)
+            object.__setattr__(self, "boxes", boxes)
 
     @property
     def text(self) -> str:
@@ -69,7 +73,8 @@ class Sample:
 
 def is_file_name(text: str) -> bool:
     """Whether an id can name a file: letters, digits and . _ -, not too long, not hidden."""
-    return re.fullmatch(r"[\w-][\w.-]{0,199}", text) is not None
+    is_short = len(text.encode(errors="replace")) <= LONGEST_ID
+    return is_short and re.fullmatch(r"[\w-][\w.-]*", text) is not None
 
 
 def format_text(thinking: str | None, answer: str) -> str:
@@ -77,6 +82,15 @@ def format_text(thinking: str | None, answer: str) -> str:
     if thinking is None:
         return answer
     return f"{THINK_OPEN}\n{thinking}\n{THINK_CLOSE}\n{answer}"
+
+
+def _as_boxes(boxes, name: str) -> np.ndarray:
+    try:
+        return np.asarray(boxes, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"{name}: expected boxes [[x0, y0, x1, y1], …] of numbers, got {boxes!r:.80}"
+        ) from error
 
 
 def _check_text(value, expected: str) -> None:

@@ -11,13 +11,23 @@ file's folder.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from interp.data.images import open_image
+from interp.data.images import TURNED, stored_size, turned_boxes, upright_size
 from interp.data.jsonl import contained
-from interp.data.readers import Unfit, as_id, collect, in_order, inside
+from interp.data.readers import (
+    Unfit,
+    as_boxes,
+    as_id,
+    collect,
+    fields,
+    in_order,
+    inside,
+    json_lines,
+)
 from interp.data.sample import Sample
 
 CLUE = "Please provide the bounding box coordinate"
@@ -44,46 +54,59 @@ def load(
         path = file
     if not path.is_file():
         raise ValueError(f"{path}: expected a file of Visual-CoT, got none")
-    text = path.read_text()
     is_meta = path.suffix == ".jsonl"
-    rows = [json.loads(x) for x in text.splitlines() if x.strip()] if is_meta else json.loads(text)
+    rows = json_lines(path) if is_meta else _json_list(path)
     folder = path.parent if images is None else Path(images)
 
-    def make(number: int, row: dict) -> Sample:
-        try:
+    def make(number: int, row: dict, mended: Counter) -> Sample:
+        with fields():
             name, question, answer, boxes = (_of_meta if is_meta else _of_llava)(row, folder)
-            image = contained(folder, name)
+            number = row.get("question_id") if row.get("question_id") is not None else number
             return Sample(
-                id=as_id(row.get("dataset", path.stem), split, row.get("question_id", number)),
-                image=image,
+                id=as_id(row.get("dataset") or path.stem, split, number),
+                image=contained(folder, name),
                 question=question,
                 answer=answer,
-                boxes=inside(boxes),
-                family=str(row.get("dataset", "")),
+                boxes=inside(boxes, mended),
+                family=str(row.get("dataset") or ""),
                 dataset="visual_cot",
                 split=split,
             )
-        except Unfit:
-            raise
-        except KeyError as error:
-            raise Unfit(f"no {error} in the row") from error
-        except (ValueError, TypeError, IndexError) as error:
-            raise Unfit(f"{type(error).__name__}: {error}") from error
 
     order = ((k, rows[k]) for k in in_order(len(rows), seed))
     return collect(order, make, limit, path.name)
 
 
-def _of_meta(row: dict, _folder: Path) -> tuple[str, str, str, np.ndarray]:
-    size = np.array([row["width"], row["height"]] * 2, dtype=np.float64)
-    boxes = np.array(row["bboxs"], dtype=np.float64).reshape(-1, 4) / size
+def _json_list(path: Path) -> list[dict | Unfit]:
+    try:
+        rows = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: expected one JSON list of rows, got {error}") from error
+    if not isinstance(rows, list):
+        raise ValueError(
+            f"{path.name}: expected one JSON list of rows, got one {type(rows).__name__}"
+        )
+    return [row if isinstance(row, dict) else Unfit("a row that is no JSON object") for row in rows]
+
+
+def _of_meta(row: dict, folder: Path) -> tuple[str, str, str, np.ndarray]:
+    boxes = as_boxes(row["bboxs"])
+    if boxes is None:
+        raise Unfit("no box in the row")
+    size = (float(row["width"]), float(row["height"]))
+    boxes = boxes / np.array([*size, *size])
+    path = contained(folder, row["image"])
+    if path.is_file():  # a missing one is reported when it is measured, as everywhere
+        stored, orientation = stored_size(path)
+        if size == stored != stored[::-1] and orientation in TURNED:
+            boxes = turned_boxes(boxes, orientation)  # as its sides, of the image as it is stored
     return row["image"], row["question"], row["answer"], boxes
 
 
 def _of_llava(row: dict, folder: Path) -> tuple[str, str, str, np.ndarray]:
     name, marked = row["image"]
-    pixels = np.array(json.loads(marked.split("###", 1)[1]), dtype=np.float64).reshape(1, 4)
-    width, height = open_image(contained(folder, name)).size
+    pixels = as_boxes(json.loads(marked.split("###", 1)[1]))
+    width, height = upright_size(contained(folder, name))
     prompt, answer = row["conversations"][0]["value"], row["conversations"][-1]["value"]
     question = prompt.replace("<image>", "").split(CLUE)[0].strip()
     return name, question, answer, pixels / np.array([width, height] * 2)

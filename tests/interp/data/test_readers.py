@@ -71,13 +71,15 @@ def test_visual_cot_in_both_formats(folder, caplog):
         "split": "val",
     }
     outside = {**meta, "bboxs": [[400, 10, 420, 20]]}
-    partly = {**meta, "bboxs": [[380, 10, 420, 20], [5, 5, 5, 9]]}
+    partly = {**meta, "bboxs": [[380, 10, 394, 20], [5, 5, 5, 9]]}
     (folder / "val.jsonl").write_text("\n".join(json.dumps(x) for x in (meta, outside, partly)))
     with caplog.at_level(logging.WARNING):
         found = interp.load_samples(f"visual_cot:{folder}", split="val", limit=10)
     assert "1 rows left out: no box with an area inside the image" in caplog.text
     np.testing.assert_allclose(found[0].boxes[0], [217 / 391, 0.686, 242 / 391, 0.786])
     np.testing.assert_allclose(found[1].boxes, [[380 / 391, 0.02, 1.0, 0.04]])
+    assert "1 boxes moved onto the border, which they crossed by at most 1 %" in caplog.text
+    assert "1 boxes left out: outside the image by more than 1 %" in caplog.text
     assert [one.id for one in found] == ["gqa-val-0", "gqa-val-2"]
 
     turns = [
