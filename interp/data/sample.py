@@ -5,6 +5,7 @@ The text that a model writes, or is taught to write, has the form of Saliency-R1
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -33,7 +34,7 @@ class Sample:
     answer: str
     thinking: str | None = None
     """Text between the tags, without them; None where the data has none."""
-    boxes: Float[np.ndarray, "box 4"] | None = None
+    boxes: Float[np.ndarray, "box 4"] | Sequence[Sequence[float]] | None = None
     """Evidence, (x0, y0, x1, y1) in 0..1 of the upright image; None where not annotated. Given as
     an array or lists; what lies outside by at most 1 % of a side is moved onto the border."""
     family: str = ""

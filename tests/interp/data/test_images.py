@@ -53,7 +53,7 @@ def test_a_photo_is_upright_on_every_way_in_and_its_boxes_with_it(orientation, t
 def test_sizes_come_from_headers(tmp_path):
     """A file that ends behind its header has a size all the same, and no pixels."""
     content = photo(6, "JPEG")
-    short = content[: len(content) // 2]
+    short = content[:-20]
     assert images.upright_size(short) == (30, 40)
     with pytest.raises(ValueError, match="image: expected a readable image file"):
         open_image(short)
