@@ -34,7 +34,7 @@ class Sample:
     answer: str
     thinking: str | None = None
     """Text between the tags, without them; None where the data has none."""
-    boxes: Float[np.ndarray, "box 4"] | Sequence[Sequence[float]] | None = None
+    boxes: Float[np.ndarray, "box 4"] | Sequence | None = None
     """Evidence, (x0, y0, x1, y1) in 0..1 of the upright image; None where not annotated. Given as
     an array or lists; what lies outside by at most 1 % of a side is moved onto the border."""
     family: str = ""
