@@ -36,6 +36,11 @@ class Finding:
         """Within the bound; an error that is not a number is not."""
         return self.error <= self.bound
 
+    @property
+    def excess(self) -> float:
+        """The error in units of its bound; a bound of 0 counts as the smallest number above it."""
+        return self.error / max(self.bound, np.finfo(float).tiny)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -49,7 +54,7 @@ class Case:
     stream: dict[str, Float[Tensor, "layer token d_model"]]
     """The traced residual stream of all tokens."""
     bound: float
-    """Bound of the model's dtype, relative to the sum of absolute parts (DESIGN.md 7)."""
+    """Bound of the model's dtype or of its rounding, relative to the sum of absolute parts."""
 
     @property
     def asked(self) -> dict:

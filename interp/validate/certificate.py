@@ -18,6 +18,7 @@ from interp.model.vlm import VLM
 from interp.validate import forwards, interventions, naive, paths, sums, traces
 from interp.validate import witness as other
 from interp.validate.case import Case, Finding, make_case
+from interp.validate.rounding import above, rounding
 from interp.vocabulary import BOUNDS
 
 PER_SAMPLE = (
@@ -100,8 +101,9 @@ def certify(
     """Runs the oracles of METHODS.md 6 on a loaded model, its dtype, attention and adapter.
 
     What an error is relative to depends on the check: the sum of absolute parts of a logit, map or
-    row of the residual stream. Bounds are those of the dtype; of several samples the worst error is
-    kept.
+    row of the residual stream. Bounds are those of the dtype, or a multiple of what rounding alone
+    moves in this model where that is more (`interp.validate.rounding`); of several samples the
+    worst error is kept.
 
     Args:
         vlm: the model as it will be used.
@@ -127,12 +129,14 @@ def certify(
     with undisturbed(vlm.model):
         bound = BOUNDS[_identity(vlm.model)["dtype"]]
         cases = [make_case(vlm, sample, bound) for sample in samples]
-        found = [one for case in cases for check in PER_SAMPLE for one in check(case)]
+        findings = [rounding(case) for case in cases]
+        cases = [above(case, moved) for case, moved in zip(cases, findings, strict=True)]
+        findings += [finding for case in cases for check in PER_SAMPLE for finding in check(case)]
         if isinstance(vlm.model, PeftModel):
-            found += other.merged_equals_unmerged(cases)
+            findings += other.merged_equals_unmerged(cases)
         if witness:
-            found += other.testimony(cases)
-        certificate = Certificate(_labelled(vlm, found, cases, witness))
+            findings += other.testimony(cases)
+        certificate = Certificate(_labelled(vlm, findings, cases, witness))
     if not certificate.is_passed:
         raise NotCertified(certificate)
     return certificate
@@ -148,13 +152,13 @@ def _identity(model) -> dict[str, str]:
     }
 
 
-def _labelled(vlm: VLM, found: list[Finding], cases: list[Case], witness: bool) -> xr.Dataset:
+def _labelled(vlm: VLM, findings: list[Finding], cases: list[Case], witness: bool) -> xr.Dataset:
     """The worst finding of every check, in the order of the checks."""
     by_check: dict[str, list[Finding]] = {}
-    for one in found:
-        by_check.setdefault(one.check, []).append(one)
+    for finding in findings:
+        by_check.setdefault(finding.check, []).append(finding)
     # argmax takes an error that is not a number for the largest of all.
-    worst = [every[np.argmax([one.error for one in every])] for every in by_check.values()]
+    worst = [same[np.argmax([one.excess for one in same])] for same in by_check.values()]
     columns = {
         name: ("check", [getattr(one, name) for one in worst])
         for name in ("error", "bound", "signal", "layer", "is_passed")

@@ -284,7 +284,7 @@ def test_two_models_on_the_same_texts(out, tmp_path):
     name = next(n for n in weights if n.endswith("layers.3.mlp.down_proj.weight"))
     weights[name] *= 0.5
     save_file(weights, tmp_path / "other/model.safetensors", metadata={"format": "pt"})
-    report("--limit", 3, "--no-witness", "--out", tmp_path / "out", "--compare", tmp_path / "other")
+    report("--limit", 2, "--no-witness", "--out", tmp_path / "out", "--compare", tmp_path / "other")
     first = interp.open_run(tmp_path / "out/run")
     second = interp.open_run(comparison.compared_path(tmp_path / "out/run"))
     assert first["text"].values.tolist() == second["text"].values.tolist()
@@ -306,7 +306,7 @@ def test_two_models_on_the_same_texts(out, tmp_path):
         comparison.compare(first, other_prompt)
     assert second.attrs["prompt"] == first.attrs["prompt"] == "plain"
     with pytest.raises(ValueError, match="common samples"):
-        comparison.compare(first, second.assign_coords(sample=[f"x{k}" for k in range(3)]))
+        comparison.compare(first, second.assign_coords(sample=[f"x{k}" for k in range(2)]))
 
 
 def test_reference_text_is_explained_where_asked(tmp_path):

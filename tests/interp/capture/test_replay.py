@@ -35,8 +35,8 @@ def test_replay_is_the_clean_forward_at_its_rows(odd_model, processor):
     inputs = batch(processor, padding=2)
     context, rows = prefilled(odd_model, inputs, [30, 30, 55])
     played = capture.replay(odd_model, context, rows)
-    where = interp.model.vlm.parts(odd_model)
-    logits = where.output_embedding(where.language_model.norm(played.final[0]))
+    parts = interp.model.families.parts(odd_model)
+    logits = parts.output_embedding(parts.language_model.norm(played.final[0]))
     torch.testing.assert_close(logits, context.logits, atol=1e-5, rtol=0)
 
 

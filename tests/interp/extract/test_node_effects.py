@@ -137,11 +137,11 @@ def test_every_split_sums_to_its_total(processor, shape, dtype, bound):
 def test_a_reference_that_is_the_content_itself_changes_nothing(odd_model, processor):
     inputs = batch(processor)
     image = inputs["input_ids"][0] == odd_model.config.image_token_id
-    where = interp.model.vlm.parts(odd_model)
+    parts = interp.model.families.parts(odd_model)
     own = interp.model.vlm.image_embeddings(
         odd_model, inputs["pixel_values"], inputs["image_grid_thw"]
     )
-    assert len(own) == int(image.sum()) and where.n_layers > 1
+    assert len(own) == int(image.sum()) and parts.n_layers > 1
     fx = interp.extract.node_effects(odd_model, inputs, positions=[55], references={"own": own})
     assert float(np.abs(fx.effect).max()) < 1e-9
 

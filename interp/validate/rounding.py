@@ -1,0 +1,66 @@
+"""How far rounding alone moves a model: the floor under every bound of the certificate.
+
+Two right computations of one number differ by their rounding. In a deep model in half precision
+that difference grows from layer to layer, by more in one model than in another, and a fixed bound
+either calls right models wrong or lets wrong ones pass. So it is measured, by the model's own
+forward alone: the embeddings of the sequence are moved by one unit in the last place here and
+there, which makes all later roundings fall otherwise.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture.prefill import prefill
+from interp.model.state import undisturbed
+from interp.validate.case import Case, Finding, relative
+
+LARGEST = 0.25  # above it, bounds would let a wrong extractor pass: use float32 then
+MULTIPLE = (
+    2.0  # of what rounding moves: the largest of many differences, against the largest of one
+)
+SHARE_MOVED = 0.125  # of the embeddings' numbers, by one unit: as large as rounding itself
+
+
+@torch.no_grad()
+def rounding(case: Case) -> Finding:
+    """The largest change of any layer's attention and FFN output, and of the logits."""
+    query = case.query
+    context = prefill(query.model, query.batch, query.rows)
+    embeddings = context.given["inputs_embeds"]
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.rand(embeddings.shape, generator=generator).to(embeddings.device)
+    unit = torch.finfo(embeddings.dtype).eps
+    factor = 1 + unit * ((draw < SHARE_MOVED / 2).float() - (draw > 1 - SHARE_MOVED / 2).float())
+    before = _outputs(case, context.given, embeddings)
+    after = _outputs(case, context.given, (embeddings * factor).to(embeddings.dtype))
+    error = max(relative(b - a, a) for a, b in zip(before, after, strict=True))
+    return Finding("rounding moves the model little", error, LARGEST)
+
+
+def above(case: Case, moved: Finding) -> Case:
+    """The case with bounds above what rounding moves, which never exceed those of `LARGEST`."""
+    return replace(case, bound=max(case.bound, MULTIPLE * min(moved.error, LARGEST)))
+
+
+def _outputs(case: Case, given: dict, embeddings: Tensor) -> list[Float[Tensor, "target _"]]:
+    """What attention and FFN of every layer put out at the targets' rows, and the logits."""
+    parts, rows, outputs = case.query.parts, case.query.rows, []
+
+    def look(_module, _args, output):
+        written = output[0] if isinstance(output, tuple) else output
+        outputs.append(written[0, rows])
+
+    modules = [module for layer in parts.layers for module in (layer.attention, layer.ffn)]
+    hooks = [module.register_forward_hook(look) for module in modules]
+    try:
+        with undisturbed(case.query.model):
+            hidden = parts.language_model(
+                **given | {"use_cache": False, "inputs_embeds": embeddings}
+            ).last_hidden_state[0, rows]
+            return [*outputs, parts.output_embedding(hidden)]
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,43 @@
+"""Random models with the 3B's depth, heads and vocabulary, narrow enough for a CPU."""
+
+from unittest import mock
+
+import torch
+
+from analyses.benchmarks import models
+from interp.model.vlm import VLM
+
+LAYERS, HEADS, KV_HEADS, VOCABULARY = 36, 16, 2, 151936
+KINDS = ("initial", "large", "with a mean")
+VISUAL = 100  # visual tokens of an image, at most
+
+
+def make(seed: int, kind: str, dtype: str = "float32", hidden: int = 256) -> VLM:
+    """A random model as a VLM with the embedded processor.
+
+    Args:
+        seed: of the weights.
+        kind: "initial", as training begins; "large", four times that with biases and uneven norms,
+            which amplifies rounding from layer to layer; "with a mean", where all rows of the
+            output embedding share one, as after training.
+        dtype: of the weights.
+        hidden: width; a multiple of 64.
+    """
+    shape = (HEADS, KV_HEADS, hidden, hidden * 43 // 8, VOCABULARY, LAYERS, True)
+    setting = models.Setting("real", LAYERS, "cpu", "float32", threads=1)
+    with mock.patch.dict(models.SHAPES, {"real": shape}):
+        model = models.make_model(setting)
+    generator = torch.Generator().manual_seed(seed)
+    scale = 0.02 if kind == "initial" else 0.08
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                is_embedding = "embed_tokens" in name
+                std = 0.02 if is_embedding else scale
+                mean = 0.01 if is_embedding and kind == "with a mean" else 0.0
+                parameter.normal_(mean, std, generator=generator)
+            elif kind != "initial" and name.endswith("bias") and "self_attn" in name:
+                parameter.normal_(0, 0.5, generator=generator)
+            elif kind != "initial" and "norm" in name:
+                parameter.normal_(1, 0.1, generator=generator)
+    return models.as_vlm(model.to(getattr(torch, dtype)), VISUAL)
