@@ -54,7 +54,11 @@ class Case:
     stream: dict[str, Float[Tensor, "layer token d_model"]]
     """The traced residual stream of all tokens."""
     bound: float
-    """Bound of the model's dtype or of its rounding, relative to the sum of absolute parts."""
+    """Bound of the model's dtype for logits and their effects, relative to the sum of absolute
+    parts (DESIGN.md 7)."""
+    vector_bound: float
+    """Bound for what is compared element by element: outputs of layers, attention rows, terms. At
+    least that of the dtype, and above what rounding alone moves in this model."""
 
     @property
     def asked(self) -> dict:
@@ -100,6 +104,7 @@ def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
         ledger=extract.ledger(vlm, sample, positions=rows, targets=targets),
         stream=residual(query.model, query.batch, tokens),
         bound=bound,
+        vector_bound=bound,
     )
 
 

@@ -26,7 +26,7 @@ def rows_of_the_forward(case: Case) -> list[Finding]:
             for one, other in zip(mine, theirs, strict=True)
         ]
         findings.append(
-            by_layer(f"replayed {name} output equals the forward's", errors, case.bound)
+            by_layer(f"replayed {name} output equals the forward's", errors, case.vector_bound)
         )
     weights, logits = attention_of(case, "eager")
     # Total variation: the share of a row's attention that lies elsewhere.
@@ -34,11 +34,13 @@ def rows_of_the_forward(case: Case) -> list[Finding]:
         float((one[0].double() - other.double()).abs().sum(dim=-1).max() / 2)
         for one, other in zip(played.weights, weights, strict=True)
     ]
-    findings.append(by_layer("attention rows equal eager attention weights", errors, case.bound))
+    findings.append(
+        by_layer("attention rows equal eager attention weights", errors, case.vector_bound)
+    )
     if query.parts.attn_implementation == "eager":
         _, logits = attention_of(case, "sdpa")
     gap = relative(logits - context.logits, context.logits)
-    findings.append(Finding("SDPA, eager and the model's attention agree", gap, case.bound))
+    findings.append(Finding("SDPA, eager and the model's attention agree", gap, case.vector_bound))
     return findings
 
 

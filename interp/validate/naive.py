@@ -39,7 +39,7 @@ def naive_terms(case: Case) -> list[Finding]:
             all_terms = np.concatenate([constant, terms.sum(axis=2)], axis=1)
             errors["value biases"].append(of_sum(ledger_biases - constant, all_terms, axis=1).max())
     return [
-        by_layer(f"folded {name} equal the naive ones", layer_errors, case.bound)
+        by_layer(f"folded {name} equal the naive ones", layer_errors, case.vector_bound)
         for name, layer_errors in errors.items()
     ]
 

@@ -45,7 +45,7 @@ def first_order_sums(case: Case) -> list[Finding]:
     last_dataset = extract.first_order(case.vlm, case.sample, n_nodes=N_NODES, **last)
     gap = maps[-1] - last_dataset["first_order"].values[0, ..., 0]
     error = float(of_sum(gap, maps[-1], (0, 1)))
-    bound = BACKWARD * case.bound
+    bound = BACKWARD * case.vector_bound
     return [*findings, Finding("one backward pass equals one per target", error, bound)]
 
 

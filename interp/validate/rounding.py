@@ -1,10 +1,11 @@
-"""How far rounding alone moves a model: the floor under every bound of the certificate.
+"""How far rounding alone moves a model: the floor under the bounds of the certificate.
 
 Two right computations of one number differ by their rounding. In a deep model in half precision
 that difference grows from layer to layer, by more in one model than in another, and a fixed bound
 either calls right models wrong or lets wrong ones pass. So it is measured, by the model's own
 forward alone: the embeddings of the sequence are moved by one unit in the last place here and
-there, which makes all later roundings fall otherwise.
+there, which makes all later roundings fall otherwise. Logits and effects, which are relative to a
+sum of many parts, keep the bound of the dtype.
 """
 
 from dataclasses import replace
@@ -41,12 +42,12 @@ def rounding(case: Case) -> Finding:
 
 
 def above(case: Case, moved: Finding) -> Case:
-    """The case with bounds above what rounding moves, which never exceed those of `LARGEST`."""
-    return replace(case, bound=max(case.bound, MULTIPLE * min(moved.error, LARGEST)))
+    """The case with vectors' bound above what rounding moves, at most that of `LARGEST`."""
+    return replace(case, vector_bound=max(case.bound, MULTIPLE * min(moved.error, LARGEST)))
 
 
 def _outputs(case: Case, given: dict, embeddings: Tensor) -> list[Float[Tensor, "target _"]]:
-    """What attention and FFN of every layer put out at the targets' rows, and the logits."""
+    """Outputs of attention and FFN of every layer at the targets' rows, and the logits."""
     parts, rows, outputs = case.query.parts, case.query.rows, []
 
     def look(_module, _args, output):

@@ -74,7 +74,7 @@ def origin_sums(case: Case) -> list[Finding]:
     ds = extract.origins(case.vlm, case.sample, **case.asked)
     whole = case.ledger["direct"].values.sum(axis=(1, 2))
     errors = of_sum(ds["origin_remainder"].values, whole, axis=1)
-    return [Finding("origins sum to the direct terms", float(np.max(errors)), case.bound)]
+    return [Finding("origins sum to the direct terms", float(np.max(errors)), case.vector_bound)]
 
 
 def batch_sums(case: Case) -> list[Finding]:
@@ -85,7 +85,7 @@ def batch_sums(case: Case) -> list[Finding]:
     whole = case.ledger["direct"].values
     together = next(extract.each("ledger", case.vlm, pairs, max_memory=2**60))
     error = np.max(of_sum(together["direct"].values - whole, whole, axis=(1, 2, 3)))
-    findings = [Finding("padding and batching change no ledger", float(error), case.bound)]
+    findings = [Finding("padding and batching change no ledger", float(error), case.vector_bound)]
     together = next(extract.each("effects", case.vlm, pairs, max_memory=2**60, mode="mean"))
     alone = extract.effects(case.vlm, case.sample, mode="mean", **case.asked)
     gap = together["effect"].values - alone["effect"].values

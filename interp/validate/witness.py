@@ -56,7 +56,7 @@ def merged_equals_unmerged(cases: list[Case]) -> list[Finding]:
         ds = extract.ledger(model, case.query.batch, **case.asked)
         direct = case.ledger["direct"].values
         errors.append(np.max(of_sum(ds["direct"].values - direct, direct, axis=(1, 2, 3))))
-    return [Finding("merged adapter equals unmerged", float(np.max(errors)), cases[0].bound)]
+    return [Finding("merged adapter equals unmerged", float(np.max(errors)), cases[0].vector_bound)]
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def testimony(cases: list[Case]) -> list[Finding]:
         with undisturbed(case.query.model):
             own = case.query.model(**case.query.batch).logits
         gap = relative(logits - own, own)
-        findings.append(Finding("TransformerLens: logits", gap, TWICE * case.bound))
+        findings.append(Finding("TransformerLens: logits", gap, TWICE * case.vector_bound))
     return findings
 
 
@@ -95,7 +95,7 @@ def _components(case: Case, cache) -> list[Finding]:
             relative(cache[f"blocks.{n}.{hook_name}"][0] - value, value)
             for n, value in enumerate(case.stream[name])
         ]
-        findings.append(by_layer(f"TransformerLens: {name}", errors, TWICE * case.bound))
+        findings.append(by_layer(f"TransformerLens: {name}", errors, TWICE * case.vector_bound))
     return findings
 
 
@@ -117,10 +117,14 @@ def _attributions(case: Case, cache, norm_weight) -> list[Finding]:
         bridge_parts = np.concatenate([terms[:1], terms[2::2]])
         part_errors.append(np.abs(bridge_parts - ledger_parts[k]).max() / case.magnitude[k])
     by_head = np.max(head_errors, axis=0).tolist()
-    findings.append(by_layer("TransformerLens: attribution of heads", by_head, TWICE * case.bound))
+    findings.append(
+        by_layer("TransformerLens: attribution of heads", by_head, TWICE * case.vector_bound)
+    )
     worst = float(np.max(part_errors))
     findings.append(
-        Finding("TransformerLens: attribution of embedding and FFNs", worst, TWICE * case.bound)
+        Finding(
+            "TransformerLens: attribution of embedding and FFNs", worst, TWICE * case.vector_bound
+        )
     )
     return findings
 

@@ -4,7 +4,9 @@ from unittest import mock
 
 import torch
 
+import interp
 from analyses.benchmarks import models
+from interp.inputs import prompts
 from interp.model.vlm import VLM
 
 LAYERS, HEADS, KV_HEADS, VOCABULARY = 36, 16, 2, 151936
@@ -41,3 +43,27 @@ def make(seed: int, kind: str, dtype: str = "float32", hidden: int = 256) -> VLM
             elif kind != "initial" and "norm" in name:
                 parameter.normal_(1, 0.1, generator=generator)
     return models.as_vlm(model.to(getattr(torch, dtype)), VISUAL)
+
+
+def taught(seed: int, n_steps: int = 60) -> VLM:
+    """A random model overfitted in float32 on the texts of eight scenes, until it says them."""
+    vlm = make(seed, "initial")
+    samples = interp.load_samples("digits", split="train", limit=8, seed=seed)
+    texts = [prompts.teacher_forced(vlm.processor, sample, None) for sample in samples]
+    model = vlm.model.train()
+    trained = [p for name, p in model.named_parameters() if "visual" not in name]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    for step in range(n_steps):
+        text = texts[step % len(texts)]
+        first = text.tokens.targets()[0]
+        ids = text.batch["input_ids"][0, first:]
+        logits = model(**text.batch, logits_to_keep=len(ids) + 1).logits[0, :-1]
+        loss = torch.nn.functional.cross_entropy(logits, ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    if loss > 1:
+        raise ValueError(f"expected a text known by heart, got a loss of {loss:.2f}")
+    model.eval()
+    return vlm
