@@ -45,7 +45,7 @@ def make(seed: int, kind: str, dtype: str = "float32", hidden: int = 256) -> VLM
     return models.as_vlm(model.to(getattr(torch, dtype)), VISUAL)
 
 
-def taught(seed: int, n_steps: int = 60) -> VLM:
+def taught(seed: int, n_steps: int = 120) -> VLM:
     """A random model overfitted in float32 on the texts of eight scenes, until it says them."""
     vlm = make(seed, "initial")
     samples = interp.load_samples("digits", split="train", limit=8, seed=seed)
