@@ -6,7 +6,6 @@ A loaded model has passed the self-check: replays read the live tensors of this 
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -15,8 +14,9 @@ from interp.capture.replay import Replay, replay
 from interp.model import families
 from interp.model.adapters import base_of, check_base
 from interp.model.families import MODEL_FAMILIES
+from interp.model.identity import fingerprint
 from interp.model.parts import Parts
-from interp.model.state import fingerprint
+from interp.model.stored import load_adapter, load_weights
 from interp.model.vlm import PROMPTS, VLM
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -49,9 +49,10 @@ def load_model(
             default "plain" for embedded models, which think unasked, and "think" otherwise.
 
     Raises:
-        ValueError: unknown architecture or prompt, weights not in safetensors, sliding-window
-            layers, a non-linear adapter, one that was trained on other weights, or a failed
-            self-check.
+        ValueError: unknown architecture or prompt, weights not in safetensors, tensors of a
+            checkpoint or an adapter that are missing, unexpected, of another shape or rounded,
+            sliding-window layers, a non-linear adapter, one that was trained on other weights, or a
+            failed self-check.
     """
     source, embedded = resolve(name)
     record = base_of(source)
@@ -74,12 +75,11 @@ def load_model(
     processor = AutoProcessor.from_pretrained(source, **options)
     _limit_pixels(processor.image_processor, min_pixels, max_pixels)
     processor.tokenizer.padding_side = "left"
-    model = _weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
+    model = load_weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
     weights = fingerprint(model)
     if adapter is not None:
-        _check_adapter(adapter)
         _check_base(adapter, source, weights, model, dtype, options)
-        model = PeftModel.from_pretrained(model, str(resolve(adapter)[0]))
+        model = load_adapter(model, adapter, resolve(adapter)[0])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     vlm = VLM(
         model=model.eval().to(device),
@@ -100,18 +100,9 @@ def _check_base(adapter: str, source: str, weights: str, model, dtype, options: 
     if dtype != "auto" and base_of(folder) is not None:
         attention = model.config._attn_implementation
         weights = fingerprint(
-            _weights(source, dtype="auto", attn_implementation=attention, **options)
+            load_weights(source, dtype="auto", attn_implementation=attention, **options)
         )
     check_base(folder, weights)
-
-
-def _check_adapter(adapter: str) -> None:
-    folder = Path(resolve(adapter)[0])
-    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
-        raise ValueError(
-            f"{adapter}: expected adapter_model.safetensors in the folder, got "
-            f"{sorted(path.name for path in folder.iterdir())}; save it again with save_pretrained"
-        )
 
 
 def _limit_pixels(image_processor, min_pixels: int | None, max_pixels: int | None) -> None:
@@ -135,18 +126,6 @@ def _family(name: str, source: str, options: dict) -> str:
             f"expected a hub id, a folder or one of {embedded}, got {name!r}: "
             f"{str(error).splitlines()[0]}"
         ) from error
-
-
-def _weights(source: str, **options) -> nn.Module:
-    """Weights from safetensors; a pickled checkpoint is refused, because it can run code."""
-    folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        raise ValueError(
-            f"{source}: expected weights as *.safetensors, got {pickles or 'none'}; "
-            "save the model again with save_pretrained"
-        )
-    return AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **options)
 
 
 def resolve(name: str) -> tuple[str, bool]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from interp.model.state import fingerprint
+from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.validate import Certificate, certify
 

@@ -13,7 +13,7 @@ import interp
 from analyses.options import Command
 from analyses.run.processes import this_device
 from interp.model.families import base_model
-from interp.model.state import fingerprint
+from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.validate import certify
 

@@ -18,8 +18,8 @@ from interp.data.sample import Sample
 from interp.inputs import prompts, spelling
 from interp.inputs.tokens import Tokens, patch_table
 from interp.model import families
+from interp.model.identity import fingerprint
 from interp.model.parts import Parts
-from interp.model.state import fingerprint
 from interp.model.vlm import PROMPTS, VLM
 
 REPLAY_BYTES = 2**28  # attention rows that one replay may hold

@@ -1,8 +1,7 @@
-"""A model's state while it is read: mode, attention implementation, identity of its weights."""
+"""A model's state while it is read: mode, attention implementation, autocast."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 
 import torch
 from torch import nn
@@ -47,26 +46,6 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.forward = forward
         for module, mode in modes:
             module.training = mode
-
-
-def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
-    """A hash over names, shapes and 16 values of each weight: of the base, or of the adapter.
-
-    A base model has the same one inside a peft wrapper and without.
-    """
-    named = sorted(
-        (name.removeprefix("base_model.model.").replace(".base_layer", ""), tensor)
-        for name, tensor in model.state_dict().items()
-        if ("lora_" in name) == adapter
-    )
-    digest = sha256("".join(f"{name}{tuple(t.shape)}" for name, t in named).encode())
-    sampled = []
-    for _, tensor in named:
-        flat = tensor.detach().reshape(-1)
-        step = max(len(flat) // 16, 1)
-        sampled.append(flat[::step][:16].float().to(named[0][1].device))
-    digest.update(torch.cat(sampled).cpu().numpy().tobytes() if sampled else b"")
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from peft import PeftModel
 import interp
 from interp.data.sample import Sample
 from interp.model import families
-from interp.model.state import fingerprint, undisturbed
+from interp.model.identity import fingerprint
+from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 from interp.validate import forwards, interventions, naive, paths, sums, traces
 from interp.validate import witness as other

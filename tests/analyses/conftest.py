@@ -10,7 +10,7 @@ import pytest
 from analyses.reports.direct_vs_indirect import measure
 from analyses.run import models
 from interp.model import families
-from interp.model.state import fingerprint
+from interp.model.identity import fingerprint
 
 RIGHT = models.certify
 

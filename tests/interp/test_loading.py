@@ -13,7 +13,7 @@ import transformers
 import interp
 from interp import loading
 from interp.loading import CHECKPOINTS
-from interp.model.state import fingerprint
+from interp.model.identity import fingerprint
 from tests.support import odd_models
 
 

@@ -7,7 +7,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from interp.data.digits import scenes as digits
 from interp.inputs import prompts as inputs
-from interp.model.state import fingerprint
+from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 
 # heads, key/value heads, head width, mrope section, layers, tied embeddings

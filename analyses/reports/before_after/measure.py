@@ -25,7 +25,7 @@ from interp.extract.references import Pool
 from interp.faithfulness import faithfulness
 from interp.inputs.completions import Completion, is_right, is_well_formed
 from interp.measures import TOKEN_CLASSES
-from interp.model.state import fingerprint
+from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.scoring import RULES, saliencies, score
 from interp.store.joining import join

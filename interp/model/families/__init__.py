@@ -15,6 +15,13 @@ from interp.model.parts import Parts
 MODEL_FAMILIES: dict[str, Callable[[nn.Module], Parts]] = {"qwen2_5_vl": qwen2_5_vl.locate}
 """By the `model_type` of the config."""
 
+OLD_KEYS = {"qwen2_5_vl": qwen2_5_vl.OLD_KEYS}
+
+
+def old_keys(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """Prefixes of an adapter's keys as older versions called them, and as they are called today."""
+    return OLD_KEYS.get(base_model(model).config.model_type, ())
+
 
 def base_model(model: nn.Module) -> nn.Module:
     """The Hugging Face model inside a peft wrapper, its adapted layers in place."""

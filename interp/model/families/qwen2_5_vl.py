@@ -4,6 +4,17 @@ from torch import nn
 
 from interp.model.parts import Layer, Parts
 
+# Keys of adapters as transformers before 4.52 called them, and the language model alone; what is
+# called as today comes first, and stays.
+OLD_KEYS = (
+    ("base_model.model.model.language_model.", "base_model.model.model.language_model."),
+    ("base_model.model.model.layers.", "base_model.model.model.language_model.layers."),
+    ("base_model.model.model.embed_tokens", "base_model.model.model.language_model.embed_tokens"),
+    ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
+    ("base_model.model.language_model.", "base_model.model.model.language_model."),
+    ("base_model.model.visual.", "base_model.model.model.visual."),
+)
+
 
 def locate(model: nn.Module) -> Parts:
     """The parts of a Qwen2.5-VL, without its peft wrapper."""

@@ -15,7 +15,7 @@ from analyses import validate_extractor
 from interp.algebra import ledger, readout
 from interp.capture import prefill
 from interp.capture import slots as rows
-from interp.model.state import fingerprint
+from interp.model.identity import fingerprint
 from interp.validate import Certificate, NotCertified, certify, witness
 from interp.validate.case import by_layer
 from tests.support import commands, odd_models
