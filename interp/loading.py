@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from interp.capture.prefill import Prefill, prefill
 from interp.capture.replay import Replay, replay
 from interp.model import families
-from interp.model.adapters import base_of, check_base
+from interp.model.adapters import base_of, check_base, prompt_of
 from interp.model.families import MODEL_FAMILIES
 from interp.model.identity import fingerprint
 from interp.model.parts import Parts
@@ -46,7 +46,8 @@ def load_model(
         attn_implementation: "sdpa", "eager" or "flash_attention_2"; extraction works with each.
         min_pixels, max_pixels: bounds between which the image processor resizes.
         prompt: "think", the system prompt of Saliency-R1, or "plain", the chat template's own;
-            default "plain" for embedded models, which think unasked, and "think" otherwise.
+            default that of an adapter's or merged model's training, "plain" for embedded models,
+            which think unasked, and "think" otherwise.
 
     Raises:
         ValueError: unknown architecture or prompt, weights not in safetensors, tensors of a
@@ -63,7 +64,7 @@ def load_model(
         min_pixels = record.get("min_pixels") if min_pixels is None else min_pixels
         max_pixels = record.get("max_pixels") if max_pixels is None else max_pixels
         source, embedded = resolve(name)
-    prompt = prompt or ("plain" if embedded else "think")
+    prompt = prompt or prompt_of(source) or ("plain" if embedded else "think")
     if prompt not in PROMPTS:
         raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
     options = {"revision": revision} if revision else {}

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from interp.loading import load_model
+from interp.model.adapters import keep_prompt, merged
 
 
 def main() -> None:
@@ -20,8 +21,9 @@ def main() -> None:
     vlm = load_model(options.adapter, device="cpu")
     if not vlm.adapter:
         parser.error(f"expected an adapter, got the model {options.adapter}")
-    vlm.model.merge_and_unload().save_pretrained(options.out)
-    vlm.processor.save_pretrained(options.out)
+    merged(vlm.model).save_pretrained(options.out)
+    vlm.processor.save_pretrained(options.out)  # with the limits on pixels
+    keep_prompt(options.out, vlm.prompt)
     print(options.out)
 
 

@@ -34,6 +34,8 @@ class Readout:
     """W_oᵀ u, by layer."""
     biases: list[Float[Tensor, "kv_head d_head"]]
     """b_v, by layer."""
+    constants: list[Float[Tensor, " target"]]
+    """u·b_o, by layer: what a bias of the output projection writes, which no head does."""
 
     def values(self, run: Prefill, layer: int) -> Float[Tensor, "1 kv_head token d_head"]:
         """v of every token in a layer, without the value bias."""
@@ -50,7 +52,13 @@ def read_out(
     final = final.to(gauge_rows.dtype)
     vectors = readout_vectors(gauge_rows, final, parts.norm_weight.to(final.dtype), parts.epsilon)
     folded = [fold(parts, n, vectors) for n in range(parts.n_layers)]
-    return Readout(gauge_rows, vectors, folded, value_biases(parts, vectors.dtype))
+    return Readout(
+        gauge_rows,
+        vectors,
+        folded,
+        value_biases(parts, vectors.dtype),
+        [vectors @ constant_of(layer.o_proj, vectors.dtype) for layer in parts.layers],
+    )
 
 
 def fold(

@@ -23,7 +23,8 @@ def cam(
     with undisturbed(prefilled.query.model):
         arguments = prefilled.context.given | {"use_cache": False}
         hidden = prefilled.parts.language_model(**arguments).last_hidden_state[0, prefilled.visual]
-    return prefilled.on_grid(hidden.to(prefilled.reader.dtype) @ prefilled.reader, "CAM")
+        values = hidden.to(prefilled.reader.dtype) @ prefilled.reader
+    return prefilled.on_grid(values, "CAM")
 
 
 def grad_cam(
@@ -38,5 +39,7 @@ def grad_cam(
     with undisturbed(prefilled.query.model), torch.enable_grad():
         embeddings = prefilled.context.embeddings.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(prefilled.logit(embeddings), embeddings)
-    activation, gradient = (x[prefilled.visual].detach().float() for x in (embeddings, gradient))
-    return prefilled.on_grid((activation @ gradient.mean(dim=0)).clamp(min=0), "Grad-CAM")
+        visual = prefilled.visual
+        activation, gradient = (x[visual].detach().float() for x in (embeddings, gradient))
+        values = (activation @ gradient.mean(dim=0)).clamp(min=0)
+    return prefilled.on_grid(values, "Grad-CAM")

@@ -37,15 +37,16 @@ def tam(
         ValueError: as `ask_one`.
     """
     prefilled = ask_one(vlm, sample, target, completion)
-    hidden, reader, ids = _states(prefilled)
-    visual = hidden[prefilled.visual]
-    own = (visual @ reader).clamp(min=0)
-    context = _context(prefilled, ids)
-    if len(context):
-        weights = (hidden[context] @ reader).clamp(min=0)
-        rows = gauge_rows(prefilled.parts.output_embedding, ids[context], "centered")
-        maps = (visual @ rows.to(visual.dtype).T).clamp(min=0)
-        own = without(own, maps @ (weights / weights.sum().clamp(min=1e-12)))
+    with undisturbed(prefilled.query.model):
+        hidden, reader, ids = _states(prefilled)
+        visual = hidden[prefilled.visual]
+        own = (visual @ reader).clamp(min=0)
+        context = _context(prefilled, ids)
+        if len(context):
+            weights = (hidden[context] @ reader).clamp(min=0)
+            rows = gauge_rows(prefilled.parts.output_embedding, ids[context], "centered")
+            maps = (visual @ rows.to(visual.dtype).T).clamp(min=0)
+            own = without(own, maps @ (weights / weights.sum().clamp(min=1e-12)))
     grid = prefilled.on_grid(own, "TAM")
     return grid.copy(data=rank_gaussian(grid.values))
 

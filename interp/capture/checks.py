@@ -1,9 +1,30 @@
 """Checks that inputs belong together, for mistakes that the model would not notice."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
 from interp.model.parts import Parts
+
+_ARE_SUMS_CHECKED = ContextVar("are_sums_checked", default=True)
+
+
+def are_sums_checked() -> bool:
+    """Whether parts that do not sum to their whole are an error, as they are in every call."""
+    return _ARE_SUMS_CHECKED.get()
+
+
+@contextmanager
+def sums_unchecked() -> Iterator[None]:
+    """Context in which sums are nobody's error: the certificate measures them, and says which."""
+    token = _ARE_SUMS_CHECKED.set(False)
+    try:
+        yield
+    finally:
+        _ARE_SUMS_CHECKED.reset(token)
 
 
 def check_inputs(parts: Parts, batch) -> None:

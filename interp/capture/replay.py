@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from interp.capture import slots as row_reading
-from interp.capture.checks import check_inputs
+from interp.capture.checks import are_sums_checked, check_inputs
 from interp.capture.prefill import Prefill, Prefills, listening
 from interp.capture.slots import Variants
 from interp.model import families
-from interp.model.linear import check_linear
+from interp.model.linear import check_linear, has_constant, is_plain
 from interp.model.parts import Parts
 from interp.model.state import attending, undisturbed
+from interp.vocabulary import BOUNDS
 
 REPLAY = "interp_replay"
 _WRAPPER = "_interp_nnsight"
@@ -118,7 +119,11 @@ def replays(
     all_played = []
     for s, (own_rows, chosen) in enumerate(zip(rows, variants, strict=True)):
         own = partial(_of_sequence, at=(s, len(rows)), sizes=(len(chosen.run), len(own_rows)))
-        all_played.append(_checked(_as_replay(parts, layers, final, own, batch.n_padding[s])))
+        played = _as_replay(parts, layers, final, own, batch.n_padding[s])
+        _check_finite(played)
+        if not parts.injected and are_sums_checked():
+            _check_stream(played, own(embeddings))
+        all_played.append(played)
     return all_played
 
 
@@ -152,26 +157,42 @@ class Traced:
     final_norm: nnsight.Envoy
 
 
+class Kept:
+    """nnsight around a model, kept between calls; a copy or a pickle of the model makes its own."""
+
+    traced: Traced | None = None
+    modules: list | None = None
+
+    def __reduce__(self):
+        return Kept, ()
+
+
 def wrapped(model: nn.Module) -> Traced:
     """nnsight around the language model, kept with it, and made anew when its modules changed.
 
     Wrapped before an adapter was added, nnsight would capture the base projection without a word.
 
     Raises:
-        ValueError: an adapter that is not linear.
+        ValueError: an adapter that is not linear, or an output embedding with a bias.
     """
     parts = families.parts(model)
     language_model = parts.language_model
-    cached = language_model.__dict__.get(_WRAPPER)
+    kept = language_model.__dict__.setdefault(_WRAPPER, Kept())
+    linear = [(f"layer {n} v_proj", layer.v_proj) for n, layer in enumerate(parts.layers)]
+    linear += [(f"layer {n} o_proj", layer.o_proj) for n, layer in enumerate(parts.layers)]
+    linear.append(("the output embedding", parts.output_embedding))
     modules = [id(module) for module in language_model.modules()]
-    if cached is None or cached[1] != modules:
-        for number, layer in enumerate(parts.layers):
-            check_linear(layer.v_proj, f"layer {number} v_proj")
-            check_linear(layer.o_proj, f"layer {number} o_proj")
-        check_linear(parts.output_embedding, "the output embedding")
-        cached = (_traced(parts), modules)
-        language_model.__dict__[_WRAPPER] = cached
-    return cached[0]
+    modules += [is_plain(module) for _, module in linear]
+    if kept.modules != modules:
+        for name, module in linear:
+            check_linear(module, name)
+        kept.traced, kept.modules = _traced(parts), modules
+    if has_constant(parts.output_embedding):
+        raise ValueError(
+            "expected an output embedding without a bias, got one (lora_bias?), which no part of a "
+            "logit has; merge it into the weights or train without it"
+        )
+    return kept.traced
 
 
 def _traced(parts: Parts) -> Traced:
@@ -228,7 +249,7 @@ def _as_replay(parts: Parts, layers: list, final: Tensor, own: Callable, n_paddi
     return Replay(weights, own_values, attention, ffn, own(final), all_attention, own)
 
 
-def _checked(rows: Replay) -> Replay:
+def _check_finite(rows: Replay) -> None:
     if not rows.final.isfinite().all():
         for layer, (attention, ffn) in enumerate(zip(rows.attention, rows.ffn, strict=True)):
             for name, value in (("attention", attention), ("FFN", ffn)):
@@ -238,4 +259,24 @@ def _checked(rows: Replay) -> Replay:
                         f"layer {layer}; check the weights, or use float32 or bfloat16"
                     )
         raise ValueError("expected finite activations, got NaN or infinity in the embeddings")
-    return rows
+
+
+@torch.no_grad()
+def _check_stream(rows: Replay, embeddings: Float[Tensor, "variant target d_model"]) -> None:
+    """Raises ValueError unless embeddings, attention and FFNs are all that is in the stream.
+
+    Each row's largest gap, relative to the sum of its parts' largest entries: a hook that steers a
+    layer, say, writes what no part has.
+    """
+    dtype = torch.promote_types(rows.final.dtype, torch.float32)
+    total, scale = embeddings.to(dtype), embeddings.abs().amax(dim=-1).to(dtype)
+    for written in (*rows.attention, *rows.ffn):
+        total = total + written.to(dtype)
+        scale = scale + written.abs().amax(dim=-1).to(dtype)
+    error = float(((total - rows.final.to(dtype)).abs().amax(dim=-1) / scale).max())
+    bound = BOUNDS[str(rows.final.dtype).removeprefix("torch.")]
+    if not error <= bound:
+        raise ValueError(
+            f"expected a residual stream of embeddings, attention and FFN outputs, got one that "
+            f"differs by {error:.2g} of them (bound {bound:g}); is a layer changed by hooks?"
+        )

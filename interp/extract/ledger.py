@@ -8,13 +8,14 @@ from torch import Tensor
 
 from interp.algebra.ledger import bias_scores, direct_terms, project
 from interp.algebra.readout import Readout, gauge_logits, read_out
+from interp.capture.checks import are_sums_checked
 from interp.capture.prefill import Prefills
 from interp.capture.replay import Replay, replay, replays
 from interp.extract.dataset import as_array, coordinates, finished, joined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import Query, target_chunks
 from interp.model.state import undisturbed
-from interp.vocabulary import ROLES
+from interp.vocabulary import BOUNDS, ROLES
 
 DETAILS = ("full", "tokens", "summary")
 
@@ -141,6 +142,8 @@ def labelled(
     replayed, parts_sum = terms.pop("replayed"), terms.pop("parts_sum")
     terms["logit"] = logit
     terms["remainder"] = logit - parts_sum
+    if are_sums_checked():
+        check_remainder(terms["remainder"], terms["magnitude"], query.model.dtype)
     terms["replay_drift"] = logit - replayed
     terms["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
     variables = {
@@ -155,6 +158,25 @@ def labelled(
     )
 
 
+def check_remainder(
+    remainder: Float[Tensor, " target"], magnitude: Float[Tensor, " target"], dtype: torch.dtype
+) -> None:
+    """Raises ValueError where the parts of a logit do not sum to the model's own.
+
+    Args:
+        remainder: the model's logit minus the sum of its parts.
+        magnitude: Σ of the parts' absolute values.
+        dtype: of the model, whose bound holds.
+    """
+    error, bound = float((remainder.abs() / magnitude).max()), BOUNDS[str(dtype)[6:]]
+    if not error <= bound:
+        raise ValueError(
+            f"expected parts that sum to the model's own logit, got a remainder of {error:.2g} of "
+            f"their absolute sum (bound {bound:g}); is the model changed by hooks, an adapter that "
+            "depends on the text, or another attention than its config says?"
+        )
+
+
 def _layer(
     readout: Readout, context, played, rows, layer: int, include_value_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,6 +186,8 @@ def _layer(
     own = played.own_values[layer][0].to(folded.dtype) - bias
     direct = direct_terms(folded, readout.values(context, layer), own, weights, rows)
     value_bias = bias_scores(folded, bias)
+    # A bias of the output projection (lora_bias) belongs to no head: each gets an equal share.
+    value_bias = value_bias + readout.constants[layer][:, None] / value_bias.shape[1]
     if include_value_bias:
         direct = direct + weights * value_bias[..., None]
         value_bias = torch.zeros_like(value_bias)

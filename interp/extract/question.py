@@ -145,7 +145,7 @@ def _bare_table(parts: Parts, batch) -> Tokens:
 def _checked_targets(tokens: Tokens, positions, targets) -> tuple[np.ndarray, np.ndarray]:
     """Rows and target ids, zipped; without targets, the tokens that follow."""
     n_tokens = len(tokens.ids)
-    rows = np.asarray(list(positions), dtype=np.int64)
+    rows = whole_numbers(positions, "positions")
     if len(rows) == 0:
         raise ValueError(
             "expected at least one target, got none; the text has no thinking or answer"
@@ -161,12 +161,27 @@ def _checked_targets(tokens: Tokens, positions, targets) -> tuple[np.ndarray, np
             )
     if targets is None:
         return rows, tokens.ids[rows + 1].astype(np.int64)
-    ids = np.asarray(list(targets), dtype=np.int64)
+    ids = whole_numbers(targets, "target ids")
     if len(ids) != len(rows):
         raise ValueError(
             f"expected one target id per position, got {len(ids)} targets for {len(rows)} positions"
         )
     return rows, ids
+
+
+def whole_numbers(values, name: str) -> np.ndarray:
+    """Whole numbers as they are given, of Python, NumPy or torch; nothing is rounded or counted.
+
+    Raises:
+        ValueError: fractions, truth values (a mask is no list of rows), text, or nothing to list.
+    """
+    if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
+        raise ValueError(f"expected {name} as a list of whole numbers, got {values!r:.80}")
+    array = np.asarray(values.cpu() if isinstance(values, Tensor) else list(values))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        kind = "truth values; use np.flatnonzero" if array.dtype.kind == "b" else f"{array.dtype}"
+        raise ValueError(f"expected {name} as a list of whole numbers, got {kind}")
+    return array.astype(np.int64)
 
 
 def check_ids(parts: Parts, ids, name: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from transformers import BatchFeature
 
 from interp.data.images import open_image
-from interp.data.sample import Sample
+from interp.data.sample import THINK_CLOSE, THINK_OPEN, Sample
 from interp.inputs.completions import Completion
 from interp.inputs.tokens import Tokens, token_table
 
@@ -45,16 +45,26 @@ def prompt_text(processor, question: str, system: str | None) -> str:
     Raises:
         ValueError: a special token inside the question.
     """
-    special = next((t for t in processor.tokenizer.all_special_tokens if t in question), None)
-    if special is not None:
-        raise ValueError(
-            f"expected a question without special tokens, got {special!r} in it; rewrite it"
-        )
+    check_plain(processor.tokenizer, question, "a question")
     content = [{"type": "image"}, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def check_plain(tokenizer, text: str, name: str) -> None:
+    """Raises ValueError for text that holds a token which steers the chat, added ones too.
+
+    The tags of thinking are added tokens of some tokenizers; they belong to a text.
+    """
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    steering = {*added, *tokenizer.all_special_tokens} - {THINK_OPEN, THINK_CLOSE}
+    special = next((token for token in sorted(steering) if token in text), None)
+    if special is not None:
+        raise ValueError(
+            f"expected {name} without special tokens, got {special!r} in it; rewrite it"
+        )
 
 
 def teacher_forced(
@@ -83,6 +93,8 @@ def text_ids(processor, sample: Sample, completion: Completion | None = None) ->
     """
     tokenizer = processor.tokenizer
     if completion is None:
+        check_plain(tokenizer, sample.answer, f"{sample.id}: an answer")
+        check_plain(tokenizer, sample.thinking or "", f"{sample.id}: thinking")
         text = tokenizer(sample.text, add_special_tokens=False).input_ids
         return [*text, tokenizer.eos_token_id]
     if not completion.answer:

@@ -100,10 +100,10 @@ def target_index(dataset: xr.Dataset, target: int | str) -> int:
         ValueError: no such target.
     """
     n_targets = dataset.sizes["target"]
-    if isinstance(target, int):
+    if isinstance(target, int | np.integer) and not isinstance(target, bool):
         if not 0 <= target < n_targets:
             raise ValueError(f"expected a target in 0..{n_targets - 1}, got {target}")
-        return target
+        return int(target)
     for name in ("target_role", "target_token"):
         indices = np.flatnonzero(dataset[name].values == target)
         if len(indices):

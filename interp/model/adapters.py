@@ -7,7 +7,18 @@ tomorrow. `base.json` beside it holds the base's fingerprint and the prompt of i
 import json
 from pathlib import Path
 
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
 BASE_FILE = "base.json"
+PROMPT_FILE = "prompt.json"  # beside a model that was made of base and adapter
+
+
+class NotMerged(ValueError):
+    """An adapter that cannot be added to the weights of its base."""
 
 
 def name_base(folder: Path, vlm, **facts) -> None:
@@ -34,3 +45,71 @@ def check_base(folder: str, fingerprint: str) -> None:
             f"{Path(folder).name}: expected the model it was trained on ({record['base']}, weights "
             f"{record['base_hash']}), got weights {fingerprint}; load that model"
         )
+
+
+def keep_prompt(folder: Path, prompt: str) -> None:
+    """Writes down beside a model with which prompt it was trained."""
+    (Path(folder) / PROMPT_FILE).write_text(json.dumps({"prompt": prompt}) + "\n")
+
+
+def prompt_of(folder: str) -> str | None:
+    """The prompt that `keep_prompt` wrote; None where there is none."""
+    path = Path(folder) / PROMPT_FILE
+    return json.loads(path.read_text())["prompt"] if path.is_file() else None
+
+
+def merged(model: PeftModel) -> nn.Module:
+    """The model with its adapter added to the weights, which gives the same logits; in place.
+
+    Weights that an adapted module shares with another (tied embeddings) are separated first, or
+    adding to the one would change the other.
+
+    Raises:
+        NotMerged: peft cannot merge this kind, or the merged model has other logits.
+    """
+    ids = torch.arange(20, 40, device=model.device)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids, use_cache=False).logits
+    _separate(model)
+    try:
+        whole = model.merge_and_unload()
+    except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
+        raise NotMerged(
+            f"expected an adapter that can be merged, got {str(error).splitlines()[0]}"
+        ) from error
+    with torch.no_grad():
+        after = whole(input_ids=ids, use_cache=False).logits
+    error = float((after - before).float().norm() / before.float().norm())
+    bound = 1e-4 if before.dtype in (torch.float32, torch.float64) else 5e-2
+    if not error <= bound:
+        raise NotMerged(
+            f"expected a merged model with the adapter's logits, got a difference of {error:.2g} "
+            f"of them (bound {bound:g})"
+        )
+    return whole
+
+
+def _separate(model: PeftModel) -> None:
+    """Gives an adapted module weights of its own where it shares them."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    is_shared = False
+    for shared in names.values():
+        adapted = [name for name in shared if _is_adapted(name, modules)]
+        for name in adapted if len(shared) > 1 else ():
+            owner, _, own = name.rpartition(".")
+            parameter = getattr(modules[owner], own)
+            setattr(modules[owner], own, nn.Parameter(parameter.detach().clone(), False))
+            is_shared = True
+    if is_shared:
+        config = model.get_base_model().config
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+
+
+def _is_adapted(name: str, modules: dict[str, nn.Module]) -> bool:
+    """Whether a parameter lies inside a module with an adapter."""
+    parts = name.split(".")
+    around = (modules.get(".".join(parts[:k])) for k in range(1, len(parts)))
+    return any(isinstance(one, BaseTunerLayer | AuxiliaryTrainingWrapper) for one in around)

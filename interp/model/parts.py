@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import RLock
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -84,5 +85,8 @@ class Parts:
 
     @property
     def norm_weight(self) -> Float[Tensor, " d_model"]:
-        """γ of the final norm."""
-        return self.final_norm.weight
+        """γ of the final norm, with what an adapter on it makes of it."""
+        if not any(self.final_norm.children()):
+            return self.final_norm.weight
+        ones = torch.ones_like(self.final_norm.weight)
+        return self.final_norm(ones) * (1 + self.epsilon) ** 0.5

@@ -1,11 +1,14 @@
 """A vision-language model with its processor: it answers, and it embeds images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from interp.inputs import completions
 from interp.inputs import prompts as inputs
@@ -31,6 +34,23 @@ def image_embeddings(model: nn.Module, pixel_values: Tensor, grids: Tensor) -> T
             pixel_values=pixel_values.to(model.device), image_grid_thw=grids.to(model.device)
         )
         return torch.cat(tuple(output.pooler_output))
+
+
+@contextmanager
+def greedy(model: nn.Module) -> Iterator[None]:
+    """Context without the rules of a checkpoint's own generation config, but for its end tokens.
+
+    Greedy means greedy: repetition penalties, suppressed tokens, least lengths, time limits and
+    whatever comes next would give another text without a word.
+    """
+    base = families.base_model(model)
+    own = base.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    base.generation_config = GenerationConfig(**{name: getattr(own, name) for name in names})
+    try:
+        yield
+    finally:
+        base.generation_config = own
 
 
 @dataclass(frozen=True)
@@ -60,16 +80,9 @@ class VLM:
     def answers(self, pairs: list[tuple], *, max_new_tokens: int = 256) -> list:
         """`answer` for several (image, question) pairs in one left-padded batch."""
         batch = inputs.prompts(self.processor, pairs, PROMPTS[self.prompt]).to(self.device)
-        with undisturbed(self.model), torch.no_grad():
+        with undisturbed(self.model), greedy(self.model), torch.no_grad():
             generated = self.model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                use_cache=True,
-                # Greedy means greedy: a checkpoint's own settings would penalise repetition.
-                do_sample=False,
-                num_beams=1,
-                repetition_penalty=1.0,
-                no_repeat_ngram_size=0,
+                **batch, max_new_tokens=max_new_tokens, use_cache=True, do_sample=False
             )
         new = generated[:, batch["input_ids"].shape[1] :]
         return [completions.completion(self.processor.tokenizer, row) for row in new.tolist()]

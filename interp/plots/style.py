@@ -27,6 +27,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in a question is a dollar
     "svg.hashsalt": "interp",  # the same figure gets the same ids
     "savefig.dpi": 160,
 }

@@ -177,14 +177,27 @@ def image_path(run: str | Path, sample: str) -> Path:
 def to_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
     """A dataset, of one sample say, as NetCDF (version 3, which every reader has).
 
-    Attributes that NetCDF cannot hold (lists of records, None, truth values) become JSON text, and
-    whole numbers 32 bits, as the format has them; xarray raises ValueError where one does not fit.
+    Attributes that NetCDF cannot hold (lists of records, None, truth values, whole numbers beyond
+    32 bits) become JSON text, and arrays of such whole numbers floats of 64 bits.
+
+    Raises:
+        ValueError: numbers that 64-bit floats do not hold either; nothing is written then.
     """
-    plain = (str, int, float)
-    dataset = dataset.assign_attrs(
-        {k: v if type(v) in plain else json.dumps(v) for k, v in dataset.attrs.items()}
-    )
+    dataset = dataset.assign_attrs({k: _as_attribute(v) for k, v in dataset.attrs.items()})
+    for name, array in dataset.variables.items():
+        is_wide = array.dtype.kind in "iu" and array.size and int(abs(array).max()) >= 2**31
+        if is_wide:
+            wide = array.astype("float64")
+            if not bool((wide.astype(array.dtype) == array).all()):
+                raise ValueError(f"{name}: expected whole numbers below 2**53, got larger ones")
+            dataset = dataset.assign({name: wide})
     dataset.to_netcdf(path, engine="scipy")
+
+
+def _as_attribute(value):
+    """A value as NetCDF has attributes: text, a float, or a whole number of 32 bits."""
+    is_small = type(value) is int and abs(value) < 2**31
+    return value if is_small or type(value) in (str, float) else json.dumps(value)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -60,7 +60,7 @@ def _readout(case: Case) -> Float[Tensor, "target d_model"]:
 def _writes(
     case: Case, layer: int, sources: Tensor
 ) -> tuple[Float[Tensor, "source head d_model"], Float[Tensor, "head d_model"]]:
-    """W_o W_v n(h_p) without the bias for every head, and W_o b_v."""
+    """W_o W_v n(h_p) without the bias for every head, and W_o b_v with its share of b_o."""
     parts = case.query.parts
     block = parts.layers[layer]
     normed = block.attention_norm(case.stream["resid_pre"][layer][sources])
@@ -75,4 +75,6 @@ def _writes(
         head_values[:, head] = values[:, head // group]
         written.append(block.o_proj(rearrange(head_values, "p h d -> p (h d)")).double())
     written = torch.stack(written, dim=1)
-    return written[:-1] - written[-1], written[-1]
+    alone = values.new_zeros(1, parts.n_heads * parts.d_head)
+    constant = block.o_proj(alone)[0].double()  # which every head alone has been given whole
+    return written[:-1] - written[-1], written[-1] - constant + constant / parts.n_heads

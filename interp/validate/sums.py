@@ -10,6 +10,7 @@ from interp import extract
 from interp.algebra.readout import gauge_rows
 from interp.extract.question import ask
 from interp.extract.references import references
+from interp.model.linear import float_dtype, sizes
 from interp.validate.case import Case, Finding, by_layer, of_sum, relative
 from interp.vocabulary import EDGE_MODES
 
@@ -99,7 +100,7 @@ class _Shifted(nn.Module):
     def __init__(self, inner: nn.Module, shift: Tensor):
         super().__init__()
         self.inner, self.shift = inner, shift
-        self.in_features, self.out_features = inner.in_features, inner.out_features
+        self.in_features, self.out_features = sizes(inner)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x) + (x @ self.shift)[..., None]
@@ -110,7 +111,8 @@ def gauge_invariance(case: Case) -> list[Finding]:
     head, targets = case.query.parts.output_embedding, case.query.targets
     rows = gauge_rows(head, targets, "centered")
     generator = torch.Generator().manual_seed(0)
-    shift = torch.randn(head.in_features, generator=generator).to(next(head.parameters()))
+    shift = torch.randn(sizes(head)[0], generator=generator)
+    shift = shift.to(rows.device, float_dtype(head))
     shift = shift * rows.std().to(shift)
     moved = gauge_rows(_Shifted(head, shift), targets, "centered")
     return [

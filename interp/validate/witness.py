@@ -19,6 +19,7 @@ from einops import rearrange
 from peft import PeftModel
 
 from interp import extract
+from interp.model.adapters import merged
 from interp.model.families import base_model
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
@@ -39,14 +40,18 @@ def check_installed() -> None:
 
 
 def copied(vlm: VLM) -> torch.nn.Module:
-    """A copy of the model in eval mode, adapters merged."""
+    """A copy of the model in eval mode, adapters merged.
+
+    Raises:
+        NotMerged: an adapter that cannot be.
+    """
     model = copy.deepcopy(vlm.model)
     for module in (model, base_model(model)):
         # A trainer may have put a closure in forward's place, which would run the original.
         if "_hf_hook" not in vars(module):
             vars(module).pop("forward", None)
             vars(module).pop("_original_forward", None)
-    return (model.merge_and_unload() if isinstance(model, PeftModel) else model).eval()
+    return (merged(model) if isinstance(model, PeftModel) else model).eval()
 
 
 def merged_equals_unmerged(cases: list[Case]) -> list[Finding]:

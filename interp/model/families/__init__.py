@@ -32,9 +32,14 @@ def parts(model: nn.Module) -> Parts:
     """The parts of a model.
 
     Raises:
-        ValueError: an unknown architecture, a layer that does not attend to the whole context, or
-            sharded weights.
+        ValueError: an adapter that only prompts, an unknown architecture, a layer that does not
+            attend to the whole context, or weights that are offloaded or sharded.
     """
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        raise ValueError(
+            f"expected an adapter that changes weights, got {model.active_peft_config.peft_type}, "
+            "which adds tokens or cached keys that no image or text has"
+        )
     model = base_model(model)
     family = model.config.model_type
     if family not in MODEL_FAMILIES:
@@ -47,6 +52,12 @@ def parts(model: nn.Module) -> Parts:
         raise ValueError(
             f"expected full attention in every layer, got {sorted(kinds)}; "
             "set use_sliding_window=False in the text config"
+        )
+    absent = next((name for name, p in model.named_parameters() if p.is_meta), None)
+    if absent is not None:
+        raise ValueError(
+            f"expected weights in memory, got none for {absent}; load the model without offloading "
+            "them to the CPU or the disk"
         )
     empty = next((name for name, p in model.named_parameters() if p.numel() == 0), None)
     if empty is not None:

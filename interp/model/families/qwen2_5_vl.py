@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from interp.model import linear
 from interp.model.parts import Layer, Parts
 
 # Keys of adapters as transformers before 4.52 called them, and the language model alone; what is
@@ -30,7 +31,7 @@ def locate(model: nn.Module) -> Parts:
         volatile=((model.model, "rope_deltas"),),
         image_token_id=model.config.image_token_id,
         patches_per_token=vision.spatial_merge_size**2,
-        n_vocabulary=model.lm_head.out_features,
+        n_vocabulary=linear.sizes(model.lm_head)[1],
         n_heads=text.num_attention_heads,
         n_kv_heads=text.num_key_value_heads,
         d_head=text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads,

@@ -44,10 +44,17 @@ def test_self_check_passes_and_catches_a_model_that_is_not_what_it_reads(odd_mod
     loading.self_check(odd_model)
     layer = odd_model.model.language_model.layers[0].self_attn
     handle = layer.register_forward_hook(lambda module, args, out: (out[0] * 0, out[1]))
-    with pytest.raises(ValueError, match="cached values to move the result"):
+    with pytest.raises(ValueError, match="is a layer changed by hooks"):
         loading.self_check(odd_model)
     handle.remove()
     loading.self_check(odd_model)
+
+
+def test_self_check_names_layers_whose_values_move_nothing(odd_model):
+    with torch.no_grad():
+        odd_model.model.language_model.layers[1].self_attn.o_proj.weight.zero_()
+    with pytest.raises(ValueError, match=r"cached values to move the result, not in layers \[1\]"):
+        loading.self_check(odd_model)
 
 
 def test_changing_the_captured_values_changes_the_logits(odd_model, processor):
