@@ -31,7 +31,9 @@ class Pictures:
             return ["direct"]
         return []
 
-    def map(self, target: int | str = "answer", kind: str | None = None) -> xr.DataArray:
+    def map(
+        self, target: int | np.integer | str = "answer", kind: str | None = None
+    ) -> xr.DataArray:
         """One map over (row, column), signed; with kind "holistic" all targets of a role in one.
 
         Args:
@@ -62,7 +64,7 @@ class Pictures:
 
     def plot(
         self,
-        target: int | str = "answer",
+        target: int | np.integer | str = "answer",
         kind: str | None = None,
         *,
         image=None,

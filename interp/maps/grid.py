@@ -6,7 +6,7 @@ import xarray as xr
 from interp.vocabulary import require
 
 
-def token_map(ledger: xr.Dataset, target: int | str = "answer") -> xr.DataArray:
+def token_map(ledger: xr.Dataset, target: int | np.integer | str = "answer") -> xr.DataArray:
     """The direct contributions of one image's tokens to one target, (row, column), signed.
 
     Eq. 1 of Saliency-R1 summed over layers and heads, on the merged grid; the paper's ReLU is
@@ -26,7 +26,9 @@ def token_map(ledger: xr.Dataset, target: int | str = "answer") -> xr.DataArray:
     return on_grid(direct)
 
 
-def one_map(maps: xr.Dataset, target: int | str = "answer", kind: str = "direct") -> xr.DataArray:
+def one_map(
+    maps: xr.Dataset, target: int | np.integer | str = "answer", kind: str = "direct"
+) -> xr.DataArray:
     """One kind of map for one target, (row, column), signed.
 
     Args:
@@ -93,7 +95,7 @@ def on_grid(values: xr.DataArray) -> xr.DataArray:
     return saliency.assign_attrs(values.attrs | {"units": "logit"})
 
 
-def target_index(dataset: xr.Dataset, target: int | str) -> int:
+def target_index(dataset: xr.Dataset, target: int | np.integer | str) -> int:
     """The index of a target given as such, as a token or as a role.
 
     Raises:

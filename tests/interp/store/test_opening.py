@@ -201,3 +201,18 @@ def test_figures_redraw_where_torch_is_absent():
         "assert interp.load_samples('digits', limit=2)[1].boxes.shape == (1, 4)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_dataset_with_large_whole_numbers_becomes_netcdf_or_leaves_no_file(tmp_path):
+    """`--max-memory 2G` is 2**31, one more than the format has."""
+    attributes = {"max_memory": 2**31, "small": 7, "is_on": True, "nothing": None, "rows": [1, 2]}
+    ds = xr.Dataset({"n": ("x", np.array([2**40, -1]))}, attrs=attributes)
+    store.to_netcdf(ds, tmp_path / "a.nc")
+    again = xr.open_dataset(tmp_path / "a.nc", engine="scipy")
+    assert again["n"].values.tolist() == [2**40, -1]
+    assert json.loads(again.attrs["max_memory"]) == 2**31 and again.attrs["small"] == 7
+    assert json.loads(again.attrs["rows"]) == [1, 2]
+    wide = xr.Dataset({"n": ("x", np.array([2**53 + 1]))})
+    with pytest.raises(ValueError, match=r"n: expected whole numbers below 2\*\*53"):
+        store.to_netcdf(wide, tmp_path / "b.nc")
+    assert not (tmp_path / "b.nc").exists()
