@@ -143,7 +143,9 @@ def labelled(
     terms["logit"] = logit
     terms["remainder"] = logit - parts_sum
     if are_sums_checked():
-        check_remainder(terms["remainder"], terms["magnitude"], query.model.dtype)
+        # Rounded at the scale of the logits, which may be far above a target's own parts.
+        scale = terms["magnitude"].max() + context.logits.abs().amax(dim=-1).to(logit.dtype)
+        check_remainder(terms["remainder"], scale, query.model.dtype)
     terms["replay_drift"] = logit - replayed
     terms["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
     variables = {
@@ -159,20 +161,20 @@ def labelled(
 
 
 def check_remainder(
-    remainder: Float[Tensor, " target"], magnitude: Float[Tensor, " target"], dtype: torch.dtype
+    remainder: Float[Tensor, " target"], scale: Float[Tensor, " target"], dtype: torch.dtype
 ) -> None:
     """Raises ValueError where the parts of a logit do not sum to the model's own.
 
     Args:
         remainder: the model's logit minus the sum of its parts.
-        magnitude: Σ of the parts' absolute values.
+        scale: at which they are rounded.
         dtype: of the model, whose bound holds.
     """
-    error, bound = float((remainder.abs() / magnitude).max()), BOUNDS[str(dtype)[6:]]
+    error, bound = float((remainder.abs() / scale).max()), BOUNDS[str(dtype)[6:]]
     if not error <= bound:
         raise ValueError(
             f"expected parts that sum to the model's own logit, got a remainder of {error:.2g} of "
-            f"their absolute sum (bound {bound:g}); is the model changed by hooks, an adapter that "
+            f"their scale (bound {bound:g}); is the model changed by hooks, an adapter that "
             "depends on the text, or another attention than its config says?"
         )
 

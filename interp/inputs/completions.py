@@ -2,11 +2,13 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from interp.data.sample import THINK_CLOSE, THINK_OPEN
 from interp.inputs.spelling import token_bytes
 
+_CJK_MARKS = "。、·「」『』【】《》〈〉“”‘’…"
 _ARTICLE = re.compile(r"\b(?:a|an|the) (?=\w)")
 _THINK = re.compile(rb"\s*" + THINK_OPEN.encode() + rb"(.*?)" + THINK_CLOSE.encode(), re.DOTALL)
 
@@ -48,11 +50,17 @@ def _stripped(text: bytes, start: int, stop: int) -> slice:
     return slice(start + lead, max(start + len(content.rstrip()), start + lead))
 
 
-def completion(tokenizer, ids: list[int]) -> Completion:
-    """A completion from generated ids; padding behind the end token is dropped."""
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    stops = [i for i, token_id in enumerate(ids) if token_id in (end, pad)]
-    is_complete = bool(stops) and ids[stops[0]] == end
+def completion(tokenizer, ids: list[int], ends: Iterable[int] = ()) -> Completion:
+    """A completion from generated ids; padding behind the end token is dropped.
+
+    Args:
+        tokenizer: whose end token ends a text.
+        ids: as generated.
+        ends: more tokens that end one, as a generation config names them.
+    """
+    ends, pad = {tokenizer.eos_token_id, *ends}, tokenizer.pad_token_id
+    stops = [i for i, token_id in enumerate(ids) if token_id in ends or token_id == pad]
+    is_complete = bool(stops) and ids[stops[0]] in ends
     token_ids = ids[: stops[0] + is_complete] if stops else ids
     written = b"".join(token_bytes(tokenizer, token_ids[: len(token_ids) - is_complete]))
     spans = _text_spans(written)
@@ -86,9 +94,15 @@ def comparable(answer: str) -> str:
 
     An article counts where no word follows it: "A" is a choice, and vitamin A is no vitamin.
     """
-    text = " ".join(unicodedata.normalize("NFKC", answer).casefold().split())
-    text = text.rstrip(" .,;:!?\"'`)").lstrip(" \"'`(")
+    text = "".join(_unraised(char) for char in answer)
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    text = text.rstrip(" .,;:!?\"'`)" + _CJK_MARKS).lstrip(" \"'`(" + _CJK_MARKS)
     return _ARTICLE.sub("", text)
+
+
+def _unraised(char: str) -> str:
+    """A raised sign with a mark before it: 5² is not 52."""
+    return "^" + char if unicodedata.decomposition(char).startswith("<super>") else char
 
 
 def is_right(answer: str, reference: str) -> bool:

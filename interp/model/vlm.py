@@ -85,7 +85,10 @@ class VLM:
                 **batch, max_new_tokens=max_new_tokens, use_cache=True, do_sample=False
             )
         new = generated[:, batch["input_ids"].shape[1] :]
-        return [completions.completion(self.processor.tokenizer, row) for row in new.tolist()]
+        ends = families.base_model(self.model).generation_config.eos_token_id
+        ends = ends if isinstance(ends, list | tuple) else [ends] if ends is not None else []
+        tokenizer = self.processor.tokenizer
+        return [completions.completion(tokenizer, row, ends) for row in new.tolist()]
 
 
 def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual d_model"], tuple[int, ...]]:

@@ -5,7 +5,7 @@ import ast
 import pytest
 
 from interp.extract.references import Pool
-from interp.inputs.completions import is_right
+from interp.inputs.completions import completion, is_right
 from tests.support import ROOT, odd_models
 
 SAME = [
@@ -22,6 +22,14 @@ SAME = [
     ("'left'", "left"),
     ("New York", "new\u00a0york"),
     ("the the cat", "the cat"),
+    ("A", "(A)"),
+    ("猫。", "猫"),
+    ("「猫」", "猫"),
+    ("“cat”", "cat"),
+    ("ＡＢＣ", "abc"),
+    ("７", "7"),
+    ("H₂O", "H2O"),
+    ("5²", "5^2"),
 ]
 OTHER = [
     ("7", "17"),
@@ -35,6 +43,14 @@ OTHER = [
     ("cat", "cats"),
     ("A", "B"),
     ("a", ""),
+    ("A+", "A"),
+    ("A+", "+"),
+    ("5²", "52"),
+    ("5²", "5"),
+    ("10%", "10"),
+    ("3.0", "30"),
+    ("yes", "no"),
+    ("猫", "犬"),
 ]
 
 
@@ -46,6 +62,19 @@ def test_form_does_not_count(one, other):
 @pytest.mark.parametrize(("one", "other"), OTHER)
 def test_content_does(one, other):
     assert not is_right(one, other) and not is_right(other, one)
+
+
+def test_every_end_token_ends_a_text(processor):
+    """Qwen's generation config has two; what lies behind the first is padding."""
+    tokenizer = processor.tokenizer
+    text = tokenizer("7", add_special_tokens=False).input_ids
+    end, pad, other = tokenizer.eos_token_id, tokenizer.pad_token_id, 11
+    for last in (end, other):
+        found = completion(tokenizer, [*text, last, pad, pad], ends=(end, other))
+        assert (found.text, found.is_complete) == ("7", True)
+        assert found.token_ids == (*text, last)
+    assert not completion(tokenizer, [*text, pad], ends=(other,)).is_complete or pad == end
+    assert not completion(tokenizer, text, ends=(other,)).is_complete
 
 
 def test_the_pool_of_references_reward_and_reports_ask_it(processor):

@@ -1,0 +1,57 @@
+"""State around a call is the caller's business: the same numbers in it as without."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+import interp
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+AROUND = {
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.fixture(scope="module")
+def case():
+    vlm, sample = interp.load_model("tiny"), interp.load_samples("digits", limit=7)[6]
+    return vlm, sample, interp.extract.references(vlm, sample, kinds=("blur",))
+
+
+CALLS = {
+    "ledger": lambda v, s, r: interp.extract.ledger(v, s)["direct"],
+    "effects": lambda v, s, r: interp.extract.effects(v, s)["effect"],
+    "node_effects": lambda v, s, r: interp.extract.node_effects(v, s, references=r)["effect"],
+    "shapley": lambda v, s, r: interp.extract.shapley(v, s, references=r)["shapley"],
+    "first_order": lambda v, s, r: interp.extract.first_order(v, s)["first_order"],
+    "patch_effects": lambda v, s, r: interp.extract.patch_effects(v, s, positions=[55])["effect"],
+    "maps": lambda v, s, r: interp.extract.maps(v, s)["map"],
+    "origins": lambda v, s, r: interp.extract.origins(v, s)["direct_by_origin"],
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_extraction_gives_the_same_numbers(call, case):
+    expected = CALLS[call](*case)
+    for name, around in AROUND.items():
+        with around():
+            found = CALLS[call](*case)
+        assert found.dtype == expected.dtype, name
+        scale = float(abs(expected).max())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * scale, err_msg=name)
