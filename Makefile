@@ -1,6 +1,6 @@
 # make report   what training moved, then the main analysis, which links it; into reports/out
 # make test     style, layers and the whole test-suite
-# make soak     what the suite repeats a little, repeated a lot, into reports/faults.json (half an hour)
+# make soak     what the suite repeats a little, repeated a lot, into reports/faults.json (two hours)
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
 # make arms     rebuild tiny-cold and its three adapters (twenty minutes)
@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py analyses/test_extract.py \
   interp/store/test_opening.py interp/test_hygiene.py interp/test_properties.py interp/test_loading.py \
-  interp/capture/test_replay.py train/test_judge.py)
+  interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py)
 
 .PHONY: setup report test soak lint lab tiny arms lock
 

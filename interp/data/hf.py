@@ -7,7 +7,7 @@ may be missing. Images are decoded when they are measured, so that a broken one 
 from collections import Counter
 from pathlib import Path
 
-from interp.data.readers import as_boxes, as_id, collect, encoded, fields, in_order, inside
+from interp.data.readers import as_id, collect, encoded, fields, in_order, sample_of
 from interp.data.saliency_r1 import table_in
 from interp.data.sample import Sample
 
@@ -27,15 +27,12 @@ def load(path: Path, *, split: str, limit: int, seed: int | None = None) -> list
 
     def make(number: int, row: dict, mended: Counter) -> Sample:
         with fields():
-            boxes, name = as_boxes(row.get("boxes")), row.get("id")
-            return Sample(
+            name = row.get("id")
+            return sample_of(
+                row,
+                mended,
                 id=as_id(f"{split}-{number:06d}" if name in (None, "") else name),
                 image=encoded(row["image"]),
-                question=row["question"],
-                answer=row["answer"],
-                thinking=row.get("thinking"),
-                boxes=None if boxes is None else inside(boxes, mended),
-                family=row.get("family") or "",
                 dataset="hf",
                 split=split,
             )

@@ -10,7 +10,7 @@ upright image. `thinking`, `boxes`, `family` and `id` may be missing or null.
 from collections import Counter
 from pathlib import Path
 
-from interp.data.readers import as_boxes, collect, fields, in_order, inside, json_lines
+from interp.data.readers import collect, fields, in_order, json_lines, sample_of
 from interp.data.sample import Sample
 
 
@@ -28,16 +28,12 @@ def load(folder: Path, *, split: str, limit: int, seed: int | None = None) -> li
 
     def make(number: int, row: dict, mended: Counter) -> Sample:
         with fields():
-            boxes = as_boxes(row.get("boxes"))
             name = row.get("id")
-            return Sample(
+            return sample_of(
+                row,
+                mended,
                 id=f"{path.stem}-{number:06d}" if name is None else str(name),
                 image=contained(path.parent, row["image"]),
-                question=row["question"],
-                answer=row["answer"],
-                thinking=row.get("thinking"),
-                boxes=None if boxes is None else inside(boxes, mended),
-                family=row.get("family") or "",
                 dataset="jsonl",
                 split=split,
             )

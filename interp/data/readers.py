@@ -170,6 +170,24 @@ def inside(boxes: Float[np.ndarray, "box 4"], mended: Counter[str]) -> Float[np.
     return moved[is_kept]
 
 
+def sample_of(row: dict, mended: Counter[str], **facts) -> Sample:
+    """A sample of a row whose fields have the names of `Sample`'s; `facts` are the other fields.
+
+    Raises:
+        Unfit: boxes that are none, or none of which is inside the image.
+        KeyError, ValueError, TypeError: what `fields` turns into `Unfit`.
+    """
+    boxes = as_boxes(row.get("boxes"))
+    return Sample(
+        question=row["question"],
+        answer=row["answer"],
+        thinking=row.get("thinking"),
+        boxes=None if boxes is None else inside(boxes, mended),
+        family=row.get("family") or "",
+        **facts,
+    )
+
+
 def as_boxes(value) -> Float[np.ndarray, "box 4"] | None:
     """A row's boxes as an array; None where it has none.
 

@@ -34,15 +34,18 @@ def case():
     return vlm, sample, interp.extract.references(vlm, sample, kinds=("blur",))
 
 
+TWO = {"positions": [50, 55]}
 CALLS = {
-    "ledger": lambda v, s, r: interp.extract.ledger(v, s)["direct"],
-    "effects": lambda v, s, r: interp.extract.effects(v, s)["effect"],
-    "node_effects": lambda v, s, r: interp.extract.node_effects(v, s, references=r)["effect"],
-    "shapley": lambda v, s, r: interp.extract.shapley(v, s, references=r)["shapley"],
-    "first_order": lambda v, s, r: interp.extract.first_order(v, s)["first_order"],
+    "ledger": lambda v, s, r: interp.extract.ledger(v, s, **TWO)["direct"],
+    "effects": lambda v, s, r: interp.extract.effects(v, s, **TWO)["effect"],
+    "node_effects": lambda v, s, r: interp.extract.node_effects(v, s, references=r, **TWO)[
+        "effect"
+    ],
+    "shapley": lambda v, s, r: interp.extract.shapley(v, s, references=r, **TWO)["shapley"],
+    "first_order": lambda v, s, r: interp.extract.first_order(v, s, **TWO)["first_order"],
     "patch_effects": lambda v, s, r: interp.extract.patch_effects(v, s, positions=[55])["effect"],
-    "maps": lambda v, s, r: interp.extract.maps(v, s)["map"],
-    "origins": lambda v, s, r: interp.extract.origins(v, s)["direct_by_origin"],
+    "maps": lambda v, s, r: interp.extract.maps(v, s, max_targets=2)["map"],
+    "origins": lambda v, s, r: interp.extract.origins(v, s, **TWO)["direct_by_origin"],
 }
 
 
