@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import interp
 from analyses import direct_vs_indirect, extract
 from analyses.reports.direct_vs_indirect import figures, findings
+from interp.loading import CHECKPOINTS
 from interp.store import opening as store
 from tests.support import ROOT, commands, golden
 from tests.support.writer import contents
@@ -181,6 +183,23 @@ def test_one_sample_too_large_fails_alone_and_is_tried_again(tmp_path, monkeypat
     done = commands.run(extract, *asked, "--resume")
     assert "3 samples ok, 0 skipped, 0 failed" in done.stdout
     assert interp.open_run(tmp_path / "run").sizes["sample"] == 3
+
+
+@pytest.mark.parametrize("report", ["direct_vs_indirect", "faithfulness"])
+def test_an_adapter_trained_further_under_its_name_is_noticed(report, tmp_path):
+    """`--resume` goes on with the same weights or not at all."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(CHECKPOINTS / "tiny-effect", folder)
+    more = ("--effects", "edge") if report == "direct_vs_indirect" else ("--methods", "CAM")
+    asked = (report, "--limit", 1, "--no-witness", *more, "--adapter", folder, "--out", tmp_path)
+    commands.run(extract, *asked, "--model", "tiny-cold")
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "lora_B" in name)
+    weights[name] = weights[name] + 0.01
+    save_file(weights, file, metadata={"format": "pt"})
+    done = commands.run(extract, *asked, "--model", "tiny-cold", "--resume", code=2)
+    assert "adapter_hash" in done.stderr
 
 
 def test_every_detail_redraws_to_the_same_tables(tmp_path):

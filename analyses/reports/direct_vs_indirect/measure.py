@@ -22,6 +22,7 @@ from interp.data.sample import Sample
 from interp.extract.references import Pool
 from interp.inputs.completions import Completion, is_right
 from interp.loading import resolve
+from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.store.joining import stack
 
@@ -107,6 +108,7 @@ class Measurement:
         self.settings = {"report": "direct_vs_indirect", "model_hash": vlm.fingerprint}
         self.settings |= {name: getattr(options, name) for name in names}
         self.settings |= {"model": vlm.name, "adapter": vlm.adapter, "gauge": options.gauge}
+        self.settings["adapter_hash"] = fingerprint(vlm.model, adapter=True)
         self.facts = {"certificate": certificate}
 
     def measure(self, samples: list[Sample], budget: Budget) -> Shard:

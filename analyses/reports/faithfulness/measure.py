@@ -28,6 +28,7 @@ from interp.extract.question import ask
 from interp.faithfulness import faithfulness
 from interp.inputs.completions import Completion, is_right
 from interp.maps.alignment import alignment
+from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.store.joining import join
 from interp.validate.witness import LARGEST
@@ -96,6 +97,7 @@ class Measurement:
             "model": vlm.name,
             "adapter": vlm.adapter,
             "model_hash": vlm.fingerprint,
+            "adapter_hash": fingerprint(vlm.model, adapter=True),
             "device": vlm.device.type,
             "dtype": str(vlm.model.dtype).removeprefix("torch."),
         }
