@@ -139,7 +139,7 @@ def test_every_interval_of_a_report_gets_the_seed():
 
 def test_docstrings_have_a_subject():
     """None begins with "Of" or "What"; modules and public and private functions alike."""
-    for path in sources():
+    for path in (*sources(), *sorted((ROOT / "tests").rglob("*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 text = ast.get_docstring(node) or ""

@@ -22,6 +22,7 @@ TITLES = {
     "sets": "Source sets",
     "layers": "Layers",
 }
+MARKS = {"ledger": ("ledger", "#D55E00", "o"), "effects": ("edge effects", "#0072B2", "^")}
 
 
 def measure_growth(setting: Setting, repeats: int, axes: list[str]) -> list[dict]:
@@ -89,10 +90,27 @@ def _line(row: dict) -> str:
     )
 
 
+def _draw_axis(frame: pd.DataFrame, top, bottom) -> None:
+    """Ratios along one axis: time with its range into one Axes, memory into another."""
+    from matplotlib.ticker import NullLocator, ScalarFormatter
+
+    for name, table in frame.groupby("extraction", sort=False):
+        label, color, marker = MARKS[name]
+        reach = [table.ratio - table.ratio_lower, table.ratio_upper - table.ratio]
+        style = {"color": color, "marker": marker, "linewidth": 1.2}
+        top.errorbar(table["size"], table.ratio, reach, label=label, capsize=3, **style)
+        bottom.plot(table["size"], table.memory_ratio, **style)
+    for ax in (top, bottom):
+        ax.axhline(1, color="#999999", linestyle="--", linewidth=1)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sorted(frame["size"].unique()))
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_minor_locator(NullLocator())
+
+
 def draw_growth(records: list[dict], path: Path, title: str) -> None:
     """A figure of time ratios above and memory below, a table as CSV, each beside `path`."""
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullLocator, ScalarFormatter
 
     from analyses.reports import drawing
     from interp import plots
@@ -105,33 +123,9 @@ def draw_growth(records: list[dict], path: Path, title: str) -> None:
     figure, axes = plt.subplots(
         2, len(names), figsize=size, sharex="col", sharey="row", squeeze=False
     )
-    styles = {"ledger": ("#D55E00", "o"), "effects": ("#0072B2", "^")}
     for column, axis in enumerate(names):
-        top, bottom = axes[:, column]
-        for name, table in frame[frame.axis == axis].groupby("extraction", sort=False):
-            color, marker = styles[name]
-            label = {"ledger": "ledger", "effects": "edge effects"}[name]
-            reach = [table.ratio - table.ratio_lower, table.ratio_upper - table.ratio]
-            top.errorbar(
-                table["size"],
-                table.ratio,
-                reach,
-                color=color,
-                marker=marker,
-                label=label,
-                capsize=3,
-                linewidth=1.2,
-            )
-            bottom.plot(
-                table["size"], table.memory_ratio, color=color, marker=marker, linewidth=1.2
-            )
-        for ax in (top, bottom):
-            ax.axhline(1, color="#999999", linestyle="--", linewidth=1)
-            ax.set_xscale("log", base=2)
-            ax.set_xticks(sorted(frame[frame.axis == axis]["size"].unique()))
-            ax.xaxis.set_major_formatter(ScalarFormatter())
-            ax.xaxis.set_minor_locator(NullLocator())
-        bottom.set_xlabel(TITLES[axis])
+        _draw_axis(frame[frame.axis == axis], *axes[:, column])
+        axes[1, column].set_xlabel(TITLES[axis])
     axes[0, 0].set_ylabel("Time, ratio to\na plain forward")
     axes[1, 0].set_ylabel("Peak memory, ratio to\na plain forward")
     handles, labels = axes[0, 0].get_legend_handles_labels()

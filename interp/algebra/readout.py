@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.algebra.ledger import readout_vectors
 from interp.capture.prefill import Prefill
-from interp.model.linear import constant_of, embedding_rows, mean_row, transpose_apply
+from interp.model.linear import constant_of, embedding_rows, is_plain, mean_row, transpose_apply
 from interp.model.parts import Parts
 from interp.vocabulary import GAUGES
 
@@ -57,8 +57,17 @@ def read_out(
         vectors,
         folded,
         value_biases(parts, vectors.dtype),
-        [vectors @ constant_of(layer.o_proj, vectors.dtype) for layer in parts.layers],
+        [_constant(layer.o_proj, vectors) for layer in parts.layers],
     )
+
+
+def _constant(
+    o_proj: nn.Module, vectors: Float[Tensor, "target d_model"]
+) -> Float[Tensor, " target"]:
+    """u·b_o of one layer; there is nothing to compute for a plain projection without a bias."""
+    if is_plain(o_proj) and o_proj.bias is None:
+        return vectors.new_zeros(len(vectors))
+    return vectors @ constant_of(o_proj, vectors.dtype)
 
 
 def fold(

@@ -44,7 +44,8 @@ def open_image(
             )
         with _readable(name):
             raw.load()
-        return _to_rgb(ImageOps.exif_transpose(raw), name)
+            upright = ImageOps.exif_transpose(raw)  # reads EXIF, which may be damaged too
+        return _to_rgb(upright, name)
 
 
 def stored_size(image: Image.Image | Path | bytes) -> tuple[tuple[int, int], int]:

@@ -143,9 +143,7 @@ def labelled(
     terms["logit"] = logit
     terms["remainder"] = logit - parts_sum
     if are_sums_checked():
-        # Rounded at the scale of the logits, which may be far above a target's own parts.
-        scale = terms["magnitude"].max() + context.logits.abs().amax(dim=-1).to(logit.dtype)
-        check_remainder(terms["remainder"], scale, query.model.dtype)
+        check_remainder(terms["remainder"], terms["magnitude"], context.logits)
     terms["replay_drift"] = logit - replayed
     terms["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
     variables = {
@@ -161,20 +159,31 @@ def labelled(
 
 
 def check_remainder(
-    remainder: Float[Tensor, " target"], scale: Float[Tensor, " target"], dtype: torch.dtype
+    remainder: Float[Tensor, " target"],
+    magnitude: Float[Tensor, " target"],
+    logits: Float[Tensor, "target vocabulary"],
 ) -> None:
     """Raises ValueError where the parts of a logit do not sum to the model's own.
 
+    The bound is the dtype's, of a target's own magnitude; besides it may be off by what its
+    logits, in whichever gauge, are rounded by. In half precision states are rounded at the scale of
+    all targets, and a target with next to no parts of its own is held against the largest.
+
     Args:
         remainder: the model's logit minus the sum of its parts.
-        scale: at which they are rounded.
-        dtype: of the model, whose bound holds.
+        magnitude: Σ of the parts' absolute values.
+        logits: the model's own, in its dtype.
     """
-    error, bound = float((remainder.abs() / scale).max()), BOUNDS[str(dtype)[6:]]
-    if not error <= bound:
+    numbers, bound = torch.finfo(logits.dtype), BOUNDS[str(logits.dtype)[6:]]
+    is_half = numbers.bits == 16
+    scale = magnitude.max().expand_as(magnitude) if is_half else magnitude
+    rounded = 2 * numbers.eps * logits.abs().amax(dim=-1).to(remainder.dtype)
+    excess = (remainder.abs() - rounded).clamp(min=0)
+    if not bool((excess <= bound * scale).all()):
+        error = float((excess / scale).max())
         raise ValueError(
             f"expected parts that sum to the model's own logit, got a remainder of {error:.2g} of "
-            f"their scale (bound {bound:g}); is the model changed by hooks, an adapter that "
+            f"their absolute sum (bound {bound:g}); is the model changed by hooks, an adapter that "
             "depends on the text, or another attention than its config says?"
         )
 

@@ -205,7 +205,8 @@ def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " t
         raise ValueError(
             f"expected one foil per target, got {len(named)} for {len(query.targets)} targets"
         )
-    check_ids(query.parts, [foil for foil in named if foil is not None], "foils")
+    given = whole_numbers([foil for foil in named if foil is not None], "foils")
+    check_ids(query.parts, given, "foils")
     runner_up_ids = runners_up(logits, query.targets).tolist()
     ids = [
         other if foil is None else foil for foil, other in zip(named, runner_up_ids, strict=True)

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.extract.question import Query
+from interp.extract.question import Query, whole_numbers
 from interp.vocabulary import SINKLESS, SOURCE_SETS
 
 
 def source_sets(
     query: Query,
-    sources: Iterable[str] | Mapping[str, Iterable[int]] | None,
+    sources: Iterable[str] | Mapping | None,
     is_sink: Bool[Tensor, " token"],
 ) -> tuple[tuple[str, ...], Bool[Tensor, "source_set token"]]:
     """Names and members of source sets, by name (see `named_sets`) or as lists of rows.
@@ -71,8 +71,9 @@ def visual_sets(query: Query, is_sink: Bool[Tensor, " token"]) -> list[str]:
     return [name for name in _usual_sets(sets) if name.startswith(("image", "evidence"))]
 
 
-def _row_mask(query: Query, name: str, rows: Iterable[int]) -> np.ndarray:
-    rows, mask = list(rows), np.zeros(len(query.tokens.ids), dtype=bool)
+def _row_mask(query: Query, name: str, rows) -> np.ndarray:
+    rows = whole_numbers(rows, f"rows of source set {name!r}").tolist()
+    mask = np.zeros(len(query.tokens.ids), dtype=bool)
     unknown = [r for r in rows if not 0 <= r < len(mask) or query.tokens.role[r] == "padding"]
     if unknown or len(set(rows)) != len(rows) or not rows:
         raise ValueError(

@@ -11,7 +11,10 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import nn
+from torch import Tensor, nn
+
+from interp.model import families
+from interp.model.state import undisturbed
 
 BASE_FILE = "base.json"
 PROMPT_FILE = "prompt.json"  # beside a model that was made of base and adapter
@@ -67,9 +70,7 @@ def merged(model: PeftModel) -> nn.Module:
     Raises:
         NotMerged: peft cannot merge this kind, or the merged model has other logits.
     """
-    ids = torch.arange(20, 40, device=model.device)[None]
-    with torch.no_grad():
-        before = model(input_ids=ids, use_cache=False).logits
+    before = _logits(model)
     _separate(model)
     try:
         whole = model.merge_and_unload()
@@ -77,9 +78,7 @@ def merged(model: PeftModel) -> nn.Module:
         raise NotMerged(
             f"expected an adapter that can be merged, got {str(error).splitlines()[0]}"
         ) from error
-    with torch.no_grad():
-        after = whole(input_ids=ids, use_cache=False).logits
-    error = float((after - before).float().norm() / before.float().norm())
+    error = float((_logits(whole) - before).float().norm() / before.float().norm())
     bound = 1e-4 if before.dtype in (torch.float32, torch.float64) else 5e-2
     if not error <= bound:
         raise NotMerged(
@@ -87,6 +86,15 @@ def merged(model: PeftModel) -> nn.Module:
             f"of them (bound {bound:g})"
         )
     return whole
+
+
+@torch.no_grad()
+def _logits(model: nn.Module) -> Tensor:
+    """Logits of a short text without an image."""
+    image_token_id = families.parts(model).image_token_id
+    ids = [token_id for token_id in range(20, 40) if token_id != image_token_id]
+    with undisturbed(model):
+        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
 
 
 def _separate(model: PeftModel) -> None:

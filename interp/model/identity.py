@@ -88,7 +88,8 @@ def _states(weights: list[Tensor]) -> list[tuple]:
         flat = weight.detach().reshape(-1)
         some = flat[:: max(len(flat) // N_SAMPLED, 1)][:N_SAMPLED]
         sampled.append(some.view(_BITS[some.element_size()]).long() if len(some) else some.long())
-    values = torch.cat([one.to("cpu") for one in sampled]).tolist() if sampled else []
+    # Gathered on one device first: every copy from a GPU waits for it.
+    values = torch.cat([one.to(sampled[0].device) for one in sampled]).tolist() if sampled else []
     states, start = [], 0
     for weight, some in zip(weights, sampled, strict=True):
         n_writes = None if weight.is_inference() else weight._version

@@ -24,6 +24,12 @@ log = logging.getLogger("interp.loading")
 
 SHOWN = 3  # names that an error tells
 ADAPTER_FILE = "adapter_model.safetensors"
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 def load_weights(source: str, dtype, **options) -> nn.Module:
@@ -85,14 +91,6 @@ def _refuse_rounding(source: str, dtype: torch.dtype, revision: str | None) -> N
                         f"{source}: expected tensors that {name} holds, as its config says, got "
                         f"{str(stored).removeprefix('torch.')} for {key}; name a dtype"
                     )
-
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 
 
 def _files(source: str, revision: str | None) -> list[Path]:

@@ -17,7 +17,6 @@ from interp.validate.case import Case, Finding, of_sum
 
 NODES = (16, 64)  # of Gauss and Legendre; the second where the first is not enough
 QUADRATURE = 1e-2  # of the map's absolute values, that they may miss
-BACKWARD = 4  # a backward pass rounds more often than the forward that bounds are made for
 N_PATCHES = 3
 
 
@@ -48,8 +47,8 @@ def first_order_sums(case: Case) -> list[Finding]:
     last_dataset = extract.first_order(case.vlm, case.sample, n_nodes=n_nodes, **last)
     gap = maps[-1] - last_dataset["first_order"].values[0, ..., 0]
     error = float(of_sum(gap, maps[-1], (0, 1)))
-    bound = BACKWARD * case.vector_bound
-    return [*findings, Finding("one backward pass equals one per target", error, bound)]
+    name = "one backward pass equals one per target"
+    return [*findings, Finding(name, error, case.vector_bound)]
 
 
 def patch_sums(case: Case) -> list[Finding]:

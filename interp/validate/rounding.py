@@ -18,10 +18,8 @@ from interp.capture.prefill import prefill
 from interp.model.state import undisturbed
 from interp.validate.case import Case, Finding, relative
 
-LARGEST = 0.25  # above it, bounds would let a wrong extractor pass: use float32 then
-MULTIPLE = (
-    2.0  # of what rounding moves: the largest of many differences, against the largest of one
-)
+LARGEST = 5.0  # of the dtype's bound: beyond it a wrong extractor could pass; use float32 then
+MULTIPLE = 2.0  # of what rounding moves: many checks against one measurement
 SHARE_MOVED = 0.125  # of the embeddings' numbers, by one unit: as large as rounding itself
 
 
@@ -34,16 +32,17 @@ def rounding(case: Case) -> Finding:
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand(embeddings.shape, generator=generator).to(embeddings.device)
     unit = torch.finfo(embeddings.dtype).eps
-    factor = 1 + unit * ((draw < SHARE_MOVED / 2).float() - (draw > 1 - SHARE_MOVED / 2).float())
+    up, down = draw < SHARE_MOVED / 2, draw > 1 - SHARE_MOVED / 2
+    factor = 1 + unit * (up.double() - down.double())
     before = _outputs(case, context.given, embeddings)
     after = _outputs(case, context.given, (embeddings * factor).to(embeddings.dtype))
     error = max(relative(b - a, a) for a, b in zip(before, after, strict=True))
-    return Finding("rounding moves the model little", error, LARGEST)
+    return Finding("rounding moves the model little", error, LARGEST * case.bound)
 
 
 def above(case: Case, moved: Finding) -> Case:
-    """The case with vectors' bound above what rounding moves, at most that of `LARGEST`."""
-    return replace(case, vector_bound=max(case.bound, MULTIPLE * min(moved.error, LARGEST)))
+    """The case with vectors' bound above what rounding moves, as far as that may move."""
+    return replace(case, vector_bound=max(case.bound, MULTIPLE * min(moved.error, moved.bound)))
 
 
 def _outputs(case: Case, given: dict, embeddings: Tensor) -> list[Float[Tensor, "target _"]]:

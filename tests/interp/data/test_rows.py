@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def read(folder, *lines, kind="jsonl", **options):
-    """What a reader makes of lines, each given as an object or as it stands in the file."""
+    """Samples that a reader makes of lines, each given as an object or as it stands in the file."""
     content = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     (folder / "test.jsonl").write_bytes(b"\n".join(content))
     return interp.load_samples(f"{kind}:{folder}", limit=100, **options)

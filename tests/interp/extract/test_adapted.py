@@ -1,4 +1,4 @@
-"""What the modules do is what the ledger says: adapters, hooks and stored numbers of many kinds.
+"""Ledgers of adapted, hooked and quantised models, of many kinds.
 
 Exact, or refused by name before there is a number, and the model is as it was.
 """

@@ -67,6 +67,15 @@ def test_what_is_no_list_of_whole_numbers_is_refused(tiny, sample, wrong):
         rows(tiny, sample, [50], targets=wrong)
 
 
+@pytest.mark.parametrize("wrong", WRONG[:-2] + WRONG[-1:])
+def test_rows_of_source_sets_and_foils_are_whole_numbers_too(tiny, sample, wrong):
+    with pytest.raises(ValueError, match="expected rows of source set 'mine' as a list of whole"):
+        interp.extract.effects(tiny, sample, sources={"mine": wrong}, positions=[50])
+    if isinstance(wrong, list) and len(wrong) == 1:
+        with pytest.raises(ValueError, match="expected foils as a list of whole numbers, got"):
+            rows(tiny, sample, [50], gauge="contrast", foils=wrong)
+
+
 @pytest.mark.parametrize("wrong", [[-1], [10**6]])
 def test_rows_outside_the_text_are_refused(tiny, sample, wrong):
     with pytest.raises(ValueError, match=r"expected target positions in 0\.\."):

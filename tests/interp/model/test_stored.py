@@ -1,4 +1,4 @@
-"""What is loaded is what was stored: every kind of tensor that is not where it belongs, by name."""
+"""Checkpoints and adapters load whole or not at all: every kind of stray tensor, by name."""
 
 import json
 import logging

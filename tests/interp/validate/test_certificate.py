@@ -17,7 +17,9 @@ from interp.capture import prefill
 from interp.capture import slots as rows
 from interp.model.identity import fingerprint
 from interp.validate import Certificate, NotCertified, certify, witness
-from interp.validate.case import by_layer
+from interp.validate.case import by_layer, make_case
+from interp.validate.rounding import rounding
+from interp.vocabulary import BOUNDS
 from tests.support import commands, odd_models
 from train.certified import Certified
 
@@ -97,6 +99,25 @@ def test_a_layer_that_behaves_otherwise_in_a_replay_is_named(samples):
     lines = failed(vlm, samples[:1], witness=False).failures
     assert any(line.startswith("residual stream adds up, layer 3:") for line in lines)
     assert any(line.startswith("ledger sums to the model's logit (raw)") for line in lines)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_rounding_is_measured_and_small_in_every_dtype(samples, dtype):
+    vlm = interp.load_model("tiny", dtype=dtype)
+    found = rounding(make_case(vlm, samples[0], BOUNDS[dtype]))
+    # transformers computes norms in float32 at best: what one unit of float64 moves is gone there.
+    floor = -1.0 if dtype == "float64" else torch.finfo(getattr(torch, dtype)).eps
+    assert floor < found.error < found.bound / 5
+
+
+def test_noise_that_is_not_rounding_widens_no_bound(samples):
+    """A layer that is never twice the same: in float32 it cannot pass for rounding."""
+    vlm = interp.load_model("tiny")
+    ffn = vlm.model.model.language_model.layers[3].mlp
+    ffn.register_forward_hook(lambda _m, _a, out: out + 1e-2 * torch.randn_like(out))
+    certificate = failed(vlm, samples[:1], witness=False)
+    assert any(line.startswith("rounding moves the model little") for line in certificate.failures)
+    assert float(certificate.checks["bound"].max()) < 0.02
 
 
 def test_wrong_value_biases_are_noticed(samples, monkeypatch):
