@@ -16,6 +16,7 @@ CONTROLS = {
     "alignment_center": "centred rectangle",
     "border_share": "border cells",
 }
+GAUGE = "centered"  # of every logit that the report measures
 REFERENCE_TITLES = {"mean": "mean embedding", "twin": "twin"}
 
 

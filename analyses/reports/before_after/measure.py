@@ -12,6 +12,7 @@ import xarray as xr
 import interp
 from analyses.options import BeforeAfter
 from analyses.reports.before_after import models
+from analyses.reports.before_after.findings import GAUGE
 from analyses.reports.before_after.runs import runs_in
 from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version
@@ -262,7 +263,8 @@ def _effects(vlm: VLM, pool: Pool, sample: Sample, text: Completion | None, _map
     """Edge effects by path, and total effects with their path classes, of the same text."""
     tokens = ask(vlm, sample, completion=text).tokens
     has_background = (tokens.is_visual & ~tokens.is_evidence).any()
-    options = {"completion": text, "sources": SETS if has_background else SETS[:-1]}
+    sources = SETS if has_background else SETS[:-1]
+    options = {"completion": text, "sources": sources, "gauge": GAUGE}
     edges = interp.extract.effects(vlm, sample, **options)
     references = interp.extract.references(
         vlm, sample, pool=pool, kinds=REFERENCES, completion=text

@@ -43,6 +43,7 @@ def _page(results: ArmFindings) -> dict:
     """Values that fill the template."""
     reasons, text = results.run.attrs["reasons"], results.run.attrs["text"]
     return {
+        "gauge": findings.GAUGE,
         "sentences": sentences(results),
         "before": results.before,
         "after": results.after,
