@@ -6,6 +6,7 @@ sampled values do not show it: eight edited rows of an embedding are another mod
 
 import json
 import re
+from functools import cache
 from hashlib import sha256
 
 import torch
@@ -40,8 +41,8 @@ def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
     """
     weights = {}
     for name, weight in model.state_dict(keep_vars=True).items():
-        plain = _WRAPPERS.sub("", name).replace(".token_adapter.", ".")
-        if bool(_ADAPTERS.search(plain)) == adapter:
+        plain, is_of_adapter = _plain_name(name)
+        if is_of_adapter == adapter:
             weights.setdefault(plain, weight)
     digests = _digests(list(weights.values()))
     lines = [
@@ -53,6 +54,13 @@ def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
     if adapter:
         lines += _switches(model)
     return sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+@cache
+def _plain_name(name: str) -> tuple[str, bool]:
+    """A weight's name without any wrapper's part of it, and whether it is an adapter's."""
+    plain = _WRAPPERS.sub("", name).replace(".token_adapter.", ".")
+    return plain, bool(_ADAPTERS.search(plain))
 
 
 def _switches(model: nn.Module) -> list[str]:

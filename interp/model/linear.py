@@ -15,9 +15,16 @@ BLOCK = 8192  # rows that are summed in float32
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether the module is exactly a linear layer, so that its weight is all it does."""
-    is_hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return type(module) is nn.Linear and not is_hooked
+    """Whether the module is exactly a linear layer, so that its weight is all it does.
+
+    Tracing puts a forward of its own in the module's place, which keeps the one it runs as
+    `state.original`: a traced linear layer is a linear layer still.
+    """
+    if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    forward = vars(module).get("forward")
+    runs = getattr(getattr(forward, "state", None), "original", forward)
+    return (runs is None or runs is nn.Linear.forward) and "_hf_hook" not in vars(module)
 
 
 def sizes(module: nn.Module) -> tuple[int, int]:

@@ -25,12 +25,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
+    training = [module for module in model.modules() if module.training]
     attributes = [(module, name, getattr(module, name)) for module, name in volatile(model)]
     wrapped = {m: m.forward for m in (model, base_model(model)) if "_original_forward" in vars(m)}
     for module in wrapped:
         module.forward = module._original_forward
-    model.eval()
+    for module in training:
+        module.training = False
     device, with_grad = next(model.parameters()).device.type, torch.is_grad_enabled()
     try:
         with (
@@ -44,8 +45,8 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             setattr(module, name, value)
         for module, forward in wrapped.items():
             module.forward = forward
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
 
 
 @contextmanager

@@ -53,13 +53,14 @@ def parts(model: nn.Module) -> Parts:
             f"expected full attention in every layer, got {sorted(kinds)}; "
             "set use_sliding_window=False in the text config"
         )
-    absent = [name for name, p in model.named_parameters() if p.is_meta]
-    if absent and len(absent) < len(list(model.parameters())):  # all: an outline, without numbers
+    weights = list(model.named_parameters())
+    absent = [name for name, weight in weights if weight.is_meta]
+    if absent and len(absent) < len(weights):  # all of them: an outline, without numbers
         raise ValueError(
             f"expected weights in memory, got none for {absent[0]}; load the model without "
             "offloading them to the CPU or the disk"
         )
-    empty = next((name for name, p in model.named_parameters() if p.numel() == 0), None)
+    empty = next((name for name, weight in weights if weight.numel() == 0), None)
     if empty is not None:
         raise ValueError(
             f"expected gathered parameters, got size zero for {empty}; "
