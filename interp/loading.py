@@ -52,8 +52,8 @@ def load_model(
     Raises:
         ValueError: unknown architecture or prompt, weights not in safetensors, tensors of a
             checkpoint or an adapter that are missing, unexpected, of another shape or rounded,
-            sliding-window layers, a non-linear adapter, one that was trained on other weights, or a
-            failed self-check.
+            no chat template, sliding-window layers, a non-linear adapter, one that was trained on
+            other weights, or a failed self-check.
     """
     source, embedded = resolve(name)
     record = base_of(source)
@@ -73,9 +73,8 @@ def load_model(
         raise ValueError(
             f"{name}: expected an architecture of {sorted(MODEL_FAMILIES)}, got {family!r}"
         )
-    processor = AutoProcessor.from_pretrained(source, **options)
+    processor = _processor(str(name), source, options)
     _limit_pixels(processor.image_processor, min_pixels, max_pixels)
-    processor.tokenizer.padding_side = "left"
     model = load_weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
     weights = fingerprint(model)
     if adapter is not None:
@@ -93,6 +92,19 @@ def load_model(
     )
     self_check(vlm.model)
     return vlm
+
+
+def _processor(name: str, source: str, options: dict):
+    """The processor of a checkpoint, its chat template from whichever file has one."""
+    processor = AutoProcessor.from_pretrained(source, **options)
+    processor.tokenizer.padding_side = "left"
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    if not processor.chat_template:
+        raise ValueError(
+            f"{name}: expected a chat template in chat_template.jinja, chat_template.json or "
+            "tokenizer_config.json, got none; copy the one of the model it was trained from"
+        )
+    return processor
 
 
 def _check_base(adapter: str, source: str, weights: str, model, dtype, options: dict) -> None:
@@ -158,8 +170,7 @@ def outline(name: str, *, is_narrow: bool) -> VLM:
         model = AutoModelForImageTextToText.from_config(config, dtype=config.dtype)
     if is_narrow:
         model = model.float()
-    processor = AutoProcessor.from_pretrained(source)
-    processor.tokenizer.padding_side = "left"
+    processor = _processor(str(name), source, {})
     prompt = record["prompt"] if record else "plain" if embedded else "think"
     return VLM(model.eval(), processor, str(name), prompt, "outline")
 

@@ -21,12 +21,12 @@ from trl import GRPOConfig, GRPOTrainer
 import interp
 from interp.loading import self_check
 from interp.model.adapters import name_base
-from interp.model.vlm import PROMPTS
+from interp.model.vlm import PROMPTS, VLM
 from train.judge import judge_from_environment
 from train.options import parsed
 from train.policy import Policy, load_policy, lora
 from train.rewards import Reward
-from train.rows import questions, usable
+from train.rows import against_question, questions, usable
 
 # Of what TRL logs, and of what the reward does.
 KEPT = (
@@ -86,7 +86,7 @@ def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
         reward_funcs=reward,
         callbacks=[reward],
         args=config,
-        train_dataset=_data(task, vlm.prompt, with_boxes=reward.rule is not None),
+        train_dataset=_data(task, vlm, with_boxes=reward.rule is not None),
         peft_config=lora(policy),
     )
     if trainer.is_world_process_zero():
@@ -128,11 +128,12 @@ def curves(history: list[dict]) -> list[dict]:
     ]
 
 
-def _data(task: Task, prompt: str, *, with_boxes: bool):
+def _data(task: Task, vlm: VLM, *, with_boxes: bool):
     samples = interp.load_samples(
         task.data, split=task.split, limit=task.n_samples, seed=task.sample_seed
     )
-    return questions(usable(samples, with_boxes=with_boxes), PROMPTS[prompt])
+    samples = usable(samples, lambda s: against_question(s, vlm.processor, with_boxes=with_boxes))
+    return questions(samples, PROMPTS[vlm.prompt])
 
 
 if __name__ == "__main__":

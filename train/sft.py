@@ -19,11 +19,11 @@ from trl import SFTConfig, SFTTrainer
 import interp
 from interp.data.digits import scenes as digits
 from interp.model.adapters import name_base
-from interp.model.vlm import PROMPTS
+from interp.model.vlm import PROMPTS, VLM
 from train.certified import Certified
 from train.options import parsed
 from train.policy import Policy, load_policy, lora
-from train.rows import texts, usable
+from train.rows import Whole, against_text, texts, usable
 from train.tiny.mix import Mix
 
 
@@ -67,11 +67,12 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
     trainer = SFTTrainer(
         model=vlm.model,
         args=config,
-        train_dataset=_rows(data, PROMPTS[vlm.prompt]),
+        train_dataset=_rows(data, vlm, config.max_length),
         processing_class=vlm.processor,
         callbacks=[Certified(vlm.prompt)] if data.certify else None,
         peft_config=lora(policy),
     )
+    trainer.data_collator = Whole(trainer.data_collator)
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(out / "final")
     trainer.processing_class.save_pretrained(out / "final")
@@ -80,8 +81,9 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
         name_base(out / "final", vlm, **pixels)
 
 
-def _rows(data: Data, system: str | None):
+def _rows(data: Data, vlm: VLM, max_length: int | None):
     """The scenes of a curriculum, made when they are asked for, or samples from files."""
+    system = PROMPTS[vlm.prompt]
     if data.data == "digits":
         stages, families = tuple(data.stages), tuple(data.families)
         order = stages, families, data.reading, data.careless
@@ -90,7 +92,7 @@ def _rows(data: Data, system: str | None):
     samples = interp.load_samples(
         data.data, split=data.split, limit=data.n_samples, seed=data.scene_seed
     )
-    samples = usable(samples, with_boxes=False)
+    samples = usable(samples, lambda s: against_text(s, vlm.processor, system, max_length))
     return texts(len(samples), samples.__getitem__, system)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -58,18 +59,18 @@ def dots(
     ax.set_ylim(len(rows) - 0.5, -0.5)
 
 
-def save(figures: dict[str, Figure | None], folder: Path) -> dict[str, str]:
+def save(figures: dict[str, Figure], folder: Path) -> dict[str, str]:
     """Saves each figure as PDF, SVG and PNG; returns the PNGs as base64, for a page."""
     images = {}
     for name, figure in figures.items():
-        if figure is None:
-            continue
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        figure.set_layout_engine("none")  # the layout is the PNG's; it costs as much as drawing
-        # No creation date: the same run redraws to the same file.
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # `fonts.missing` says it once
+            figure.savefig(buffer, format="png")
+            figure.set_layout_engine("none")  # the layout is the PNG's; it costs as much as drawing
+            # No creation date: the same run redraws to the same file.
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         images[name] = base64.b64encode(buffer.getvalue()).decode()
         plt.close(figure)

@@ -6,6 +6,7 @@ it down. The same run gives the same files.
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -18,6 +19,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analyses.reports import drawing
+from interp.plots import fonts
 from interp.store.opening import write_json
 
 TEMPLATES = Path(__file__).parent
@@ -34,6 +36,9 @@ LONG = (
     "curves",
     "reduced",
 )
+# A text that begins so is run by a spreadsheet, unless it is a number, or one with its interval.
+FORMULA = tuple("=+-@\t\r")
+NUMBER = re.compile(r"[-+]?[\d.,]+( \[[-+\d., ]+\])?$")
 # What pdflatex does not know as it is.
 LATEX = {
     "−": "$-$",
@@ -91,7 +96,9 @@ def write(report: Report, out: Path) -> dict[str, int]:
         (out / folder).mkdir(parents=True, exist_ok=True)
         for old in (out / folder).glob("*.*"):
             old.unlink()
-    images = drawing.save(report.draw(), out / "figures")
+    figures = {name: figure for name, figure in report.draw().items() if figure is not None}
+    boxed = fonts.missing(list(figures.values()))
+    images = drawing.save(figures, out / "figures")
     save_tables(report.tables, out / "tables")
     for name, content in report.records.items():
         write_json(out / f"{name}.json", content)
@@ -102,6 +109,7 @@ def write(report: Report, out: Path) -> dict[str, int]:
         attributes=report.run.attrs,
         provenance=short,
         counts=counts,
+        boxed=boxed,
         linked=_summary(out / report.linked) if report.linked else None,
         **report.page,
     )
@@ -132,9 +140,25 @@ def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
     for name, table in tables.items():
         if table is None:
             continue
-        table.to_csv(folder / f"{name}.csv", index=False)
+        inert(table).to_csv(folder / f"{name}.csv", index=False)
         latex = table.to_latex(index=False, float_format="%.3g", escape=True)
         (folder / f"{name}.tex").write_text(latex.translate(str.maketrans(LATEX)))
+
+
+def inert(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before each text that a spreadsheet would run as a formula.
+
+    A carriage return, which would end a row, is spelled out.
+    """
+
+    def quoted(value):
+        if not isinstance(value, str):
+            return value
+        is_formula = value[:1] in FORMULA and not NUMBER.match(value)
+        return ("'" * is_formula + value).replace("\r", "\\r")
+
+    texts = table.select_dtypes(exclude="number").columns
+    return table.assign(**{name: table[name].map(quoted) for name in texts})
 
 
 def render(template: str, **values) -> str:

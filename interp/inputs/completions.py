@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from interp.data.sample import THINK_CLOSE, THINK_OPEN
-from interp.inputs.spelling import token_bytes
+from interp.inputs.spelling import steering_tokens, token_bytes
 
 _CJK_MARKS = "。、·「」『』【】《》〈〉“”‘’…"
 _ARTICLE = re.compile(r"\b(?:a|an|the) (?=\w)")
@@ -77,15 +77,16 @@ def completion(tokenizer, ids: list[int], ends: Iterable[int] = ()) -> Completio
 def is_well_formed(tokenizer, text: Completion) -> bool:
     """Exactly one <think>…</think> with something in it, an answer, the end token; nothing else.
 
-    A special token among the text (a new turn, say) would make it another conversation.
+    A special or added token among the text (a new turn, say) would make it another conversation.
     """
     inner = text.token_ids[: len(text.token_ids) - text.is_complete]
+    written = set(tokenizer.convert_ids_to_tokens(inner))
     return (
         text.is_complete
         and text.text.count(THINK_OPEN) == text.text.count(THINK_CLOSE) == 1
         and bool(text.thinking)
         and bool(text.answer)
-        and not set(tokenizer.all_special_ids) & set(inner)
+        and not written & steering_tokens(tokenizer)
     )
 
 

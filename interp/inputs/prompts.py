@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from transformers import BatchFeature
 
-from interp.data.images import open_image
-from interp.data.sample import THINK_CLOSE, THINK_OPEN, Sample
+from interp.data.images import open_image, upright_size
+from interp.data.sample import Sample
 from interp.inputs.completions import Completion
+from interp.inputs.spelling import steering_tokens
 from interp.inputs.tokens import Tokens, token_table
 
 
@@ -54,13 +55,8 @@ def prompt_text(processor, question: str, system: str | None) -> str:
 
 
 def check_plain(tokenizer, text: str, name: str) -> None:
-    """Raises ValueError for text that holds a token which steers the chat, added ones too.
-
-    The tags of thinking are added tokens of some tokenizers; they belong to a text.
-    """
-    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    steering = {*added, *tokenizer.all_special_tokens} - {THINK_OPEN, THINK_CLOSE}
-    special = next((token for token in sorted(steering) if token in text), None)
+    """Raises ValueError for text that holds a token which steers the chat, added ones too."""
+    special = next((token for token in sorted(steering_tokens(tokenizer)) if token in text), None)
     if special is not None:
         raise ValueError(
             f"expected {name} without special tokens, got {special!r} in it; rewrite it"
@@ -83,6 +79,20 @@ def teacher_forced(
         filled = torch.full_like(extend, value, dtype=batch[name].dtype)
         batch[name] = torch.cat([batch[name], filled], dim=1)
     return Inputs(batch, token_table(processor, batch, sample.boxes))
+
+
+def count_tokens(processor, sample: Sample, system: str | None) -> int:
+    """How many tokens prompt and own text have, by the image's header and without its pixels.
+
+    Raises:
+        ValueError: an unreadable header, or a special token inside question, thinking or answer.
+    """
+    width, height = upright_size(sample.image)
+    patches = processor.image_processor.get_number_of_image_patches(height, width, {})
+    n_visual = patches // processor.image_processor.merge_size**2
+    prompt = prompt_text(processor, sample.question, system)
+    n_prompt = len(processor.tokenizer(prompt, add_special_tokens=False).input_ids)
+    return n_prompt - 1 + n_visual + len(text_ids(processor, sample))  # one stands for the image
 
 
 def text_ids(processor, sample: Sample, completion: Completion | None = None) -> list[int]:

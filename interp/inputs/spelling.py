@@ -4,6 +4,8 @@ from functools import lru_cache
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from interp.data.sample import THINK_CLOSE, THINK_OPEN
+
 
 @lru_cache
 def _byte_of() -> dict[str, int]:
@@ -21,3 +23,13 @@ def token_bytes(tokenizer, ids: list[int]) -> list[bytes]:
         else:
             pieces.append(bytes(byte_of[char] for char in token or ""))
     return pieces
+
+
+def steering_tokens(tokenizer) -> set[str]:
+    """Tokens that steer a chat: every special or added one but the tags of thinking.
+
+    The tags are tokens of some tokenizers, and belong to a text. A tokenizer names only some of its
+    special tokens as such; all of them are added ones.
+    """
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    return {*added, *tokenizer.all_special_tokens} - {THINK_OPEN, THINK_CLOSE}

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import seaborn as sns
 
+from interp.plots import fonts
 from interp.vocabulary import PATH_CLASSES
 
 # Okabe and Ito's colours, told apart by the colour-blind; ordered by lightness for print.
@@ -36,4 +37,5 @@ STYLE = {
 def use_style() -> None:
     """Fonts, grid and text kept as text in PDF and SVG."""
     sns.set_theme(style="whitegrid", context="paper")
-    plt.rcParams.update(STYLE)
+    # By name, because a generic family stands for a single font.
+    plt.rcParams.update(STYLE | {"font.family": list(fonts.families())})

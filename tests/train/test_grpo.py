@@ -174,22 +174,6 @@ def test_another_training_in_the_same_folder_is_refused(whole):
         run(whole[0], lora_r=0)
 
 
-def test_samples_that_cannot_be_trained_on_are_counted(tmp_path, caplog):
-    from dataclasses import replace
-
-    from train.rows import usable
-
-    good = interp.load_samples("digits", limit=3)
-    (tmp_path / "broken.png").write_bytes(b"not an image")
-    bad = [replace(good[0], boxes=None), replace(good[1], image=tmp_path / "broken.png")]
-    assert usable(good + bad, with_boxes=True) == good
-    assert "1 of 5 samples left out: no boxes" in caplog.text
-    assert "1 of 5 samples left out: unreadable image" in caplog.text
-    assert len(usable(good + bad, with_boxes=False)) == 4
-    with pytest.raises(ValueError, match="at least one usable sample"):
-        usable(bad, with_boxes=True)
-
-
 def test_secrets_in_a_file_are_refused(tmp_path, monkeypatch):
     from train.options import parsed
 
