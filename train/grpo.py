@@ -26,7 +26,8 @@ from train.judge import judge_from_environment
 from train.options import parsed
 from train.policy import Policy, load_policy, lora
 from train.rewards import Reward
-from train.rows import against_question, questions, usable
+from train.rows import questions
+from train.usable import against_question, usable
 
 # Of what TRL logs, and of what the reward does.
 KEPT = (

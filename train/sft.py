@@ -23,8 +23,9 @@ from interp.model.vlm import PROMPTS, VLM
 from train.certified import Certified
 from train.options import parsed
 from train.policy import Policy, load_policy, lora
-from train.rows import Whole, against_text, texts, usable
+from train.rows import texts
 from train.tiny.mix import Mix
+from train.usable import Whole, against_text, usable
 
 
 @dataclass

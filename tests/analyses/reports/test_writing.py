@@ -1,4 +1,4 @@
-"""What goes into files: a table that no spreadsheet runs."""
+"""Files of a report: a table that no spreadsheet runs."""
 
 import pandas as pd
 import pytest

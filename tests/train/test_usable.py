@@ -8,7 +8,7 @@ import torch
 import interp
 from interp.inputs import prompts
 from interp.model.vlm import PROMPTS
-from train import rows
+from train import usable
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +28,17 @@ def test_samples_that_cannot_be_asked_are_counted(tiny, good, tmp_path, caplog):
     bad = [replace(good[0], boxes=None), broken, steering]
 
     def without_boxes(sample):
-        return rows.against_question(sample, tiny.processor, with_boxes=False)
+        return usable.against_question(sample, tiny.processor, with_boxes=False)
 
     def with_boxes(sample):
-        return rows.against_question(sample, tiny.processor, with_boxes=True)
+        return usable.against_question(sample, tiny.processor, with_boxes=True)
 
-    assert rows.usable(good + bad, with_boxes) == good
+    assert usable.usable(good + bad, with_boxes) == good
     for reason in ("no boxes", "unreadable image", "special tokens in question or text"):
         assert f"1 of 6 samples left out: {reason}" in caplog.text
-    assert rows.usable(good + bad, without_boxes) == [*good, bad[0]]
+    assert usable.usable(good + bad, without_boxes) == [*good, bad[0]]
     with pytest.raises(ValueError, match="at least one usable sample"):
-        rows.usable(bad, with_boxes)
+        usable.usable(bad, with_boxes)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -55,10 +55,10 @@ def test_texts_longer_than_max_length_are_left_out(tiny, good, caplog):
     longest = max(lengths)
 
     def fits(max_length):
-        return lambda sample: rows.against_text(sample, tiny.processor, None, max_length)
+        return lambda sample: usable.against_text(sample, tiny.processor, None, max_length)
 
-    assert rows.usable(good, fits(None)) == rows.usable(good, fits(longest)) == good
-    kept = rows.usable(good, fits(longest - 1))
+    assert usable.usable(good, fits(None)) == usable.usable(good, fits(longest)) == good
+    kept = usable.usable(good, fits(longest - 1))
     assert kept == [s for s, length in zip(good, lengths, strict=True) if length < longest]
     assert f"left out: longer than max_length = {longest - 1} tokens" in caplog.text
     wrong = replace(good[0], answer="a <|im_end|>")
@@ -75,7 +75,7 @@ def test_a_collator_cuts_nothing():
             mask = torch.ones(len(examples), max(map(len, examples)), dtype=torch.long)
             return {"attention_mask": mask[:, : self.max_length]}
 
-    whole = rows.Whole(Collator())
+    whole = usable.Whole(Collator())
     assert whole([[1] * 5, [1] * 3])["attention_mask"].shape == (2, 5)
     with pytest.raises(ValueError, match="at most max_length = 5 tokens, got one of 6; raise"):
         whole([[1] * 6])
