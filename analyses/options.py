@@ -272,5 +272,7 @@ class Validation(Command):
     adapter: str | None = option(None, "peft adapter, a folder or hub id")
     revision: str | None = option(None, "of the hub id")
     attn_implementation: str = option("sdpa", "default: sdpa")
-    limit: int = option(3, "number of embedded samples (default: 3)")
+    data: str = option("digits", "of the samples, as for the reports (default: digits)")
+    split: str = option("test", "its split (default: test)")
+    limit: int = option(3, "number of samples (default: %(default)s)")
     out: Path = option(Path("reports/out/certificate.json"), "file to write (default: %(default)s)")

@@ -3,6 +3,7 @@
     python analyses/validate_extractor.py
     python analyses/validate_extractor.py --model Qwen/Qwen2.5-VL-3B-Instruct --dtype bfloat16
     python analyses/validate_extractor.py --adapter runs/grpo/final --witness
+    python analyses/validate_extractor.py --model M --data jsonl:FOLDER
 
 Runs the oracles of METHODS.md 6 on the loaded model with a few samples, prints every check with its
 error and bound, and writes the certificate as JSON. Exit code 1 if a check failed.
@@ -32,7 +33,7 @@ def main() -> int:
             attn_implementation=options.attn_implementation,
         )
         samples = interp.load_samples(
-            "digits", split="test", limit=options.limit, seed=options.seed
+            options.data, split=options.split, limit=options.limit, seed=options.seed
         )
         certificate = interp.validate.certify(vlm, samples, witness=options.witness)
     except interp.validate.NotCertified as error:

@@ -23,9 +23,9 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
 def load_model(
-    name: str,
+    name: str | Path,
     *,
-    adapter: str | None = None,
+    adapter: str | Path | None = None,
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
@@ -55,6 +55,7 @@ def load_model(
             no chat template, sliding-window layers, a non-linear adapter, one that was trained on
             other weights, or a failed self-check.
     """
+    name, adapter = str(name), None if adapter is None else str(adapter)
     source, embedded = resolve(name)
     record = base_of(source)
     if record is not None:  # the name is an adapter's, which says what it was trained on and how
@@ -73,7 +74,7 @@ def load_model(
         raise ValueError(
             f"{name}: expected an architecture of {sorted(MODEL_FAMILIES)}, got {family!r}"
         )
-    processor = _processor(str(name), source, options)
+    processor = _processor(name, source, options)
     _limit_pixels(processor.image_processor, min_pixels, max_pixels)
     model = load_weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
     weights = fingerprint(model)
@@ -84,7 +85,7 @@ def load_model(
     vlm = VLM(
         model=model.eval().to(device),
         processor=processor,
-        name=str(name),
+        name=name,
         prompt=prompt,
         fingerprint=weights,
         revision=revision or "",
@@ -141,7 +142,7 @@ def _family(name: str, source: str, options: dict) -> str:
         ) from error
 
 
-def resolve(name: str) -> tuple[str, bool]:
+def resolve(name: str | Path) -> tuple[str, bool]:
     """The folder of an embedded name, or the hub id or folder as given; and if it is embedded."""
     embedded = CHECKPOINTS / str(name)
     if embedded.is_dir() and "/" not in str(name):
@@ -149,7 +150,7 @@ def resolve(name: str) -> tuple[str, bool]:
     return str(name), False
 
 
-def outline(name: str, *, is_narrow: bool) -> VLM:
+def outline(name: str | Path, *, is_narrow: bool) -> VLM:
     """A model by its config and processor alone, for what depends on sizes and not on weights.
 
     Args:

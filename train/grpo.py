@@ -20,11 +20,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 import interp
 from interp.loading import self_check
-from interp.model.adapters import name_base
 from interp.model.vlm import PROMPTS, VLM
 from train.judge import judge_from_environment
 from train.options import parsed
-from train.policy import Policy, load_policy, lora
+from train.policy import Policy, load_policy, lora, name_adapter
 from train.rewards import Reward
 from train.rows import questions
 from train.usable import against_question, usable
@@ -68,6 +67,7 @@ def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
     logging.basicConfig(level=config.get_process_log_level(), format="%(levelname)s %(message)s")
     if policy.lora_r == 0:
         raise ValueError("expected lora_r > 0, got 0; the adapter is what names its base")
+    config.remove_unused_columns = False  # rows are made of their index, which no model reads
     out = Path(config.output_dir)
     vlm = load_policy(policy)
     self_check(vlm.model)
@@ -96,8 +96,7 @@ def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
     trainer.save_model(out / "final")
     if trainer.is_world_process_zero():
         facts = {name: getattr(task, name) for name in FACTS}
-        pixels = {"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels}
-        name_base(out / "final", vlm, seed=config.seed, **facts, **pixels)
+        name_adapter(out / "final", vlm, policy, seed=config.seed, **facts)
         pd.DataFrame(curves(trainer.state.log_history)).to_csv(
             out / "final" / "curves.csv", index=False, float_format="%.5g"
         )

@@ -1,10 +1,14 @@
 """The model that is trained, and its LoRA adapter: options that both commands share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from peft import LoraConfig
 
-from interp.loading import load_model
+from interp.loading import load_model, resolve
+from interp.model.adapters import name_base
+from interp.model.identity import fingerprint
+from interp.model.stored import load_weights
 from interp.model.vlm import VLM
 
 
@@ -52,6 +56,22 @@ def load_policy(policy: Policy, checkpoint: str | None = None) -> VLM:
             "merge it first: python -m train.merge ADAPTER --out FOLDER"
         )
     return vlm
+
+
+def name_adapter(folder: Path, vlm: VLM, policy: Policy, **facts) -> None:
+    """Writes down beside a trained adapter what it was trained on: the base as it is stored.
+
+    Args:
+        folder: of the adapter.
+        vlm: as `load_policy` gave it.
+        policy: as `load_policy` took it.
+        facts: more of the training, for whoever reads the adapter.
+    """
+    if policy.dtype != "auto":  # the same weights in another dtype have another hash
+        stored = load_weights(resolve(policy.model_name_or_path)[0], dtype="auto")
+        vlm = replace(vlm, fingerprint=fingerprint(stored))
+    pixels = {"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels}
+    name_base(folder, vlm, **facts, **pixels)
 
 
 def lora(policy: Policy) -> LoraConfig | None:

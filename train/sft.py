@@ -18,11 +18,10 @@ from trl import SFTConfig, SFTTrainer
 
 import interp
 from interp.data.digits import scenes as digits
-from interp.model.adapters import name_base
 from interp.model.vlm import PROMPTS, VLM
 from train.certified import Certified
 from train.options import parsed
-from train.policy import Policy, load_policy, lora
+from train.policy import Policy, load_policy, lora, name_adapter
 from train.rows import texts
 from train.tiny.mix import Mix
 from train.usable import Whole, against_text, usable
@@ -60,6 +59,7 @@ class Data:
 
 def main(policy: Policy, data: Data, config: SFTConfig) -> None:
     """Trains from the last checkpoint in the output folder, if any; saves model and processor."""
+    config.remove_unused_columns = False  # rows are made of their index, which no model reads
     out = Path(config.output_dir)
     last = get_last_checkpoint(out) if out.is_dir() else None
     # The Trainer alone would resume with the first weights and no word: a checkpoint's weights have
@@ -78,8 +78,7 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
     trainer.save_model(out / "final")
     trainer.processing_class.save_pretrained(out / "final")
     if policy.lora_r and trainer.is_world_process_zero():
-        pixels = {"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels}
-        name_base(out / "final", vlm, **pixels)
+        name_adapter(out / "final", vlm, policy)
 
 
 def _rows(data: Data, vlm: VLM, max_length: int | None):

@@ -58,7 +58,9 @@ class Case:
     parts (DESIGN.md 7)."""
     vector_bound: float
     """Bound for what is compared element by element: outputs of layers, attention rows, terms. At
-    least that of the dtype, and above what rounding alone moves in this model."""
+    least that of the dtype, and above what rounding alone moves at the targets' rows."""
+    token_bound: float
+    """The same for what is compared at every token."""
 
     @property
     def asked(self) -> dict:
@@ -105,6 +107,7 @@ def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
         stream=residual(query.model, query.batch, tokens),
         bound=bound,
         vector_bound=bound,
+        token_bound=bound,
     )
 
 

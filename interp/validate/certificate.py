@@ -21,7 +21,7 @@ from interp.model.vlm import VLM
 from interp.validate import forwards, interventions, naive, paths, sums, traces
 from interp.validate import witness as other
 from interp.validate.case import Case, Finding, make_case
-from interp.validate.rounding import above, rounding
+from interp.validate.rounding import rounding
 from interp.vocabulary import BOUNDS
 
 PER_SAMPLE = (
@@ -132,8 +132,7 @@ def certify(
     with undisturbed(vlm.model), sums_unchecked():
         bound = BOUNDS[_identity(vlm.model)["dtype"]]
         cases = [make_case(vlm, sample, bound) for sample in samples]
-        findings = [rounding(case) for case in cases]
-        cases = [above(case, moved) for case, moved in zip(cases, findings, strict=True)]
+        findings, cases = map(list, zip(*[rounding(case) for case in cases], strict=True))
         findings += [finding for case in cases for check in PER_SAMPLE for finding in check(case)]
         asked = "not asked"
         try:

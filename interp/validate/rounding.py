@@ -24,8 +24,13 @@ SHARE_MOVED = 0.125  # of the embeddings' numbers, by one unit: as large as roun
 
 
 @torch.no_grad()
-def rounding(case: Case) -> Finding:
-    """The largest change of any layer's attention and FFN output, and of the logits."""
+def rounding(case: Case) -> tuple[Finding, Case]:
+    """The largest change of any layer's attention and FFN output, and of the logits.
+
+    Returns:
+        The finding, of the targets' rows, and the case with its bounds above what rounding moves:
+        `vector_bound` at the targets' rows, `token_bound` at any token's.
+    """
     query = case.query
     context = prefill(query.model, query.batch, query.rows)
     embeddings = context.given["inputs_embeds"]
@@ -34,24 +39,29 @@ def rounding(case: Case) -> Finding:
     unit = torch.finfo(embeddings.dtype).eps
     up, down = draw < SHARE_MOVED / 2, draw > 1 - SHARE_MOVED / 2
     factor = 1 + unit * (up.double() - down.double())
-    before = _outputs(case, context.given, embeddings)
-    after = _outputs(case, context.given, (embeddings * factor).to(embeddings.dtype))
-    error = max(relative(b - a, a) for a, b in zip(before, after, strict=True))
-    return Finding("rounding moves the model little", error, LARGEST * case.bound)
+    before, logits = _outputs(case, context.given, embeddings)
+    after, moved_logits = _outputs(case, context.given, (embeddings * factor).to(embeddings.dtype))
+    pairs = list(zip(before, after, strict=True))
+    at_tokens = max(relative(b - a, a) for a, b in pairs)
+    at_rows = max(relative(b[query.rows] - a[query.rows], a[query.rows]) for a, b in pairs)
+    at_rows = max(at_rows, relative(moved_logits - logits, logits))
+    largest = LARGEST * case.bound
+    vectors, tokens = (
+        max(case.bound, MULTIPLE * min(error, largest)) for error in (at_rows, at_tokens)
+    )
+    case = replace(case, vector_bound=vectors, token_bound=max(vectors, tokens))
+    return Finding("rounding moves the model little", at_rows, largest), case
 
 
-def above(case: Case, moved: Finding) -> Case:
-    """The case with vectors' bound above what rounding moves, as far as that may move."""
-    return replace(case, vector_bound=max(case.bound, MULTIPLE * min(moved.error, moved.bound)))
-
-
-def _outputs(case: Case, given: dict, embeddings: Tensor) -> list[Float[Tensor, "target _"]]:
-    """Outputs of attention and FFN of every layer at the targets' rows, and the logits."""
+def _outputs(
+    case: Case, given: dict, embeddings: Tensor
+) -> tuple[list[Float[Tensor, "token d_model"]], Float[Tensor, "target vocabulary"]]:
+    """Outputs of attention and FFN of every layer, and the targets' logits."""
     parts, rows, outputs = case.query.parts, case.query.rows, []
 
     def look(_module, _args, output):
         written = output[0] if isinstance(output, tuple) else output
-        outputs.append(written[0, rows])
+        outputs.append(written[0])
 
     modules = [module for layer in parts.layers for module in (layer.attention, layer.ffn)]
     hooks = [module.register_forward_hook(look) for module in modules]
@@ -60,7 +70,7 @@ def _outputs(case: Case, given: dict, embeddings: Tensor) -> list[Float[Tensor, 
             hidden = parts.language_model(
                 **given | {"use_cache": False, "inputs_embeds": embeddings}
             ).last_hidden_state[0, rows]
-            return [*outputs, parts.output_embedding(hidden)]
+            return outputs, parts.output_embedding(hidden)
     finally:
         for hook in hooks:
             hook.remove()

@@ -78,7 +78,7 @@ def testimony(cases: list[Case]) -> list[Finding]:
         with undisturbed(case.query.model):
             own = case.query.model(**case.query.batch).logits
         gap = relative(logits - own, own)
-        findings.append(Finding("TransformerLens: logits", gap, TWICE * case.vector_bound))
+        findings.append(Finding("TransformerLens: logits", gap, TWICE * case.token_bound))
     return findings
 
 
@@ -100,7 +100,7 @@ def _components(case: Case, cache) -> list[Finding]:
             relative(cache[f"blocks.{n}.{hook_name}"][0] - value, value)
             for n, value in enumerate(case.stream[name])
         ]
-        findings.append(by_layer(f"TransformerLens: {name}", errors, TWICE * case.vector_bound))
+        findings.append(by_layer(f"TransformerLens: {name}", errors, TWICE * case.token_bound))
     return findings
 
 
