@@ -6,6 +6,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.capture.prefill import Prefill
@@ -18,6 +19,14 @@ def as_array(value: Tensor) -> np.ndarray:
     if value.dtype in (torch.bfloat16, torch.float16):
         value = value.float()
     return value.cpu().numpy()
+
+
+def where_defined(
+    values: Float[Tensor, "..."], is_defined: Bool[Tensor, "*cell"]
+) -> Float[Tensor, "..."]:
+    """Values over cells and more, and NaN for cells that are not defined, which means leave out."""
+    rest = [1] * (values.ndim - is_defined.ndim)
+    return values.masked_fill(~is_defined.reshape(*is_defined.shape, *rest), torch.nan)
 
 
 def joined(pieces: list[Tensor]) -> Tensor:

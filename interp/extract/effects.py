@@ -12,7 +12,7 @@ from interp.algebra.readout import read_out
 from interp.capture.prefill import Prefills
 from interp.capture.replay import Replay, replay, replays
 from interp.capture.slots import Variants, cutting
-from interp.extract.dataset import as_array, coordinates, finished, joined
+from interp.extract.dataset import as_array, coordinates, finished, joined, where_defined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import Query, target_chunks
 from interp.extract.source_sets import source_sets
@@ -35,7 +35,7 @@ def effects(
     """Edge effects: the exact split of what a target loses without a source set (METHODS.md 3.1).
 
     total = Σ over path of effect, for every (target, source_set); all cuts ride in one replay.
-    Where a set has no member before the target's row, the effect is 0 and `is_defined` False.
+    Where a set has no member before the target's row, the effect is NaN and `is_defined` False.
 
     Args:
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
@@ -135,12 +135,12 @@ def labelled(prefilled: Asked, cuts: Cuts, chunks: list[EdgeEffects]) -> xr.Data
     norm = joined([one.norm for one in chunks])
     effect = torch.cat([by_layer.sum(dim=-1), norm[..., None]], dim=-1)
     variables = {
-        "effect": (("target", "source_set", "path"), effect * is_defined[..., None]),
+        "effect": (("target", "source_set", "path"), where_defined(effect, is_defined)),
         "effect_by_layer": (
             ("target", "source_set", "layer_path", "layer"),
-            by_layer * is_defined[..., None, None],
+            where_defined(by_layer, is_defined),
         ),
-        "total": (("target", "source_set"), total * is_defined),
+        "total": (("target", "source_set"), where_defined(total, is_defined)),
         "is_defined": (("target", "source_set"), is_defined),
     }
     dataset = xr.Dataset(

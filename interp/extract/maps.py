@@ -44,7 +44,7 @@ def maps(
     """Signed maps of one image, in logits: `map (kind, target, source)`; `interp.maps` reads them.
 
     Where a map is not defined (no thinking token before the target, a twin with the same token
-    there) it is 0 and `is_defined (kind, target)` is False. `visual_attention (target)` is the
+    there) it is NaN and `is_defined (kind, target)` is False. `visual_attention (target)` is the
     share of attention, mean over layers and heads, that the row predicting the target pays to
     visual tokens.
 
@@ -153,13 +153,15 @@ def _effect(prefilled: Asked, n_nodes: int) -> tuple[Tensor, Tensor]:
 
 
 def _edge(vlm, sample, options, _reference) -> tuple:
-    ds = patch_effects(vlm, sample, **options)
-    return ds["total"].values, ds["is_defined"].any("source").values
+    return _totals(patch_effects(vlm, sample, **options))
 
 
 def _slot(vlm, sample, options, reference) -> tuple:
-    ds = patch_effects(vlm, sample, form="slot", reference=reference, **options)
-    return ds["total"].values, ds["is_defined"].any("source").values
+    return _totals(patch_effects(vlm, sample, form="slot", reference=reference, **options))
+
+
+def _totals(ds: xr.Dataset) -> tuple:
+    return ds["total"].where(ds["is_defined"], 0).values, ds["is_defined"].any("source").values
 
 
 EXACT = {"edge": _edge, "slot": _slot}
@@ -170,7 +172,7 @@ def _labelled(prefilled: Asked, maps_by_kind: dict, variant: str, attention: Ten
     defined = [as_array(d) if torch.is_tensor(d) else d for _, d in maps_by_kind.values()]
     is_defined = np.stack(defined).astype(bool)
     visual = prefilled.query.tokens.is_visual
-    values = np.stack(scores) * is_defined[..., np.newaxis] * visual
+    values = np.where(is_defined[..., np.newaxis], np.stack(scores) * visual, np.nan)
     dataset = xr.Dataset(
         {
             "map": (("kind", "target", "source"), values),

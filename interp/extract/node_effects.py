@@ -10,7 +10,7 @@ from interp.algebra.readout import read_out
 from interp.capture.prefill import Prefill
 from interp.capture.replay import replay
 from interp.capture.slots import reading
-from interp.extract.dataset import as_array, coordinates, finished
+from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import asked
 from interp.extract.question import target_chunks
 from interp.extract.replaced import Cases, cases, reference_runs
@@ -34,7 +34,7 @@ def node_effects(
 
     total = Σ over path of effect; Σ over role of mediated_by_role = the path "mediated". Where a
     set has no member before the target's row, or the twin's own text has the same token there,
-    effects are 0 and `is_defined` is False.
+    effects are NaN and `is_defined` is False.
 
     Args:
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
@@ -109,10 +109,7 @@ def _labelled(replacements: Cases, effects: list[NodeEffects], attributes: dict)
     def stacked(name: str):
         values = torch.stack([getattr(one, name) for one in effects])
         values = rearrange(values, "(s r) ... t -> t s r ...", **sizes)
-        is_defined = replacements.is_defined.reshape(
-            *replacements.is_defined.shape, *[1] * (values.ndim - replacements.is_defined.ndim)
-        )
-        return as_array(values * is_defined)
+        return as_array(where_defined(values, replacements.is_defined))
 
     dataset = xr.Dataset(
         {

@@ -12,7 +12,7 @@ from interp.algebra.readout import read_out
 from interp.capture.prefill import Prefill, prefill_with
 from interp.capture.replay import replay
 from interp.capture.slots import cutting, reading
-from interp.extract.dataset import as_array, coordinates, finished
+from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import REPLAY_BYTES
 from interp.extract.references import Reference
@@ -47,7 +47,7 @@ def patch_effects(
         form: "edge", the token's edges into the row cut (3.1); "slot", its key and value swapped
             for those of the reference run, which is nearer to what occlusion measures.
         reference: for "slot", a Reference or visual embeddings; where a twin's is none for a
-            target, effects are 0 and `is_defined` is False.
+            target, effects are NaN and `is_defined` is False.
         source: name of a visual source set, or its rows.
 
     Raises:
@@ -126,15 +126,15 @@ def _one_target(
 
 def _labelled(prefilled: Asked, by_target: list, is_defined, paths, form: str) -> xr.Dataset:
     effect = rearrange(torch.stack([one for one, _ in by_target]), "t path p -> t p path")
-    effect = effect * rearrange(is_defined, "t p -> t p 1")
-    joint = torch.stack([one for _, one in by_target]) * is_defined.any(dim=1)
+    joint = where_defined(torch.stack([one for _, one in by_target]), is_defined.any(dim=1))
+    effect = where_defined(effect, is_defined)
     total = effect.sum(dim=-1)
     dataset = xr.Dataset(
         {
             "effect": (("target", "source", "path"), as_array(effect)),
             "total": (("target", "source"), as_array(total)),
             "joint": (("target",), as_array(joint)),
-            "patch_interaction": (("target",), as_array(joint - total.sum(dim=-1))),
+            "patch_interaction": (("target",), as_array(joint - total.nansum(dim=-1))),
             "is_defined": (("target", "source"), as_array(is_defined)),
         },
         coords=coordinates(prefilled.query, prefilled.context),

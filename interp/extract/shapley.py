@@ -12,7 +12,7 @@ from interp.algebra.readout import check_gauge, read_out
 from interp.capture.prefill import Prefill
 from interp.capture.replay import replay
 from interp.capture.slots import reading
-from interp.extract.dataset import as_array, coordinates, finished
+from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import asked, read_in
 from interp.extract.question import target_chunks
 from interp.extract.replaced import Cases, cases, reference_runs
@@ -117,10 +117,7 @@ def _labelled(replacements: Cases, by_case: list[list[dict]], gauge) -> xr.Datas
         values = torch.stack([torch.stack([by[name] for by in one]) for one in by_case])
         values = rearrange(values, "(s r) g ... t -> t s r ... g", s=len(replacements.names))
         extra = _EXTRA.get(name, ()) + (("norm",) if name != "direct_write" else ())
-        is_defined = replacements.is_defined.reshape(
-            *replacements.is_defined.shape, *[1] * (len(extra) + 1)
-        )
-        values = as_array(values * is_defined)
+        values = as_array(where_defined(values, replacements.is_defined))
         dims = (*axes, *extra, "gauge")
         variables[name] = (
             (dims, values) if not isinstance(gauge, str) else (dims[:-1], values[..., 0])

@@ -49,7 +49,8 @@ def holistic(
     """All targets of a role, or of both, in one map, (row, column), not negative.
 
     Σ over targets of ReLU(map), as in the paper; ReLU(Σ over targets of map) for maps of the
-    variant "release". With kind "bottleneck" it is the paper's holistic map.
+    variant "release". With kind "bottleneck" it is the paper's holistic map. Targets whose map is
+    not defined add nothing.
 
     Raises:
         ValueError: a kind that is not there, no target of the role, or no (or more than one) image.
@@ -59,7 +60,7 @@ def holistic(
     of_role = maps["target_role"].isin(roles).values
     if not of_role.any():
         raise ValueError(f"expected targets of the role {' or '.join(map(repr, roles))}, got none")
-    values = values.isel(target=of_role)
+    values = values.isel(target=of_role & maps["is_defined"].sel(kind=kind).values)
     if maps.attrs.get("variant") == "release":
         return on_grid(values.sum("target", skipna=False).clip(min=0))
     return on_grid(values.clip(min=0).sum("target", skipna=False))

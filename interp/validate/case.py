@@ -111,6 +111,11 @@ def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
     )
 
 
+def defined(dataset: xr.Dataset) -> xr.Dataset:
+    """Effects with 0 where they are not defined; NaN of another cause stays, and fails a check."""
+    return dataset.where(dataset["is_defined"], 0)
+
+
 def by_layer(check: str, errors: Sequence[float], bound: float) -> Finding:
     """The first layer whose error passes the bound; without one, the layer with the largest."""
     errors = [float(one) for one in errors]

@@ -19,7 +19,8 @@ from interp.model.state import undisturbed
 from interp.validate.case import Case, Finding, relative
 
 LARGEST = 5.0  # of the dtype's bound: beyond it a wrong extractor could pass; use float32 then
-MULTIPLE = 2.0  # of what rounding moves: many checks against one measurement
+MULTIPLE = 2.0  # of what rounding moves: many checks against a few measurements
+N_DRAWS = 3
 SHARE_MOVED = 0.125  # of the embeddings' numbers, by one unit: as large as rounding itself
 
 
@@ -34,23 +35,30 @@ def rounding(case: Case) -> tuple[Finding, Case]:
     query = case.query
     context = prefill(query.model, query.batch, query.rows)
     embeddings = context.given["inputs_embeds"]
-    generator = torch.Generator().manual_seed(0)
-    draw = torch.rand(embeddings.shape, generator=generator).to(embeddings.device)
-    unit = torch.finfo(embeddings.dtype).eps
-    up, down = draw < SHARE_MOVED / 2, draw > 1 - SHARE_MOVED / 2
-    factor = 1 + unit * (up.double() - down.double())
     before, logits = _outputs(case, context.given, embeddings)
-    after, moved_logits = _outputs(case, context.given, (embeddings * factor).to(embeddings.dtype))
-    pairs = list(zip(before, after, strict=True))
-    at_tokens = max(relative(b - a, a) for a, b in pairs)
-    at_rows = max(relative(b[query.rows] - a[query.rows], a[query.rows]) for a, b in pairs)
-    at_rows = max(at_rows, relative(moved_logits - logits, logits))
+    at_rows = at_tokens = 0.0
+    for draw in range(N_DRAWS):
+        after, moved_logits = _outputs(case, context.given, _moved(embeddings, draw))
+        pairs = list(zip(before, after, strict=True))
+        at_tokens = max(at_tokens, *(relative(b - a, a) for a, b in pairs))
+        of_rows = ((a[query.rows], b[query.rows]) for a, b in pairs)
+        at_rows = max(at_rows, *(relative(b - a, a) for a, b in of_rows))
+        at_rows = max(at_rows, relative(moved_logits - logits, logits))
     largest = LARGEST * case.bound
     vectors, tokens = (
         max(case.bound, MULTIPLE * min(error, largest)) for error in (at_rows, at_tokens)
     )
     case = replace(case, vector_bound=vectors, token_bound=max(vectors, tokens))
     return Finding("rounding moves the model little", at_rows, largest), case
+
+
+def _moved(embeddings: Tensor, draw: int) -> Tensor:
+    """Some of the embeddings' numbers, another choice each draw, one unit up or down."""
+    generator = torch.Generator().manual_seed(draw)
+    chance = torch.rand(embeddings.shape, generator=generator).to(embeddings.device)
+    up, down = chance < SHARE_MOVED / 2, chance > 1 - SHARE_MOVED / 2
+    factor = 1 + torch.finfo(embeddings.dtype).eps * (up.double() - down.double())
+    return (embeddings * factor).to(embeddings.dtype)
 
 
 def _outputs(

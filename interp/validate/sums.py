@@ -11,7 +11,7 @@ from interp.algebra.readout import gauge_rows
 from interp.extract.question import ask
 from interp.extract.references import references
 from interp.model.linear import float_dtype, sizes
-from interp.validate.case import Case, Finding, by_layer, of_sum, relative
+from interp.validate.case import Case, Finding, by_layer, defined, of_sum, relative
 from interp.vocabulary import EDGE_MODES
 
 
@@ -57,11 +57,11 @@ def effect_sums(case: Case) -> list[Finding]:
     findings = []
     vlm, sample, asked = case.vlm, case.sample, case.asked
     for mode in EDGE_MODES:
-        fx = extract.effects(vlm, sample, mode=mode, **asked)
+        fx = defined(extract.effects(vlm, sample, mode=mode, **asked))
         gap = fx["effect"].sum("path", skipna=False) - fx["total"]
         findings.append(case.compare(f"edge effects sum to their total ({mode})", gap, fx["total"]))
     refs = references(vlm, sample, kinds=("blur",))
-    nodes = extract.node_effects(vlm, sample, references=refs, **asked)
+    nodes = defined(extract.node_effects(vlm, sample, references=refs, **asked))
     gap = nodes["effect"].sum("path", skipna=False) - nodes["total"]
     findings.append(case.compare("node effects sum to their total", gap, nodes["total"]))
     mediated = nodes["effect"].sel(path="mediated", drop=True)
@@ -88,7 +88,8 @@ def batch_sums(case: Case) -> list[Finding]:
     error = np.max(of_sum(together["direct"].values - whole, whole, axis=(1, 2, 3)))
     findings = [Finding("padding and batching change no ledger", float(error), case.vector_bound)]
     together = next(extract.each("effects", case.vlm, pairs, max_memory=2**60, mode="mean"))
-    alone = extract.effects(case.vlm, case.sample, mode="mean", **case.asked)
+    together = defined(together)
+    alone = defined(extract.effects(case.vlm, case.sample, mode="mean", **case.asked))
     gap = together["effect"].values - alone["effect"].values
     findings.append(case.compare("padding and batching change no effect", gap, alone["effect"]))
     return findings

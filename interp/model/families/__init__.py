@@ -32,13 +32,19 @@ def parts(model: nn.Module) -> Parts:
     """The parts of a model.
 
     Raises:
-        ValueError: an adapter that only prompts, an unknown architecture, a layer that does not
-            attend to the whole context, or weights that are offloaded or sharded.
+        ValueError: an adapter that only prompts or acts on some tokens alone, an unknown
+            architecture, a layer that does not attend to the whole context, positions that are
+            encoded by the text's length, or weights that are offloaded or sharded.
     """
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         raise ValueError(
             f"expected an adapter that changes weights, got {model.active_peft_config.peft_type}, "
             "which adds tokens or cached keys that no image or text has"
+        )
+    if isinstance(model, PeftModel) and _is_activated(model):
+        raise ValueError(
+            "expected an adapter that acts on every token alike, got an activated LoRA (aLoRA), "
+            "which acts behind its invocation tokens alone"
         )
     model = base_model(model)
     family = model.config.model_type
@@ -52,6 +58,12 @@ def parts(model: nn.Module) -> Parts:
         raise ValueError(
             f"expected full attention in every layer, got {sorted(kinds)}; "
             "set use_sliding_window=False in the text config"
+        )
+    rope = (model.config.text_config.rope_parameters or {}).get("rope_type")
+    if rope == "longrope":
+        raise ValueError(
+            "expected positions that are encoded alike at every length, got rope_type 'longrope': "
+            "a single row would be replayed with the frequencies of a short text"
         )
     weights = list(model.named_parameters())
     absent = [name for name, weight in weights if weight.is_meta]
@@ -67,6 +79,12 @@ def parts(model: nn.Module) -> Parts:
             "gather sharded weights (ZeRO-3, FSDP) before extracting"
         )
     return MODEL_FAMILIES[family](model)
+
+
+def _is_activated(model: PeftModel) -> bool:
+    """Whether an active adapter is an aLoRA."""
+    configs = (model.peft_config[name] for name in model.active_adapters)
+    return any(getattr(config, "alora_invocation_tokens", None) for config in configs)
 
 
 def volatile(model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:

@@ -161,12 +161,19 @@ def test_what_a_row_cannot_see_is_exactly_zero(case):
     assert np.isfinite(ds.direct).all()
 
 
-def test_a_set_behind_the_row_has_no_effect(case):
+def test_the_effect_of_a_set_behind_the_row_is_not_defined(case):
+    """Zero would pull down a mean over targets or samples that lack the set."""
     model, inputs, positions, _ = case
     later = inputs["input_ids"].shape[1] - 1
-    fx = interp.extract.effects(model, inputs, positions=positions[:1], sources={"later": [later]})
-    assert not fx.is_defined.any()
-    assert float(np.abs(fx.effect).max()) == 0 == float(np.abs(fx.total).max())
+    sets = {"later": [later], "before": [positions[0] - 1]}
+    fx = interp.extract.effects(model, inputs, positions=positions[:1], sources=sets)
+    assert fx.is_defined.values.tolist() == [[False, True]]
+    for name in ("effect", "effect_by_layer", "total"):
+        assert fx[name].sel(source_set="later").isnull().all()
+        assert fx[name].sel(source_set="before").notnull().all()
+        np.testing.assert_array_equal(
+            fx[name].mean("source_set"), fx[name].sel(source_set="before")
+        )
 
 
 def test_padding_changes_nothing(odd_model, processor):

@@ -1,14 +1,21 @@
 """The seam for model families: what a family's file says decides, and nothing else."""
 
+import copy
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 import interp
 from interp.model import families
 from interp.model.families import qwen2_5_vl
+from interp.model.vlm import VLM
 from interp.validate import certify
 from tests.support import odd_models
 from tests.support.odd_models import batch, make, random_references
@@ -129,3 +136,66 @@ def test_another_family_of_the_same_algebra_needs_one_function(processor, monkey
     monkeypatch.setitem(families.MODEL_FAMILIES, "qwen2_vl", locate)
     vlm = odd_models.vlm(model, processor)
     assert certify(vlm, [odd_models.sample()], witness=False).is_passed
+
+
+ROPES = {
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 32},
+    "llama3": {
+        "factor": 2.0,
+        "original_max_position_embeddings": 32,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    },
+    "longrope": {
+        "factor": 2.0,
+        "original_max_position_embeddings": 20,
+        "short_factor": [1.0] * 16,
+        "long_factor": [2.0] * 16,
+    },
+}
+
+
+def with_rope(name: str) -> VLM:
+    """The embedded model with positions encoded in another way."""
+    tiny = interp.load_model("tiny")
+    config = copy.deepcopy(tiny.model.config)
+    rope = config.text_config.rope_parameters | {"rope_type": name} | ROPES[name]
+    config.text_config.rope_parameters = rope
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    model.load_state_dict(tiny.model.state_dict())
+    return odd_models.vlm(model, tiny.processor)
+
+
+@pytest.mark.parametrize("name", [name for name in ROPES if name != "longrope"])
+def test_positions_encoded_alike_at_every_length_are_exact(name):
+    vlm, sample = with_rope(name), interp.load_samples("digits", limit=1)[0]
+    other = interp.load_model("tiny")
+    for rows in ([5], [5, 40]):  # rows that are replayed alone, and at once with later ones
+        ledger = interp.extract.ledger(vlm, sample, positions=rows)
+        assert float((abs(ledger.remainder) / ledger.magnitude).max()) < 1e-5
+        if name != "dynamic":  # which changes nothing up to the length of the config
+            same = interp.extract.ledger(other, sample, positions=rows)
+            assert float(abs(ledger.direct - same.direct).max()) > 1e-3
+    assert certify(vlm, [sample], witness=False).is_passed
+
+
+def test_positions_encoded_by_the_texts_length_are_refused():
+    """Replayed alone an early row would get the frequencies of a short text; effects were wrong."""
+    vlm, sample = with_rope("longrope"), interp.load_samples("digits", limit=1)[0]
+    for call in ("ledger", "effects", "maps"):
+        with pytest.raises(ValueError, match="alike at every length, got rope_type 'longrope'"):
+            getattr(interp.extract, call)(vlm, sample)
+
+
+def test_an_adapter_that_acts_behind_its_tokens_alone_is_refused():
+    vlm, sample = interp.load_model("tiny"), interp.load_samples("digits", limit=1)[0]
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["q_proj"], alora_invocation_tokens=[30]
+    )
+    model = peft.get_peft_model(vlm.model, config)
+    with pytest.raises(ValueError, match="on every token alike, got an activated LoRA"):
+        interp.extract.effects(replace(vlm, model=model), sample)
+    model.unload()
+    interp.extract.effects(vlm, sample)
