@@ -24,9 +24,20 @@ def size(text: str) -> int:
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     number, unit = (text[:-1], text[-1]) if text[-1:].upper() in units else (text, "")
     try:
-        return int(float(number) * units.get(unit.upper(), 1))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected a size as 500M or 8G, got {text!r}") from error
+        n_bytes = int(float(number) * units.get(unit.upper(), 1))
+    except (ValueError, OverflowError):
+        n_bytes = 0
+    if n_bytes < 1:
+        raise argparse.ArgumentTypeError(f"expected a size as 500M or 8G, got {text!r}")
+    return n_bytes
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    number = int(text) if text.strip().lstrip("+-").isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return number
 
 
 def parse(kind: type[Options], description: str, argv: list[str] | None = None) -> Options:
@@ -105,20 +116,22 @@ class Extraction(Command):
         "saliency_r1:FOLDER or hf:FOLDER",
     )
     split: str = option("test", "its split (default: test)")
-    limit: int = option(200, "number of samples (default: %(default)s)")
-    max_new_tokens: int = option(256, "length limit of the model's text (default: 256)")
+    limit: int = option(200, "number of samples (default: %(default)s)", type=positive)
+    max_new_tokens: int = option(
+        256, "length limit of the model's text (default: 256)", type=positive
+    )
     out: Path = option(Path("reports/out"), "folder to write (default: %(default)s)")
     no_images: bool = option(False, "do not copy the samples' images into the run")
     resume: bool = option(False, "go on with the run that is in OUT")
     shard_size: int | None = option(
-        None, "samples per shard (default: 64; with full detail 4)", type=int
+        None, "samples per shard (default: 64; with full detail 4)", type=positive
     )
-    batch_size: int = option(16, "samples that write at once (default: %(default)s)")
+    batch_size: int = option(16, "samples that write at once (default: %(default)s)", type=positive)
     max_memory: int = option(
         size("2G"), "of a batch besides the model, as 500M or 8G (default: 2G)", type=size
     )
     threads: int | None = option(
-        None, "of this process on a CPU (default: torch's choice)", type=int
+        None, "of this process on a CPU (default: torch's choice)", type=positive
     )
 
     @property
@@ -195,7 +208,7 @@ class BeforeAfter(Extraction):
         choices=("reference", "before"),
         type=str,
     )
-    batch_size: int = option(32, "samples that write at once (default: %(default)s)")
+    batch_size: int = option(32, "samples that write at once (default: %(default)s)", type=positive)
 
 
 @dataclass(frozen=True)
@@ -221,7 +234,7 @@ class DirectVsIndirectReport(_FromRun, DirectVsIndirect):
 class FaithfulnessReport(_FromRun, Faithfulness):
     """Options of `faithfulness.py`."""
 
-    limit: int = option(100, "number of samples (default: %(default)s)")
+    limit: int = option(100, "number of samples (default: %(default)s)", type=positive)
     out: Path = option(Path("reports/out/faithfulness"), "folder to write (default: %(default)s)")
 
 
@@ -229,7 +242,7 @@ class FaithfulnessReport(_FromRun, Faithfulness):
 class BeforeAfterReport(_FromRun, BeforeAfter):
     """Options of `before_after.py`."""
 
-    limit: int = option(100, "number of samples (default: %(default)s)")
+    limit: int = option(100, "number of samples (default: %(default)s)", type=positive)
     out: Path = option(Path("reports/out/before_after"), "folder to write (default: %(default)s)")
 
 
@@ -274,5 +287,5 @@ class Validation(Command):
     attn_implementation: str = option("sdpa", "default: sdpa")
     data: str = option("digits", "of the samples, as for the reports (default: digits)")
     split: str = option("test", "its split (default: test)")
-    limit: int = option(3, "number of samples (default: %(default)s)")
+    limit: int = option(3, "number of samples (default: %(default)s)", type=positive)
     out: Path = option(Path("reports/out/certificate.json"), "file to write (default: %(default)s)")

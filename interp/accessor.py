@@ -12,6 +12,7 @@ imported when something is drawn.
 import numpy as np
 import xarray as xr
 
+from interp.data.images import open_image
 from interp.maps.grid import holistic, one_map, token_map
 
 
@@ -76,23 +77,28 @@ class Pictures:
 
         Args:
             target, kind: as for `map`.
-            image: a PIL image, drawn in grey below.
+            image: as a `Sample` has it, drawn in grey below, upright.
             boxes: (x0, y0, x1, y1) in 0..1.
             ax: where to draw; a new figure by default.
             limit: end of the colour scale, to compare maps; 0 for the map's own largest value.
 
         Raises:
-            ValueError: as `map`.
+            ValueError: as `map`; a target that has no map of this kind; or an unreadable image.
         """
         import matplotlib.pyplot as plt
 
         from interp import plots
 
         saliency = self.map(target, kind)
+        if bool(saliency.isnull().all()):
+            raise ValueError(
+                f"expected a target that has such a map, got {target!r}, for which it is not "
+                "defined (see is_defined)"
+            )
         ax = plt.subplots(figsize=(3.2, 3.2))[1] if ax is None else ax
         boxes = np.zeros((0, 4)) if boxes is None else boxes
         if image is not None:
-            return plots.overlay(image, saliency, boxes, ax, limit=limit)
+            return plots.overlay(open_image(image), saliency, boxes, ax, limit=limit)
         top = limit or float(np.abs(saliency).max()) or 1.0
         aspect = saliency.sizes["row"] / saliency.sizes["column"]
         return plots.signed_map(saliency, boxes, ax, limit=top, aspect=aspect)

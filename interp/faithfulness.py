@@ -5,7 +5,7 @@ is asked how likely its own text now is. Normalised, a blank image is 0 and the 
 less is left after a deletion, and the more is there after an insertion, the more faithful the map.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def faithfulness(
     maps: Mapping[str, xr.DataArray],
     *,
     completion: Completion | None = None,
-    shares: tuple[float, ...] = SHARES,
+    shares: Sequence[float | int] = SHARES,
     at_once: int = AT_ONCE,
 ) -> xr.Dataset:
     """Mean log-likelihood per token of the text on every changed image, in nat.
@@ -51,7 +51,8 @@ def faithfulness(
         text "all" is every token that was generated, "answer" the answer's alone.
 
     Raises:
-        ValueError: no maps, a map that is not finite or not on the image's grid; bad samples.
+        ValueError: no maps, a map that is not finite or not on the image's grid, shares outside
+            0..1; bad samples.
     """
     query = ask(vlm, sample, completion=completion)
     shape = int(query.tokens.row.max()) + 1, int(query.tokens.column.max()) + 1
@@ -59,6 +60,8 @@ def faithfulness(
         _check(name, saliency, shape)
     if not maps:
         raise ValueError("expected one or more maps, got none")
+    if not all(0 < share <= 1 for share in shares) or not shares:
+        raise ValueError(f"expected shares of the pixels above 0 and up to 1, got {tuple(shares)}")
     cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
     size = shape[1] * cell, shape[0] * cell
     original = np.asarray(open_image(sample.image).resize(size, Image.Resampling.BICUBIC))

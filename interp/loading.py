@@ -19,9 +19,11 @@ from interp.model.parts import Parts
 from interp.model.stored import load_adapter, load_weights
 from interp.model.vlm import PROMPTS, VLM
 
+DTYPES = ("auto", "float32", "bfloat16", "float64", "float16")
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
+@torch.inference_mode(mode=False)  # the self-check asks for gradients
 def load_model(
     name: str | Path,
     *,
@@ -55,6 +57,7 @@ def load_model(
             no chat template, sliding-window layers, a non-linear adapter, one that was trained on
             other weights, or a failed self-check.
     """
+    _check_place(dtype, device)
     name, adapter = str(name), None if adapter is None else str(adapter)
     source, embedded = resolve(name)
     record = base_of(source)
@@ -106,6 +109,13 @@ def _processor(name: str, source: str, options: dict):
             "tokenizer_config.json, got none; copy the one of the model it was trained from"
         )
     return processor
+
+
+def _check_place(dtype, device) -> None:
+    if dtype not in (*DTYPES, *(getattr(torch, name) for name in DTYPES[1:])):
+        raise ValueError(f"expected a dtype of {DTYPES}, got {dtype!r}")
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"expected a GPU for the device {str(device)!r}, got none; leave it out")
 
 
 def _check_base(adapter: str, source: str, weights: str, model, dtype, options: dict) -> None:

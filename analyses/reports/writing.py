@@ -113,7 +113,7 @@ def write(report: Report, out: Path) -> dict[str, int]:
         linked=_summary(out / report.linked) if report.linked else None,
         **report.page,
     )
-    (out / "index.html").write_text(page)
+    (out / "index.html").write_text(page, encoding="utf-8")
     content = {
         "report": report.name,
         "run": str(report.run_path),
@@ -142,7 +142,7 @@ def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
             continue
         inert(table).to_csv(folder / f"{name}.csv", index=False)
         latex = table.to_latex(index=False, float_format="%.3g", escape=True)
-        (folder / f"{name}.tex").write_text(latex.translate(str.maketrans(LATEX)))
+        (folder / f"{name}.tex").write_text(latex.translate(str.maketrans(LATEX)), encoding="utf-8")
 
 
 def inert(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,9 @@ FROM_FILES = ("jsonl", "visual_cot", "saliency_r1", "hf")
 NAMES = ("digits", *FROM_FILES)
 
 
-def load_samples(name: str, *, split: str = "test", limit: int = 64, **options) -> list[Sample]:
+def load_samples(
+    name: str | Path, *, split: str = "test", limit: int = 64, **options
+) -> list[Sample]:
     """The first `limit` samples of a data set's split.
 
     Args:
@@ -21,9 +23,12 @@ def load_samples(name: str, *, split: str = "test", limit: int = 64, **options) 
             own); the others as the reader takes them.
 
     Raises:
-        ValueError: an unknown data set or split, a missing file, or not one readable row.
+        ValueError: an unknown data set or split, a limit below 1, a missing file, or not one
+            readable row.
     """
-    kind, _, path = name.partition(":")
+    kind, _, path = str(name).partition(":")
+    if limit < 1:
+        raise ValueError(f"expected limit >= 1, got {limit}")
     if kind == "digits" and not path:
         from interp.data.digits import scenes as digits
 

@@ -115,7 +115,7 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_grey(image, name)).convert("RGB")
@@ -139,7 +139,11 @@ def _grey(image: Image.Image, name: str) -> np.ndarray:
             f"{name}: expected finite grey levels in 0..{top:g} in mode {image.mode}, got "
             f"{levels.min():g} to {levels.max():g}; scale them"
         )
-    return (levels * (255 / top)).round().astype(np.uint8)
+    transparent = image.info.get("transparency")  # one level, which is laid on white
+    grey = (levels * (255 / top)).round()
+    if isinstance(transparent, int):
+        grey[levels == transparent] = 255
+    return grey.astype(np.uint8)
 
 
 def blank(processor, size: tuple[int, int]) -> Image.Image:

@@ -183,7 +183,7 @@ def sample_of(row: dict, mended: Counter[str], **facts) -> Sample:
         answer=row["answer"],
         thinking=row.get("thinking"),
         boxes=None if boxes is None else inside(boxes, mended),
-        family=row.get("family") or "",
+        family="" if row.get("family") is None else str(row["family"]),
         **facts,
     )
 

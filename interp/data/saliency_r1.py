@@ -8,6 +8,7 @@ In which frame the boxes are is not documented: in 0..1 of the image (`frame="im
 assumes), or of the image padded to a square (`frame="padded"`). `frame_evidence` tells from data.
 """
 
+import glob
 import json
 import re
 from collections import Counter
@@ -139,7 +140,7 @@ def table_in(path: Path, split: str):
             )
         files = every
     if files:
-        names = [str(file) for file in files]
+        names = [glob.escape(str(file)) for file in files]
         table = datasets.load_dataset("parquet", data_files=names, split="train")
     else:
         try:
@@ -155,4 +156,5 @@ def table_in(path: Path, split: str):
     if "image" not in table.column_names:
         raise ValueError(f"{path}: expected a column image, got {table.column_names}")
     # One image that cannot be decoded would end the iteration.
+    table.reset_format()  # how rows were looked at when they were saved
     return table.cast_column("image", datasets.Image(decode=False))

@@ -4,7 +4,8 @@ The text that a model writes, or is taught to write, has the form of Saliency-R1
 ``<think>\n{thinking}\n</think>\n{answer}``; without thinking it is the answer alone.
 """
 
-import re
+import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -65,17 +66,20 @@ class Sample:
 
     @property
     def fingerprint(self) -> str:
-        """A hash over image, question, text and boxes."""
+        """A hash over image, question, text, boxes and twin."""
         image = open_image(self.image)
         boxes = b"" if self.boxes is None else np.asarray(self.boxes, dtype=np.float64).tobytes()
-        facts = f"{image.size}{self.question}\n{self.text}".encode()
+        twin = "" if self.twin is None else self.twin.fingerprint
+        facts = json.dumps([image.size, self.question, self.thinking, self.answer, twin]).encode()
         return sha256(image.tobytes() + facts + boxes).hexdigest()[:16]
 
 
 def is_file_name(text: str) -> bool:
     """Whether an id can name a file: letters, digits and . _ -, not too long, not hidden."""
     is_short = len(text.encode(errors="replace")) <= LONGEST_ID
-    return is_short and re.fullmatch(r"[\w-][\w.-]*", text) is not None
+    # Marks belong to letters: vowel signs of Indic scripts, accents that stand apart.
+    kinds = {unicodedata.category(char)[0] for char in text if char not in "._-"}
+    return bool(text) and text[0] != "." and is_short and kinds <= set("LMN")
 
 
 def format_text(thinking: str | None, answer: str) -> str:

@@ -41,7 +41,7 @@ def coordinates(query: Query, context: Prefill | None = None) -> dict:
     coordinates = {
         "target": np.arange(len(rows)),
         "target_position": ("target", rows),
-        "target_token": ("target", list(query.target_text)),
+        "target_token": ("target", [shown(text) for text in query.target_text]),
         "target_token_id": ("target", query.targets.tolist()),
         "target_role": ("target", after),
         "layer": np.arange(query.parts.n_layers),
@@ -50,7 +50,7 @@ def coordinates(query: Query, context: Prefill | None = None) -> dict:
     if context is not None:
         coordinates |= {
             "source": np.arange(len(tokens.ids)),
-            "source_token": ("source", list(tokens.text)),
+            "source_token": ("source", [shown(text) for text in tokens.text]),
             "source_token_id": ("source", tokens.ids),
             "source_role": ("source", list(tokens.role)),
             "image": ("source", tokens.image),
@@ -62,6 +62,11 @@ def coordinates(query: Query, context: Prefill | None = None) -> dict:
             "is_sink": ("source", as_array(context.is_sink)),
         }
     return coordinates
+
+
+def shown(text: str) -> str:
+    """A token's text with signs for NUL, which arrays of text cut off at its end."""
+    return text.replace("\0", "␀")
 
 
 def finished(query: Query, dataset: xr.Dataset, attributes: dict) -> xr.Dataset:

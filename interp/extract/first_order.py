@@ -1,5 +1,6 @@
 """First-order maps of a source set (METHODS.md 3.4)."""
 
+import numpy as np
 import torch
 import xarray as xr
 from einops import rearrange
@@ -95,8 +96,8 @@ def check(objectives: tuple[str, ...], n_nodes: int) -> None:
     """Raises ValueError for unknown objectives or a negative number of nodes."""
     if not objectives or set(objectives) - set(OBJECTIVES) or objectives[0] != "total":
         raise ValueError(f"expected objectives of {OBJECTIVES}, total first, got {objectives}")
-    if n_nodes < 0:
-        raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
+    if isinstance(n_nodes, bool) or not isinstance(n_nodes, int | np.integer) or n_nodes < 0:
+        raise ValueError(f"expected n_nodes as a whole number >= 0, got {n_nodes}")
 
 
 def members(prefilled: Asked, source) -> Bool[Tensor, "target token"]:

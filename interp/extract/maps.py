@@ -1,6 +1,6 @@
 """Saliency maps of one image (METHODS.md 4): what each visual token gives to each target."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ def maps(
     vlm: VLM,
     sample: Sample,
     *,
-    kinds: tuple[str, ...] = ("direct", "bottleneck"),
-    only: str | Sequence[int] | None = None,
+    kinds: Iterable[str] = ("direct", "bottleneck"),
+    only: str | Sequence | None = None,
     max_targets: int | None = None,
     variant: str = "paper",
     reference=None,
@@ -66,6 +66,7 @@ def maps(
             span, or cut off before its end token, where a map goes through the thinking.
     """
     check(("total",), n_nodes)
+    kinds = kinds if isinstance(kinds, str) else tuple(kinds)
     query, gauge = question(
         vlm,
         sample,

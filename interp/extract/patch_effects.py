@@ -87,7 +87,9 @@ def _reference_run(prefilled: Asked, reference) -> tuple[Reference, Prefill]:
     query = prefilled.query
     rows = query.is_visual.nonzero()[:, 0]
     named = {} if reference is None else {"reference": reference}
-    (checked,) = checked_references(named, len(rows)).values()
+    (checked,) = checked_references(
+        named, len(rows), prefilled.context.embeddings.shape[-1]
+    ).values()
     return checked, prefill_with(query.model, prefilled.context, rows, checked.embeddings)
 
 

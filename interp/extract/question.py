@@ -67,6 +67,12 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
     if isinstance(second, Sample):
         raise ValueError("expected a VLM with a Sample, got a bare model; use interp.load_model")
     parts = families.parts(first)
+    odd = [n for n, v in second.items() if not isinstance(v, Tensor)] if second else []
+    if odd or not isinstance(second, Mapping):
+        raise ValueError(
+            "expected the processor's batch of tensors, got "
+            f"{', '.join(odd) or type(second).__name__} of another kind; return_tensors='pt'"
+        )
     batch = {name: value.to(first.device) for name, value in second.items()}
     check_inputs(parts, batch)
     tokens = _bare_table(parts, batch)
@@ -103,7 +109,7 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
     attributes = {
         "model": vlm.name,
         "revision": vlm.revision,
-        "model_hash": vlm.fingerprint,
+        "model_hash": fingerprint(vlm.model),
         "adapter": vlm.adapter,
         "adapter_hash": fingerprint(vlm.model, adapter=True),
         "prompt": vlm.prompt,

@@ -48,7 +48,7 @@ def cases(prefilled: Asked, sources, references) -> Cases:
     """
     query, context = prefilled.query, prefilled.context
     is_visual = query.is_visual
-    references = checked_references(references, int(is_visual.sum()))
+    references = checked_references(references, int(is_visual.sum()), context.embeddings.shape[-1])
     if sources is None:
         sources = visual_sets(query, context.is_sink)
     names, members = source_sets(query, sources, context.is_sink)
@@ -65,7 +65,7 @@ def cases(prefilled: Asked, sources, references) -> Cases:
     return Cases(prefilled, names, members, references, before, is_defined)
 
 
-def checked_references(references, n_visual: int) -> dict[str, Reference]:
+def checked_references(references, n_visual: int, width: int) -> dict[str, Reference]:
     """References by name; raises ValueError without any, or for one that does not fit."""
     if not references:
         raise ValueError(
@@ -76,6 +76,11 @@ def checked_references(references, n_visual: int) -> dict[str, Reference]:
         for name, one in references.items()
     }
     for name, reference in checked.items():
+        if reference.embeddings.ndim != 2 or reference.embeddings.shape[1] != width:
+            raise ValueError(
+                f"expected embeddings of {width} numbers each in the reference {name!r}, got "
+                f"the shape {tuple(reference.embeddings.shape)}; make it for this model"
+            )
         if len(reference.embeddings) != n_visual:
             raise ValueError(
                 f"expected an embedding for each of the {n_visual} visual tokens in the reference "

@@ -7,7 +7,7 @@ import xarray as xr
 from interp.capture import replay as capture
 from interp.capture.checks import check_inputs
 from interp.extract.dataset import as_array, finished
-from interp.extract.question import ask
+from interp.extract.question import ask, whole_numbers
 from interp.model import families
 from interp.model.vlm import VLM
 
@@ -32,7 +32,9 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
         first = int(inputs["attention_mask"][0].nonzero()[0])
         query = ask(model, inputs, positions=[first], targets=[0])
     n_tokens = len(query.tokens.ids)
-    rows = list(range(n_tokens)) if positions is None else list(positions)
+    rows = list(range(n_tokens))
+    if positions is not None:
+        rows = whole_numbers(positions, "positions").tolist()
     if not rows or min(rows) < 0 or max(rows) >= n_tokens:
         raise ValueError(f"expected positions in 0..{n_tokens - 1}, got {rows}")
     index = torch.tensor(rows, device=query.rows.device)

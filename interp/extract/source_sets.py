@@ -26,6 +26,8 @@ def source_sets(
     sets = named_sets(query, is_sink.cpu().numpy())
     if sources is None:
         sources = _usual_sets(sets)
+    if not isinstance(sources, Mapping):
+        sources = tuple(sources)  # looked through twice
     if isinstance(sources, Mapping):
         members = {name: _row_mask(query, name, rows) for name, rows in sources.items()}
     else:

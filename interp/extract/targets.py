@@ -6,7 +6,7 @@ import numpy as np
 
 from interp.data.sample import Sample
 from interp.extract.attention_maps import THROUGH_THINKING
-from interp.extract.question import Query, ask
+from interp.extract.question import Query, ask, whole_numbers
 from interp.model.vlm import VLM
 from interp.vocabulary import MAP_KINDS, MAP_VARIANTS
 
@@ -15,6 +15,7 @@ def question(
     vlm: VLM, sample: Sample, *, kinds, only, max_targets, variant, completion, gauge
 ) -> tuple[Query, str]:
     """The targets that are asked for, and the gauge; raises ValueError as `maps`."""
+    kinds = tuple(kinds)
     _check(kinds, variant)
     if completion is not None and not completion.is_complete and set(kinds) & set(THROUGH_THINKING):
         raise ValueError(
@@ -55,17 +56,18 @@ def _chosen(query: Query, only, name: str) -> list[int]:
                 f"{name}: expected targets of the role {only!r}, got {sorted(set(roles))}"
             )
         return chosen
-    if not len(only) or set(only) - set(all_targets):
-        raise ValueError(f"{name}: expected targets in 0..{len(all_targets) - 1}, got {list(only)}")
-    return list(only)
+    only = whole_numbers(only, f"{name}: targets").tolist()
+    if not only or set(only) - set(all_targets):
+        raise ValueError(f"{name}: expected targets in 0..{len(all_targets) - 1}, got {only}")
+    return only
 
 
 def _fewer(query: Query, chosen: list[int], limit: int | None) -> list[int]:
     """At most `limit` of the chosen targets, answers before thinking, else evenly spaced."""
+    if limit is not None and (not isinstance(limit, int | np.integer) or limit < 1):
+        raise ValueError(f"expected max_targets >= 1, got {limit}")
     if limit is None or len(chosen) <= limit:
         return chosen
-    if limit < 1:
-        raise ValueError(f"expected max_targets >= 1, got {limit}")
     is_answer = [query.tokens.role[int(query.rows[k]) + 1] == "answer" for k in chosen]
     answers = [k for k, mine in zip(chosen, is_answer, strict=True) if mine]
     thinking = [k for k, mine in zip(chosen, is_answer, strict=True) if not mine]

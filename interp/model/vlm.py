@@ -1,6 +1,6 @@
 """A vision-language model with its processor: it answers, and it embeds images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -77,8 +77,11 @@ class VLM:
         """The model's own greedy text for one image and question, a `Completion`."""
         return self.answers([(image, question)], max_new_tokens=max_new_tokens)[0]
 
-    def answers(self, pairs: list[tuple], *, max_new_tokens: int = 256) -> list:
+    def answers(self, pairs: Iterable[tuple], *, max_new_tokens: int = 256) -> list:
         """`answer` for several (image, question) pairs in one left-padded batch."""
+        pairs = list(pairs)
+        if not pairs:
+            return []
         batch = inputs.prompts(self.processor, pairs, PROMPTS[self.prompt]).to(self.device)
         with undisturbed(self.model), greedy(self.model), torch.no_grad():
             generated = self.model.generate(

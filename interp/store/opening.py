@@ -17,9 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
+from scipy.io import netcdf_file
 
 from interp.data.sample import is_file_name
 from interp.store.joining import join
@@ -174,16 +177,23 @@ def image_path(run: str | Path, sample: str) -> Path:
     return Path(run) / "images" / f"{sample}.png"
 
 
+# scipy keeps attributes of the data as attributes of its file object.
+_OF_FILES = frozenset(vars(netcdf_file(BytesIO(), "w"))) | frozenset(dir(netcdf_file))
+
+
 def to_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
     """A dataset, of one sample say, as NetCDF (version 3, which every reader has).
 
     Attributes that NetCDF cannot hold (lists of records, None, truth values, whole numbers beyond
-    32 bits) become JSON text, and arrays of such whole numbers floats of 64 bits.
+    32 bits) become JSON text, and arrays of such whole numbers floats of 64 bits. An attribute that
+    has the name of one of the file's own (mode) gets an underscore behind it.
 
     Raises:
         ValueError: numbers that 64-bit floats do not hold either; nothing is written then.
     """
-    dataset = dataset.assign_attrs({k: _as_attribute(v) for k, v in dataset.attrs.items()})
+    attributes = {f"{k}_" if k in _OF_FILES else k: v for k, v in dataset.attrs.items()}
+    dataset = dataset.drop_attrs(deep=False)
+    dataset = dataset.assign_attrs({k: _as_attribute(v) for k, v in attributes.items()})
     for name, array in dataset.variables.items():
         is_wide = array.dtype.kind in "iu" and array.size and int(abs(array).max()) >= 2**31
         if is_wide:
@@ -196,8 +206,10 @@ def to_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
 
 def _as_attribute(value):
     """A value as NetCDF has attributes: text, a float, or a whole number of 32 bits."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     is_small = type(value) is int and abs(value) < 2**31
-    return value if is_small or type(value) in (str, float) else json.dumps(value)
+    return value if is_small or type(value) in (str, float) else json.dumps(value, default=str)
 
 
 def write_json(path: Path, content: dict) -> None:
