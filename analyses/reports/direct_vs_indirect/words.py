@@ -48,8 +48,9 @@ def _shared(effects: xr.Dataset, share: xr.Dataset) -> str:
         " The other parts are not small: they largely cancel each other." if is_cancelling else ""
     )
     return (
-        f"The direct path of Eq. 1 carries {100 * estimate:.0f} % of it "
-        f"[{100 * low:.0f}, {100 * high:.0f}], {against}; the largest other part is "
+        f"The direct path of Eq. 1 carries {intervals.number(100 * estimate, 0)} % of it "
+        f"[{intervals.number(100 * low, 0)}, {intervals.number(100 * high, 0)}], {against}; the "
+        "largest other part is "
         f"{PATH_TITLES[largest]} with {intervals.text(effects.sel(path=largest))} logits.{remark}"
     )
 
