@@ -86,7 +86,8 @@ def each(
             share a forward; and when its sample comes up, all before it done: one that alone needs
             more than `max_memory`, and what the extraction raises.
     """
-    calls = [(name, {})] if isinstance(name, str) else list(name)
+    calls = [(name, {})] if isinstance(name, str) else [(n, _kept(own)) for n, own in name]
+    options = _kept(options)
     for extraction, own in calls:
         if extraction not in (*BATCHED, *ALONE):
             raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {extraction!r}")
@@ -114,7 +115,12 @@ def _pair(item) -> tuple[Sample | Mapping, dict]:
             f"{name}: expected options of a sample's own out of {OWN}, got {sorted(own)}; "
             "pass the others to all samples alike"
         )
-    return sample, own
+    return sample, _kept(own)
+
+
+def _kept(options: Mapping) -> dict:
+    """Options that can be read more than once: a generator is used up by the first look at it."""
+    return {k: tuple(v) if isinstance(v, Iterator) else v for k, v in options.items()}
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def check(objectives: tuple[str, ...], n_nodes: int) -> None:
     if not objectives or set(objectives) - set(OBJECTIVES) or objectives[0] != "total":
         raise ValueError(f"expected objectives of {OBJECTIVES}, total first, got {objectives}")
     if isinstance(n_nodes, bool) or not isinstance(n_nodes, int | np.integer) or n_nodes < 0:
-        raise ValueError(f"expected n_nodes as a whole number >= 0, got {n_nodes}")
+        raise ValueError(f"expected n_nodes >= 0 as a whole number, got {n_nodes}")
 
 
 def members(prefilled: Asked, source) -> Bool[Tensor, "target token"]:

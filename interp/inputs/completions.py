@@ -93,13 +93,12 @@ def is_well_formed(tokenizer, text: Completion) -> bool:
 def comparable(answer: str) -> str:
     """An answer as it is compared: case, articles, outer punctuation and white space do not count.
 
-    An answer of punctuation alone is itself. An article counts where no word follows it: "A" is a
-    choice, and vitamin A is no vitamin.
+    An article counts where no word follows it: "A" is a choice, and vitamin A is no vitamin.
     """
     text = "".join(_unraised(char) for char in answer)
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    bare = text.rstrip(" .,;:!?\"'`)" + _CJK_MARKS).lstrip(" \"'`(" + _CJK_MARKS)
-    return _ARTICLE.sub("", bare or text)
+    text = text.rstrip(" .,;:!?\"'`)" + _CJK_MARKS).lstrip(" \"'`(" + _CJK_MARKS)
+    return _ARTICLE.sub("", text)
 
 
 def _unraised(char: str) -> str:

@@ -24,7 +24,6 @@ from interp.data.images import open_image
 from interp.data.sample import Sample
 from interp.inputs import prompts
 from interp.inputs.completions import completion as completion_of
-from interp.inputs.completions import is_right
 from tests.support import ROOT
 
 # ---------------------------------------------------------------- fixtures and helpers
@@ -1314,14 +1313,6 @@ def test_a_changed_twin_is_another_sample(samples):
     assert one.fingerprint != other.fingerprint
 
 
-@pytest.mark.parametrize("answer", ["?", "!", ":", ".", "'", "。", "(", "`", '"', "-", "%", "/"])
-def test_an_answer_of_punctuation_can_be_right(answer):
-    """ "Which sign ends the sentence?" - "?" is the right answer, and nothing else is."""
-    assert is_right(answer, answer)
-    assert not is_right("", answer)
-    assert not is_right("yes", answer)
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -1408,6 +1399,16 @@ def test_source_sets_of_any_make(tiny, sample, make):
         sources = sources.keys()
     got = interp.extract.effects(tiny, sample, sources=sources, **TWO)
     assert got["source_set"].values.tolist() == names
+
+
+def test_source_sets_of_a_generator_in_batches(tiny, samples):
+    """The same through `each`, which looks at them for each sample, and to estimate memory."""
+    own = {"sources": (name for name in ["image", "question"]), **TWO}
+    (got,) = interp.extract.each("effects", tiny, [(samples[0], own)])
+    assert got["source_set"].values.tolist() == ["image", "question"]
+    shared = (name for name in ["image", "question"])
+    for got in interp.extract.each("effects", tiny, samples[:2], sources=shared):
+        assert got["source_set"].values.tolist() == ["image", "question"]
 
 
 @pytest.mark.parametrize("kinds", [["direct", "bottleneck"], iter(["direct", "bottleneck"])])
