@@ -43,7 +43,7 @@ def load_model(
             adapter that `train.grpo` made, which names its base: both are loaded.
         adapter: embedded name, folder or hub id of a peft adapter to put on it.
         revision: of the hub id.
-        dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float64".
+        dtype: "auto" (the checkpoint's), "float32", "bfloat16", "float16" or "float64".
         device: a GPU where there is one, by default.
         attn_implementation: "sdpa", "eager" or "flash_attention_2"; extraction works with each.
         min_pixels, max_pixels: bounds between which the image processor resizes.
@@ -52,10 +52,10 @@ def load_model(
             which think unasked, and "think" otherwise.
 
     Raises:
-        ValueError: unknown architecture or prompt, weights not in safetensors, tensors of a
-            checkpoint or an adapter that are missing, unexpected, of another shape or rounded,
-            no chat template, sliding-window layers, a non-linear adapter, one that was trained on
-            other weights, or a failed self-check.
+        ValueError: unknown architecture, dtype or prompt, no GPU where one is named, weights not in
+            safetensors, tensors of a checkpoint or an adapter that are missing, unexpected, of
+            another shape or rounded, no chat template, sliding-window layers, a non-linear adapter,
+            one that was trained on other weights, or a failed self-check.
     """
     _check_place(dtype, device)
     name, adapter = str(name), None if adapter is None else str(adapter)

@@ -177,8 +177,9 @@ def image_path(run: str | Path, sample: str) -> Path:
     return Path(run) / "images" / f"{sample}.png"
 
 
-# scipy keeps attributes of the data as attributes of its file object.
-_OF_FILES = frozenset(vars(netcdf_file(BytesIO(), "w"))) | frozenset(dir(netcdf_file))
+def _of_files() -> set[str]:
+    """Names that scipy's file object has for itself, beside which it keeps the data's attributes."""
+    return set(dir(netcdf_file(BytesIO(), "w")))
 
 
 def to_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
@@ -191,7 +192,8 @@ def to_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
     Raises:
         ValueError: numbers that 64-bit floats do not hold either; nothing is written then.
     """
-    attributes = {f"{k}_" if k in _OF_FILES else k: v for k, v in dataset.attrs.items()}
+    taken = _of_files()
+    attributes = {f"{k}_" if k in taken else k: v for k, v in dataset.attrs.items()}
     dataset = dataset.drop_attrs(deep=False)
     dataset = dataset.assign_attrs({k: _as_attribute(v) for k, v in attributes.items()})
     for name, array in dataset.variables.items():

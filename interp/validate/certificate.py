@@ -69,8 +69,8 @@ class Certificate:
     def covers(self, model) -> bool:
         """Whether it is about this model as it now is: weights, adapter, dtype, attention.
 
-        Weights are told by names, shapes and sampled values, as `model_hash` and `adapter_hash` of
-        every dataset.
+        Weights are told by the hashes over all of them, as `model_hash` and `adapter_hash` of every
+        dataset.
         """
         return all(self.checks.attrs[name] == value for name, value in _identity(model).items())
 

@@ -68,12 +68,14 @@ def test_parts_sum_to_the_models_own_logits(taught, samples, dtype):
         assert float(error) < (1e-5 if dtype == "float32" else 5e-2), sample.id
 
 
-def test_both_reports_run_to_their_end(taught, data, tmp_path):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_both_reports_run_to_their_end(taught, data, tmp_path, dtype):
     asked = ("--model", taught, "--data", f"jsonl:{data}", "--no-witness", "--limit", 4)
+    asked += ("--dtype", dtype)
     done = commands.run(direct_vs_indirect, *asked, "--effects", "edge", "--out", tmp_path / "a")
     assert "4 samples ok, 0 skipped, 0 failed" in done.stdout
     run = interp.open_run(tmp_path / "a/run")
-    assert run.attrs["dtype"] == "bfloat16"
+    assert run.attrs["dtype"] == dtype
     assert set(np.unique(run["target_role"])) == {"answer", "thinking"}
     methods = ("random", "direct (Eq. 1)", "exact edge")
     done = commands.run(faithfulness, *asked, "--out", tmp_path / "b", "--methods", *methods)
@@ -106,7 +108,7 @@ def test_two_steps_of_each_training(taught, data, tmp_path, dtype):
     files = {"n_samples": 4, "data": f"jsonl:{data}", "split": "train"}
     policy = grpo.Policy(str(taught), dtype=dtype, lora_r=4)
     config = SFTConfig(str(tmp_path / "sft"), max_length=None, **common)
-    sft.main(policy, sft.Data(**files, certify=dtype == "float32"), config)
+    sft.main(policy, sft.Data(**files), config)
     assert moved(tmp_path / "sft")
     sampled = {"num_generations": 2, "max_completion_length": 48, "temperature": 3.0}
     config = GRPOConfig(str(tmp_path / "grpo"), logging_steps=1, **sampled, **common)

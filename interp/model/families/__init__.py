@@ -36,16 +36,8 @@ def parts(model: nn.Module) -> Parts:
             architecture, a layer that does not attend to the whole context, positions that are
             encoded by the text's length, or weights that are offloaded or sharded.
     """
-    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
-        raise ValueError(
-            f"expected an adapter that changes weights, got {model.active_peft_config.peft_type}, "
-            "which adds tokens or cached keys that no image or text has"
-        )
-    if isinstance(model, PeftModel) and _is_activated(model):
-        raise ValueError(
-            "expected an adapter that acts on every token alike, got an activated LoRA (aLoRA), "
-            "which acts behind its invocation tokens alone"
-        )
+    if isinstance(model, PeftModel):
+        _check_adapter(model)
     model = base_model(model)
     family = model.config.model_type
     if family not in MODEL_FAMILIES:
@@ -53,18 +45,40 @@ def parts(model: nn.Module) -> Parts:
             f"expected an architecture of {sorted(MODEL_FAMILIES)}, got {family!r}; "
             "add its file to interp/model/families"
         )
-    kinds = set(model.config.text_config.layer_types)
+    _check_config(model.config.text_config)
+    _check_weights(model)
+    return MODEL_FAMILIES[family](model)
+
+
+def _check_adapter(model: PeftModel) -> None:
+    if model.active_peft_config.is_prompt_learning:
+        raise ValueError(
+            f"expected an adapter that changes weights, got {model.active_peft_config.peft_type}, "
+            "which adds tokens or cached keys that no image or text has"
+        )
+    configs = [model.peft_config[name] for name in model.active_adapters]
+    if any(getattr(config, "alora_invocation_tokens", None) for config in configs):
+        raise ValueError(
+            "expected an adapter that acts on every token alike, got an activated LoRA (aLoRA), "
+            "which acts behind its invocation tokens alone"
+        )
+
+
+def _check_config(text) -> None:
+    kinds = set(text.layer_types)
     if kinds != {"full_attention"}:
         raise ValueError(
             f"expected full attention in every layer, got {sorted(kinds)}; "
             "set use_sliding_window=False in the text config"
         )
-    rope = (model.config.text_config.rope_parameters or {}).get("rope_type")
-    if rope == "longrope":
+    if (text.rope_parameters or {}).get("rope_type") == "longrope":
         raise ValueError(
             "expected positions that are encoded alike at every length, got rope_type 'longrope': "
             "a single row would be replayed with the frequencies of a short text"
         )
+
+
+def _check_weights(model: nn.Module) -> None:
     weights = list(model.named_parameters())
     absent = [name for name, weight in weights if weight.is_meta]
     if absent and len(absent) < len(weights):  # all of them: an outline, without numbers
@@ -78,13 +92,6 @@ def parts(model: nn.Module) -> Parts:
             f"expected gathered parameters, got size zero for {empty}; "
             "gather sharded weights (ZeRO-3, FSDP) before extracting"
         )
-    return MODEL_FAMILIES[family](model)
-
-
-def _is_activated(model: PeftModel) -> bool:
-    """Whether an active adapter is an aLoRA."""
-    configs = (model.peft_config[name] for name in model.active_adapters)
-    return any(getattr(config, "alora_invocation_tokens", None) for config in configs)
 
 
 def volatile(model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:
