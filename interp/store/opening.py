@@ -178,7 +178,7 @@ def image_path(run: str | Path, sample: str) -> Path:
 
 
 def _of_files() -> set[str]:
-    """Names that scipy's file object has for itself, beside which it keeps the data's attributes."""
+    """Names that scipy's file object has for itself: it keeps the data's attributes beside them."""
     return set(dir(netcdf_file(BytesIO(), "w")))
 
 

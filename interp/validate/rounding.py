@@ -10,6 +10,7 @@ sum of many parts, keep the bound of the dtype.
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,20 +37,20 @@ def rounding(case: Case) -> tuple[Finding, Case]:
     context = prefill(query.model, query.batch, query.rows)
     embeddings = context.given["inputs_embeds"]
     before, logits = _outputs(case, context.given, embeddings)
-    at_rows = at_tokens = 0.0
+    of_rows, of_tokens = [], []
     for draw in range(N_DRAWS):
         after, moved_logits = _outputs(case, context.given, _moved(embeddings, draw))
-        pairs = list(zip(before, after, strict=True))
-        at_tokens = max(at_tokens, *(relative(b - a, a) for a, b in pairs))
-        of_rows = ((a[query.rows], b[query.rows]) for a, b in pairs)
-        at_rows = max(at_rows, *(relative(b - a, a) for a, b in of_rows))
-        at_rows = max(at_rows, relative(moved_logits - logits, logits))
-    largest = LARGEST * case.bound
+        of_rows.append(relative(moved_logits - logits, logits))
+        for a, b in zip(before, after, strict=True):
+            of_tokens.append(relative(b - a, a))
+            of_rows.append(relative((b - a)[query.rows], a[query.rows]))
+    # numpy's maximum, unlike Python's, keeps what is not a number.
+    at_rows, at_tokens, largest = np.max(of_rows), np.max(of_tokens), LARGEST * case.bound
     vectors, tokens = (
-        max(case.bound, MULTIPLE * min(error, largest)) for error in (at_rows, at_tokens)
+        max(case.bound, MULTIPLE * min(float(error), largest)) for error in (at_rows, at_tokens)
     )
     case = replace(case, vector_bound=vectors, token_bound=max(vectors, tokens))
-    return Finding("rounding moves the model little", at_rows, largest), case
+    return Finding("rounding moves the model little", float(at_rows), largest), case
 
 
 def _moved(embeddings: Tensor, draw: int) -> Tensor:

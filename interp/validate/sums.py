@@ -42,10 +42,12 @@ def stream_sums(case: Case) -> list[Finding]:
     attention, ffn = stream["attn_out"], stream["ffn_out"]
     joined = set(range(len(pre) - 1)) - set(case.query.parts.injected)
     errors = [
-        max(
-            relative(pre[n] + attention[n] - mid[n], pre[n], attention[n]),
-            relative(mid[n] + ffn[n] - post[n], mid[n], ffn[n]),
-            relative(post[n] - pre[n + 1], post[n]) if n in joined else 0.0,
+        np.max(  # which keeps what is not a number
+            [
+                relative(pre[n] + attention[n] - mid[n], pre[n], attention[n]),
+                relative(mid[n] + ffn[n] - post[n], mid[n], ffn[n]),
+                relative(post[n] - pre[n + 1], post[n]) if n in joined else 0.0,
+            ]
         )
         for n in range(len(pre))
     ]

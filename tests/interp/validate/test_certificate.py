@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import types
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -17,8 +18,10 @@ from interp.capture import prefill
 from interp.capture import slots as rows
 from interp.model.identity import fingerprint
 from interp.validate import Certificate, NotCertified, certify, witness
+from interp.validate import rounding as rounding_of
 from interp.validate.case import by_layer, make_case
 from interp.validate.rounding import rounding
+from interp.validate.sums import stream_sums
 from interp.vocabulary import BOUNDS
 from tests.support import commands, odd_models
 from train.certified import Certified
@@ -118,6 +121,18 @@ def test_noise_that_is_not_rounding_widens_no_bound(samples):
     certificate = failed(vlm, samples[:1], witness=False)
     assert any(line.startswith("rounding moves the model little") for line in certificate.failures)
     assert float(certificate.checks["bound"].max()) < 0.02
+
+
+def test_what_is_not_a_number_never_passes(samples, monkeypatch):
+    """Python's max forgets one that does not come first."""
+    case = make_case(interp.load_model("tiny"), samples[0], BOUNDS["float32"])
+    for name in case.stream:
+        stream = {key: value.clone() for key, value in case.stream.items()}
+        stream[name][3, 5, 7] = torch.nan
+        (finding,) = stream_sums(replace(case, stream=stream))
+        assert not finding.is_passed, name
+    monkeypatch.setattr(rounding_of, "_moved", lambda embeddings, draw: embeddings * torch.nan)
+    assert not rounding(case)[0].is_passed
 
 
 def test_wrong_value_biases_are_noticed(samples, monkeypatch):
