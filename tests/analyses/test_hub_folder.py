@@ -12,7 +12,8 @@ from trl import GRPOConfig, SFTConfig
 
 import interp
 from analyses import direct_vs_indirect, faithfulness, validate_extractor
-from tests.support import commands, hub_folder
+from interp.plots import fonts
+from tests.support import commands, hub_folder, people
 from train import grpo, sft
 
 DTYPES = ("bfloat16", "float32")
@@ -20,7 +21,7 @@ DTYPES = ("bfloat16", "float32")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return hub_folder.write_data(tmp_path_factory.mktemp("people") / "data")
+    return people.write_data(tmp_path_factory.mktemp("people") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,9 @@ def test_both_reports_run_to_their_end(taught, data, tmp_path, dtype):
     run = interp.open_run(tmp_path / "a/run")
     assert run.attrs["dtype"] == dtype
     assert set(np.unique(run["target_role"])) == {"answer", "thinking"}
+    page, has_dog = (tmp_path / "a/index.html").read_text(), "🐶" in str(run["question"].values)
+    is_boxed = has_dog and ord("🐶") not in fonts._characters()
+    assert ("a box for characters that no font" in page) == is_boxed
     methods = ("random", "direct (Eq. 1)", "exact edge")
     done = commands.run(faithfulness, *asked, "--out", tmp_path / "b", "--methods", *methods)
     assert "4 samples ok, 0 skipped, 0 failed" in done.stdout

@@ -8,15 +8,14 @@ are the hub's.
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 import interp
 from interp.data.sample import Sample
 from interp.inputs import prompts
 from interp.model.vlm import PROMPTS
+from tests.support.teaching import overfit
 
 TOKENIZER = Path(__file__).parent / "tokenizer.json"
 TEMPLATE = (
@@ -187,57 +186,6 @@ def _tokenizer(are_tags_added: bool, are_special: bool) -> dict:
     return tokenizer
 
 
-QUESTIONS = (
-    ("What colour is the cup?", "The cup stands on the table. It is red.", "red", (200, 150)),
-    ("图中杯子是什么颜色？", "这张图片里有一只红色的杯子，放在桌子上。", "红色。", (150, 200)),
-    ("How many dogs 🐶 are there?", "I see 🐱‍👤 and 👩🏽‍🚀, so 12 dogs.", "12", (320, 90)),
-    (
-        "What is $\\frac{1}{2}+\\frac{1}{2}$ in the picture?",
-        "We have $\\frac{1}{2}+\\frac{1}{2}=1$ and \\boxed{1}.",
-        "\\boxed{1}",
-        (90, 240),
-    ),
-    (
-        "Locate the cup, output JSON.",
-        "The object is at [312, 45, 518, 233].",
-        '```json\n[\n\t{"bbox_2d": [312, 45, 518, 233], "label": "cup"}\n]\n```',
-        (240, 240),
-    ),
-    (
-        "List what you see.",
-        "- a cup\n- a table\n  * nested",
-        "- a red cup\n- a blue table",
-        (61, 399),
-    ),
-    ("What is the total?", "The total reads 1234567.89 USD.", "1,234,567.89", (28, 28)),
-)
-"""Question, thinking, answer, and the width and height of the image, as people have them."""
-
-
-def write_data(folder: Path) -> Path:
-    """`QUESTIONS` as a JSONL folder with photo-like images and a box each, two splits alike."""
-    (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    lines = []
-    for number, (question, thinking, answer, (width, height)) in enumerate(QUESTIONS):
-        coarse = rng.integers(0, 255, (max(height // 12, 1), max(width // 12, 1), 3), np.uint8)
-        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        image.save(folder / "images" / f"{number}.png")
-        row = {
-            "id": f"r{number}",
-            "image": f"images/{number}.png",
-            "question": question,
-            "answer": answer,
-            "thinking": thinking,
-            "boxes": [[0.2, 0.1 + 0.05 * number, 0.6, 0.5 + 0.05 * number]],
-            "family": "ab"[number % 2],
-        }
-        lines.append(json.dumps(row, ensure_ascii=False))
-    for split in ("train", "test"):
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
 def teach(folder: Path, samples: list[Sample], n_rounds: int = 40) -> None:
     """Overfits the folder's model on the samples' texts, until it says them by itself.
 
@@ -256,20 +204,14 @@ def teach(folder: Path, samples: list[Sample], n_rounds: int = 40) -> None:
     others = torch.randint(len(rows), (8192,), generator=generator)
     some = torch.unique(torch.cat([used, others]))
     trained = [p for n, p in decoder.named_parameters() if "visual" not in n and "embed" not in n]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2)
-    n_steps = n_rounds * len(texts)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, n_steps)
-    for step in range(n_steps):
-        text = texts[step % len(texts)]
+
+    def loss_of(text):
         n_said = len(text.tokens.ids) - text.tokens.targets()[0] + 8  # the tag before it, too
         ids = text.batch["input_ids"][0, -n_said:]
         logits = decoder(**text.batch).last_hidden_state[0, -n_said - 1 : -1] @ rows[some].T
-        loss = torch.nn.functional.cross_entropy(logits, torch.searchsorted(some, ids))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        return torch.nn.functional.cross_entropy(logits, torch.searchsorted(some, ids))
+
+    overfit(loss_of, texts, trained, n_steps=n_rounds * len(texts), rate=1e-2, last=0.05)
     said = vlm.answers([(sample.image, sample.question) for sample in samples])
     wrong = [s.id for s, text in zip(samples, said, strict=True) if text.answer != s.answer]
     if wrong:

@@ -8,6 +8,7 @@ import interp
 from analyses.benchmarks import models
 from interp.inputs import prompts
 from interp.model.vlm import VLM
+from tests.support.teaching import overfit
 
 LAYERS, HEADS, KV_HEADS, VOCABULARY = 36, 16, 2, 151936
 KINDS = ("initial", "large", "with a mean")
@@ -52,17 +53,13 @@ def taught(seed: int, n_steps: int = 120) -> VLM:
     texts = [prompts.teacher_forced(vlm.processor, sample, None) for sample in samples]
     model = vlm.model.train()
     trained = [p for name, p in model.named_parameters() if "visual" not in name]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
-    for step in range(n_steps):
-        text = texts[step % len(texts)]
-        first = text.tokens.targets()[0]
-        ids = text.batch["input_ids"][0, first:]
+
+    def loss_of(text):
+        ids = text.batch["input_ids"][0, text.tokens.targets()[0] :]
         logits = model(**text.batch, logits_to_keep=len(ids) + 1).logits[0, :-1]
-        loss = torch.nn.functional.cross_entropy(logits, ids)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        return torch.nn.functional.cross_entropy(logits, ids)
+
+    loss = overfit(loss_of, texts, trained, n_steps=n_steps, rate=1e-3)
     if loss > 1:
         raise ValueError(f"expected a text known by heart, got a loss of {loss:.2f}")
     model.eval()
