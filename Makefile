@@ -15,6 +15,8 @@ WORKERS ?= 2
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Every process would compile what it imports anew: ten seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py analyses/test_extract.py \
   interp/store/test_opening.py interp/test_hygiene.py interp/test_properties.py interp/test_loading.py \
@@ -45,6 +47,7 @@ test: lint
 
 soak: setup
 	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json $(BIN)/python -m pytest -q $(FAULTS)
+	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=300 notebooks
 	$(BIN)/python analyses/faults.py
 
 lab: setup

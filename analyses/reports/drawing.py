@@ -19,6 +19,8 @@ BLACK = "#000000"
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's, told apart by the colour-blind."""
 MARKERS = "os^vDPX*<>hdp8H1"
+UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+"""Formats besides PNG. Without a date the same run redraws to the same file."""
 
 
 def dots(
@@ -68,9 +70,8 @@ def save(figures: dict[str, Figure], folder: Path) -> dict[str, str]:
             warnings.filterwarnings("ignore", "Glyph .* missing")  # `fonts.missing` says it once
             figure.savefig(buffer, format="png")
             figure.set_layout_engine("none")  # the layout is the PNG's; it costs as much as drawing
-            # No creation date: the same run redraws to the same file.
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            for suffix, metadata in UNDATED.items():
+                figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
         (folder / f"{name}.png").write_bytes(buffer.getvalue())
         images[name] = base64.b64encode(buffer.getvalue()).decode()
         plt.close(figure)

@@ -9,6 +9,8 @@ from interp.data.sample import THINK_CLOSE, THINK_OPEN
 from interp.inputs.spelling import steering_tokens, token_bytes
 
 _CJK_MARKS = "。、·「」『』【】《》〈〉“”‘’…"
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+_NUMBER = re.compile(rf"\b(?:{'|'.join(_NUMBERS)})\b")
 _ARTICLE = re.compile(r"\b(?:a|an|the) (?=\w)")
 _THINK = re.compile(rb"\s*" + THINK_OPEN.encode() + rb"(.*?)" + THINK_CLOSE.encode(), re.DOTALL)
 
@@ -94,11 +96,13 @@ def comparable(answer: str) -> str:
     """An answer as it is compared: case, articles, outer punctuation and white space do not count.
 
     An article counts where no word follows it: "A" is a choice, and vitamin A is no vitamin.
+    English number words up to ten are digits, as in VQA's evaluation: "seven" is "7".
     """
     text = "".join(_unraised(char) for char in answer)
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     text = text.rstrip(" .,;:!?\"'`)" + _CJK_MARKS).lstrip(" \"'`(" + _CJK_MARKS)
-    return _ARTICLE.sub("", text)
+    text = _ARTICLE.sub("", text)
+    return _NUMBER.sub(lambda found: str(_NUMBERS.index(found[0])), text)
 
 
 def _unraised(char: str) -> str:

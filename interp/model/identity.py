@@ -6,6 +6,7 @@ sampled values do not show it: eight edited rows of an embedding are another mod
 
 import json
 import re
+from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 
@@ -14,6 +15,7 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 N_SAMPLED = 16  # values a weight that are read again to see whether it changed
@@ -38,7 +40,11 @@ def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
     Args:
         model: with or without adapters of any of peft's kinds.
         adapter: whether to hash the adapters rather than the base.
+
+    Raises:
+        ValueError: sharded weights, of which this process holds a part.
     """
+    check_whole(model.named_parameters())
     weights = {}
     for name, weight in model.state_dict(keep_vars=True).items():
         plain, is_of_adapter = _plain_name(name)
@@ -54,6 +60,25 @@ def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
     if adapter:
         lines += _switches(model)
     return sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def check_whole(weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuses weights of which this process holds a part, or nothing: no number would be right.
+
+    Raises:
+        ValueError: a weight of size zero (ZeRO-3) or a distributed one (FSDP, tensor parallelism).
+    """
+    for name, weight in weights:
+        if isinstance(weight, DTensor):
+            got = f"a distributed tensor ({weight.placements[0]}) for {name}"
+        elif weight.numel() == 0:
+            got = f"size zero for {name}"
+        else:
+            continue
+        raise ValueError(
+            f"expected gathered parameters, got {got}; "
+            "gather sharded weights (ZeRO-3, FSDP) before extracting"
+        )
 
 
 @cache

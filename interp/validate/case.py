@@ -54,8 +54,10 @@ class Case:
     stream: dict[str, Float[Tensor, "layer token d_model"]]
     """The traced residual stream of all tokens."""
     bound: float
-    """Bound of the model's dtype for logits and their effects, relative to the sum of absolute
-    parts (DESIGN.md 7)."""
+    """Bound of the model's dtype, relative to the sum of absolute parts (DESIGN.md 7)."""
+    logit_bound: float
+    """Bound for logits and their effects, relative to the same. At least that of the dtype, and
+    above what rounding alone moves in a target's logit."""
     vector_bound: float
     """Bound for what is compared element by element: outputs of layers, attention rows, terms. At
     least that of the dtype, and above what rounding alone moves at the targets' rows."""
@@ -89,7 +91,7 @@ class Case:
             for one in (gap, to)
         ]
         error, signal = (float(np.max(one / self.magnitude)) for one in by_target)
-        return Finding(check, error, self.bound, signal=signal)
+        return Finding(check, error, self.logit_bound, signal=signal)
 
 
 def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
@@ -106,6 +108,7 @@ def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
         ledger=extract.ledger(vlm, sample, positions=rows, targets=targets),
         stream=residual(query.model, query.batch, tokens),
         bound=bound,
+        logit_bound=bound,
         vector_bound=bound,
         token_bound=bound,
     )

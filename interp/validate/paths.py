@@ -31,7 +31,7 @@ def first_order_sums(case: Case) -> list[Finding]:
         maps = dataset["first_order"].values[..., 0]
         errors = np.abs(dataset["completeness_error"].values) / case.magnitude
         size = np.abs(maps).sum(axis=(1, 2)) / case.magnitude
-        bounds = case.bound + QUADRATURE * size
+        bounds = case.logit_bound + QUADRATURE * size
         worst = int(np.argmax(errors / bounds))
         if errors[worst] <= bounds[worst]:
             break  # otherwise more nodes: a map that is right converges

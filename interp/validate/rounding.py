@@ -4,8 +4,7 @@ Two right computations of one number differ by their rounding. In a deep model i
 that difference grows from layer to layer, by more in one model than in another, and a fixed bound
 either calls right models wrong or lets wrong ones pass. So it is measured, by the model's own
 forward alone: the embeddings of the sequence are moved by one unit in the last place here and
-there, which makes all later roundings fall otherwise. Logits and effects, which are relative to a
-sum of many parts, keep the bound of the dtype.
+there, which makes all later roundings fall otherwise.
 """
 
 from dataclasses import replace
@@ -31,26 +30,42 @@ def rounding(case: Case) -> tuple[Finding, Case]:
 
     Returns:
         The finding, of the targets' rows, and the case with its bounds above what rounding moves:
-        `vector_bound` at the targets' rows, `token_bound` at any token's.
+        `logit_bound` in the targets' logits, `vector_bound` at their rows, `token_bound` at any
+        token's.
     """
     query = case.query
     context = prefill(query.model, query.batch, query.rows)
     embeddings = context.given["inputs_embeds"]
     before, logits = _outputs(case, context.given, embeddings)
-    of_rows, of_tokens = [], []
+    of_logits, of_rows, of_tokens = [], [], []
     for draw in range(N_DRAWS):
         after, moved_logits = _outputs(case, context.given, _moved(embeddings, draw))
         of_rows.append(relative(moved_logits - logits, logits))
+        of_logits.append(_centered(case, moved_logits - logits) / case.magnitude)
         for a, b in zip(before, after, strict=True):
             of_tokens.append(relative(b - a, a))
             of_rows.append(relative((b - a)[query.rows], a[query.rows]))
     # numpy's maximum, unlike Python's, keeps what is not a number.
-    at_rows, at_tokens, largest = np.max(of_rows), np.max(of_tokens), LARGEST * case.bound
-    vectors, tokens = (
-        max(case.bound, MULTIPLE * min(float(error), largest)) for error in (at_rows, at_tokens)
+    at_logits, at_rows, at_tokens = (float(np.max(one)) for one in (of_logits, of_rows, of_tokens))
+    largest = LARGEST * case.bound
+
+    def above(error: float, most: float) -> float:
+        return max(case.bound, MULTIPLE * min(error, most))
+
+    vectors = above(at_rows, largest)
+    case = replace(
+        case,
+        logit_bound=above(at_logits, case.bound),
+        vector_bound=vectors,
+        token_bound=max(vectors, above(at_tokens, largest)),
     )
-    case = replace(case, vector_bound=vectors, token_bound=max(vectors, tokens))
-    return Finding("rounding moves the model little", float(at_rows), largest), case
+    return Finding("rounding moves the model little", at_rows, largest), case
+
+
+def _centered(case: Case, logits: Tensor) -> Float[np.ndarray, " target"]:
+    """Sizes of the targets' logits above the vocabulary's mean."""
+    own = logits.double().gather(1, case.query.targets[:, None])[:, 0]
+    return (own - logits.double().mean(dim=1)).abs().cpu().numpy()
 
 
 def _moved(embeddings: Tensor, draw: int) -> Tensor:

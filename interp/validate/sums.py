@@ -24,7 +24,7 @@ def ledger_sums(case: Case) -> list[Finding]:
         )
         error = np.max(np.abs(ds["remainder"].values / ds["magnitude"].values))
         findings.append(
-            Finding(f"ledger sums to the model's logit ({gauge})", float(error), case.bound)
+            Finding(f"ledger sums to the model's logit ({gauge})", float(error), case.logit_bound)
         )
     spread = extract.ledger(case.vlm, case.sample, include_value_bias=True, **case.asked)
     heads = case.ledger["direct"].values.sum(axis=3) + case.ledger["value_bias"].values

@@ -289,7 +289,9 @@ def test_ids_cannot_leave_the_folder(tmp_path, name, tried):
     tried("a sample's id that leads out of the folder", 1, "the row is left out and counted")
 
 
-def test_markup_of_a_model_is_text_on_the_page_and_no_secret_is_kept(tmp_path, monkeypatch, tried):
+def test_markup_of_a_model_is_text_on_the_page_and_no_secret_is_kept(
+    tmp_path, monkeypatch, tried, in_every_format
+):
     """The question, the thinking, the answer and the kind of question all come from outside."""
     secret = "hf_averysecrettoken"
     for variable in ("HF_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY"):
@@ -305,9 +307,11 @@ def test_markup_of_a_model_is_text_on_the_page_and_no_secret_is_kept(tmp_path, m
         "boxes": [[0.1, 0.1, 0.6, 0.6]],
     }
     data = write_jsonl(tmp_path, [row | {"id": f"s{k}"} for k in range(3)])
-    extracted(data, tmp_path / "out")
+    with in_every_format():
+        extracted(data, tmp_path / "out")
     page = (tmp_path / "out/index.html").read_text()
     assert "<script" not in page and "<img src=x" not in page
+    assert (tmp_path / "out/figures/examples.svg").is_file()
     for file in (tmp_path / "out").rglob("*"):
         if file.is_file():
             content = file.read_bytes()

@@ -1,5 +1,9 @@
-"""Random models with the 3B's depth, heads and vocabulary, narrow enough for a CPU."""
+"""Random models with the 3B's depth, heads and vocabulary, narrow enough for a CPU.
 
+They stand on the device that TEST_DEVICE names.
+"""
+
+import os
 from unittest import mock
 
 import torch
@@ -12,6 +16,7 @@ from tests.support.teaching import overfit
 
 LAYERS, HEADS, KV_HEADS, VOCABULARY = 36, 16, 2, 151936
 KINDS = ("initial", "large", "with a mean")
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
 VISUAL = 100  # visual tokens of an image, at most
 
 
@@ -43,7 +48,7 @@ def make(seed: int, kind: str, dtype: str = "float32", hidden: int = 256) -> VLM
                 parameter.normal_(0, 0.5, generator=generator)
             elif kind != "initial" and "norm" in name:
                 parameter.normal_(1, 0.1, generator=generator)
-    return models.as_vlm(model.to(getattr(torch, dtype)), VISUAL)
+    return models.as_vlm(model.to(DEVICE, getattr(torch, dtype)), VISUAL)
 
 
 def taught(seed: int, n_steps: int = 120) -> VLM:
@@ -55,8 +60,9 @@ def taught(seed: int, n_steps: int = 120) -> VLM:
     trained = [p for name, p in model.named_parameters() if "visual" not in name]
 
     def loss_of(text):
-        ids = text.batch["input_ids"][0, text.tokens.targets()[0] :]
-        logits = model(**text.batch, logits_to_keep=len(ids) + 1).logits[0, :-1]
+        batch = text.batch.to(DEVICE)
+        ids = batch["input_ids"][0, text.tokens.targets()[0] :]
+        logits = model(**batch, logits_to_keep=len(ids) + 1).logits[0, :-1]
         return torch.nn.functional.cross_entropy(logits, ids)
 
     loss = overfit(loss_of, texts, trained, n_steps=n_steps, rate=1e-3)

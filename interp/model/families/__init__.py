@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import nn
 
 from interp.model.families import qwen2_5_vl
+from interp.model.identity import check_whole
 from interp.model.parts import Parts
 
 MODEL_FAMILIES: dict[str, Callable[[nn.Module], Parts]] = {"qwen2_5_vl": qwen2_5_vl.locate}
@@ -86,12 +87,7 @@ def _check_weights(model: nn.Module) -> None:
             f"expected weights in memory, got none for {absent[0]}; load the model without "
             "offloading them to the CPU or the disk"
         )
-    empty = next((name for name, weight in weights if weight.numel() == 0), None)
-    if empty is not None:
-        raise ValueError(
-            f"expected gathered parameters, got size zero for {empty}; "
-            "gather sharded weights (ZeRO-3, FSDP) before extracting"
-        )
+    check_whole(weights)
 
 
 def volatile(model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:

@@ -22,29 +22,19 @@ from tests.support import ROOT, commands
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def report(tmp_path_factory, in_every_format):
     """The command on six scenes: the cold start, the same again, and a trained adapter."""
     out = tmp_path_factory.mktemp("arms")
     again = tmp_path_factory.mktemp("models") / "again"
     again.symlink_to(ROOT / "interp/checkpoints/tiny-cold")
-    done = commands.run(
-        before_after,
-        "--limit",
-        6,
-        "--before",
-        "tiny-cold",
-        "--after",
-        "tiny-saliency-r1",
-        again,
-        "--no-witness",
-        "--out",
-        out,
-    )
+    arms = ("--before", "tiny-cold", "--after", "tiny-saliency-r1", again)
+    with in_every_format():
+        done = commands.run(before_after, "--limit", 6, *arms, "--no-witness", "--out", out)
     assert "6 samples ok, 0 skipped, 0 failed" in done.stdout
     return out
 
 
-def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
+def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path, in_every_format):
     page = (report / "index.html").read_text()
     assert "Did the map move because the effect moved?" in page
     assert "On 6 images, where 100 are needed to say so: " in page
@@ -56,7 +46,8 @@ def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
         "curves",
         "examples",
     }
-    commands.run(before_after, "--from-run", report / "run", "--out", tmp_path)
+    with in_every_format():
+        commands.run(before_after, "--from-run", report / "run", "--out", tmp_path)
     for name in ("index.html", "tables/levels.csv", "tables/changes.csv", "figures/effects.svg"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
 

@@ -41,9 +41,11 @@ def in_a_process(*arguments, **environment):
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tmp_path_factory, in_every_format):
     folder = tmp_path_factory.mktemp("report") / "out"
-    done = report("--limit", 7, "--batch-size", 3, "--shard-size", 4, "--seed", 3, "--out", folder)
+    asked = ("--limit", 7, "--batch-size", 3, "--shard-size", 4, "--seed", 3)
+    with in_every_format():
+        done = report(*asked, "--out", folder)
     assert re.search(r"index.html: 7 samples ok, 0 skipped, 0 failed, \d+ s", done.stdout)
     return folder
 

@@ -7,6 +7,7 @@ import types
 from dataclasses import replace
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -121,6 +122,33 @@ def test_noise_that_is_not_rounding_widens_no_bound(samples):
     certificate = failed(vlm, samples[:1], witness=False)
     assert any(line.startswith("rounding moves the model little") for line in certificate.failures)
     assert float(certificate.checks["bound"].max()) < 0.02
+
+
+def test_the_bound_of_logits_lies_above_what_rounding_moves_and_not_far(samples, monkeypatch):
+    """Twice the largest change of a target's logit above the mean; at most twice the dtype's."""
+    vlm = interp.load_model("tiny")
+    case = make_case(vlm, samples[0], 1e-3)
+    assert rounding(case)[1].logit_bound == 1e-3
+    monkeypatch.setattr(rounding_of, "_moved", lambda embeddings, draw: embeddings * 1.05)
+
+    def longer(_module, args, kwargs):
+        return args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"] * 1.05}
+
+    logits = []
+    for change in (None, longer):
+        language_model = vlm.model.model.language_model
+        hook = change and language_model.register_forward_pre_hook(change, with_kwargs=True)
+        with torch.no_grad():
+            rows = vlm.model(**case.query.batch).logits[0, case.query.rows].double()
+        own = rows.gather(1, case.query.targets[:, None])[:, 0]
+        logits.append(own - rows.mean(dim=1))
+        if hook:
+            hook.remove()
+    moved = float(np.max((logits[1] - logits[0]).abs().numpy() / case.magnitude))
+    # The dtype's bound, and the one that is used, both in units of what was moved.
+    for bound, used in ((3, 3), (1.5, 2), (0.75, 1.5), (0.1, 0.2)):
+        found = rounding(replace(case, bound=bound * moved))[1].logit_bound
+        assert found == pytest.approx(used * moved, rel=1e-3)
 
 
 def test_what_is_not_a_number_never_passes(samples, monkeypatch):
