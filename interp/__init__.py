@@ -1,19 +1,24 @@
 """Direct against indirect contributions in vision-language models.
 
-    vlm = interp.load_model("tiny")
-    samples = interp.load_samples("digits", split="test", limit=64)
-    ds = interp.extract.ledger(vlm, samples[0])
-    fx = interp.extract.effects(vlm, samples[0])
+    vlm = interp.load_model("tiny")                       # or interp.wrap(model, processor)
+    interp.explain(vlm, "photo.jpg", "What is it?").show()
+    sample = interp.Sample(image="photo.jpg", question="What is it?", answer="a cat")
+    ds = interp.extract.ledger(vlm, sample)
+    fx = interp.extract.effects(vlm, sample)
 
 Importing this is cheap: what needs torch is loaded when it is first used.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 
 _PUBLIC = {
+    "explain": ("interp.explained", "explain"),
     "load_model": ("interp.loading", "load_model"),
     "load_samples": ("interp.data", "load_samples"),
     "open_run": ("interp.store", "open_run"),
+    "wrap": ("interp.loading", "wrap"),
+    "Completion": ("interp.inputs.completions", "Completion"),
     "Sample": ("interp.data.sample", "Sample"),
 }
 _MODULES = {
@@ -34,7 +39,32 @@ _MODULES = {
 } | {"alignment": "interp.maps.alignment"}
 
 
+__all__ = [
+    "Completion",
+    "Sample",
+    "alignment",
+    "attribution",
+    "explain",
+    "extract",
+    "faithfulness",
+    "load_model",
+    "load_samples",
+    "maps",
+    "measures",
+    "open_run",
+    "plots",
+    "scoring",
+    "stats",
+    "store",
+    "validate",
+    "viewer",
+    "wrap",
+]
+
+
 def __getattr__(name: str):
+    if name == "__version__":
+        return version("vlm-interp")
     if name in _PUBLIC or name in _MODULES:
         import_module("interp.accessor")  # whoever holds a dataset of ours has ds.vlm
     if name in _PUBLIC:
@@ -46,4 +76,4 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return sorted([*_PUBLIC, *_MODULES])
+    return [*__all__, "__version__"]

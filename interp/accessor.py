@@ -2,7 +2,7 @@
 
     ds = interp.extract.maps(vlm, sample)
     ds.vlm.map("answer", "bottleneck")                # (row, column), signed
-    ds.vlm.plot("answer", image=sample.image, boxes=sample.boxes)
+    ds.vlm.plot("answer")                             # over the sample's image, with its boxes
     ds.vlm.strip()                                    # what the image gives to every token
 
 It reads what is in the dataset and computes no model; `import interp` registers it. What draws is
@@ -13,7 +13,11 @@ import numpy as np
 import xarray as xr
 
 from interp.data.images import open_image
+from interp.data.sample import at_hand
 from interp.maps.grid import holistic, one_map, token_map
+from interp.maps.map import Map
+from interp.maps.named import Wanted
+from interp.vocabulary import TEXT_SOURCE_TITLES
 
 
 @xr.register_dataset_accessor("vlm")
@@ -32,13 +36,12 @@ class Pictures:
             return ["direct"]
         return []
 
-    def map(
-        self, target: int | np.integer | str = "answer", kind: str | None = None
-    ) -> xr.DataArray:
+    def map(self, target: Wanted = "answer", kind: str | None = None) -> Map:
         """One map over (row, column), signed; with kind "holistic" all targets of a role in one.
 
         Args:
-            target: its index, its token or a role (its first target; all of them if holistic).
+            target: its index, a role (its first target; all of them if holistic), its token, or a
+                phrase or several indices, whose maps are added.
             kind: one of `kinds`, the first by default, or "holistic".
 
         Raises:
@@ -65,7 +68,7 @@ class Pictures:
 
     def plot(
         self,
-        target: int | np.integer | str = "answer",
+        target: Wanted = "answer",
         kind: str | None = None,
         *,
         image=None,
@@ -73,12 +76,13 @@ class Pictures:
         ax=None,
         limit: float = 0.0,
     ):
-        """A map as a picture: signed without an image, its positive part over the image with one.
+        """A map as a picture: its positive part over the image, or signed without one.
 
         Args:
             target, kind: as for `map`.
-            image: as a `Sample` has it, drawn in grey below, upright.
-            boxes: (x0, y0, x1, y1) in 0..1.
+            image: as a `Sample` has it, drawn in grey below, upright; by default the explained
+                sample's, for as long as somebody holds the sample; False for none.
+            boxes: (x0, y0, x1, y1) in 0..1; by default the explained sample's, likewise.
             ax: where to draw; a new figure by default.
             limit: end of the colour scale, to compare maps; 0 for the map's own largest value.
 
@@ -95,13 +99,22 @@ class Pictures:
                 f"expected a target that has such a map, got {target!r}, for which it is not "
                 "defined (see is_defined)"
             )
-        ax = plt.subplots(figsize=(3.2, 3.2))[1] if ax is None else ax
-        boxes = np.zeros((0, 4)) if boxes is None else boxes
-        if image is not None:
-            return plots.overlay(open_image(image), saliency, boxes, ax, limit=limit)
-        top = limit or float(np.abs(saliency).max()) or 1.0
-        aspect = saliency.sizes["row"] / saliency.sizes["column"]
-        return plots.signed_map(saliency, boxes, ax, limit=top, aspect=aspect)
+        sample = at_hand(self._dataset.attrs.get("data_hash", ""))
+        if sample is not None:
+            image = sample.image if image is None else image
+            boxes = sample.boxes if boxes is None else boxes
+        is_new = ax is None
+        ax = plt.subplots(figsize=(3.8, 3.2), layout="constrained")[1] if is_new else ax
+        boxes = np.zeros((0, 4)) if boxes is None else np.asarray(boxes, dtype=float).reshape(-1, 4)
+        top = limit or saliency.limit
+        if image is None or image is False:
+            aspect = saliency.sizes["row"] / saliency.sizes["column"]
+            plots.signed_map(saliency, boxes, ax, limit=top, aspect=aspect)
+        else:
+            plots.overlay(open_image(image), saliency, boxes, ax, limit=limit)
+        if is_new:
+            self._tell(ax, ax.images[-1])
+        return ax
 
     def strip(self, kind: str | None = None, *, ax=None, limit: float = 0.0):
         """Thinking and answer tokens, coloured by what the whole image gives to each, in logits.
@@ -122,6 +135,17 @@ class Pictures:
         values = ds["map"].sel(kind=kind) if "map" in ds else ds["direct"]
         values = values.isel(source=(ds["image"] >= 0).values)
         values = values.sum([dim for dim in values.dims if dim != "target"], skipna=False)
-        if ax is None:
-            ax = plt.subplots(figsize=(max(3.0, 0.28 * values.sizes["target"]), 1.1))[1]
-        return plots.token_strip(values, ax, limit=limit)
+        if ax is not None:
+            return plots.token_strip(values, ax, limit=limit)
+        width = max(3.0, 0.28 * values.sizes["target"])
+        ax = plt.subplots(figsize=(width, 1.6), layout="constrained")[1]
+        plots.token_strip(values, ax, limit=limit)
+        self._tell(ax, ax.images[-1])
+        return ax
+
+    def _tell(self, ax, drawn) -> None:
+        """Colour bar with its unit, and whose text is explained."""
+        ax.figure.colorbar(drawn, ax=ax, label="[logit]")
+        source = TEXT_SOURCE_TITLES.get(self._dataset.attrs.get("text_source"))
+        if source:
+            ax.set_title(source, fontsize="small")

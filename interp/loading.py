@@ -3,6 +3,7 @@
 A loaded model has passed the self-check: replays read the live tensors of this very model.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -98,17 +99,53 @@ def load_model(
     return vlm
 
 
-def _processor(name: str, source: str, options: dict):
-    """The processor of a checkpoint, its chat template from whichever file has one."""
-    processor = AutoProcessor.from_pretrained(source, **options)
-    processor.tokenizer.padding_side = "left"
-    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
-    if not processor.chat_template:
+@torch.inference_mode(mode=False)  # the self-check asks for gradients
+def wrap(model: nn.Module, processor, *, prompt: str = "plain", name: str = "") -> VLM:
+    """A model and a processor that somebody already holds, self-checked, as a `VLM`.
+
+    Neither is changed; the model's mode, attention and adapters stay what they are.
+
+    Args:
+        model: a Hugging Face model of a supported family, with adapters or without.
+        processor: the model's, with a chat template.
+        prompt: "plain", the chat template's own, or "think", the system prompt of Saliency-R1.
+        name: for attributes and pages; the checkpoint's by default.
+
+    Raises:
+        ValueError: an unknown architecture or prompt, no chat template, or a failed self-check.
+    """
+    if prompt not in PROMPTS:
+        raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
+    families.parts(model)
+    name = name or model.config._name_or_path or type(families.base_model(model)).__name__
+    vlm = VLM(model, _with_template(processor, name), name, prompt, fingerprint(model))
+    self_check(model)
+    return vlm
+
+
+def _with_template(processor, name: str):
+    """The processor; a copy where its tokenizer alone has a chat template."""
+    if getattr(processor, "tokenizer", None) is None:
+        raise ValueError(
+            f"{name}: expected a processor for images and text, got {type(processor).__name__}"
+        )
+    if processor.chat_template:
+        return processor
+    if not processor.tokenizer.chat_template:
         raise ValueError(
             f"{name}: expected a chat template in chat_template.jinja, chat_template.json or "
             "tokenizer_config.json, got none; copy the one of the model it was trained from"
         )
+    processor = copy.copy(processor)
+    processor.chat_template = processor.tokenizer.chat_template
     return processor
+
+
+def _processor(name: str, source: str, options: dict):
+    """The processor of a checkpoint, its chat template from whichever file has one."""
+    processor = AutoProcessor.from_pretrained(source, **options)
+    processor.tokenizer.padding_side = "left"
+    return _with_template(processor, name)
 
 
 def _check_place(dtype, device) -> None:

@@ -47,7 +47,7 @@ DIMENSIONS = {
     "column": "Patch column",
 }
 
-# Of a sum of parts, relative to the sum of their absolute values, by dtype (DESIGN.md 7).
+# Of a sum of parts, relative to the sum of their absolute values, by dtype.
 BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-2}
 GAUGES = ("raw", "centered", "contrast")
 ROLES = ("system", "image", "question", "thinking", "answer", "template", "text", "padding")
@@ -112,6 +112,12 @@ METHOD_TITLES = {
     "exact slot": "Exact effect of swapping each slot",
 }
 """Titles of the attribution methods, `interp.attribution.METHODS`."""
+TEXT_SOURCE_TITLES = {
+    "own": "the model's own text",
+    "given": "a given text",
+    "reference": "the sample's reference text",
+}
+"""Whose text is explained, the attribute `text_source` of every dataset of a sample."""
 FAMILY_TITLES = {"qwen2_5_vl": "Qwen2.5-VL"}
 """Titles of the model families, `interp.model.families.MODEL_FAMILIES`."""
 REPORT_TITLES = {
@@ -216,6 +222,51 @@ VARIABLES = {
     "interaction": ("logit", "Interaction of direct and indirect paths"),
 }
 
+COORDINATES = {
+    "target_position": ("1", "Row of input_ids whose output predicts the target, padding counted"),
+    "target_token": ("", "The target's token as text"),
+    "target_token_id": ("1", "The target's token id"),
+    "target_role": ("", "Role of the predicted token: thinking, answer, template, text"),
+    "source_token": ("", "The source token as text"),
+    "source_token_id": ("1", "The source token's id"),
+    "source_role": ("", "Role of the source token, one of `ROLES`"),
+    "image": ("1", "Number of the image that a visual token belongs to, -1 for text"),
+    "box_overlap": ("1", "Share of the patch's area inside the union of the boxes"),
+    "is_evidence": ("1", "The patch counts as evidence: half of it inside a box, or the most"),
+    "peak": ("1", "Largest max|h| / rms(h) of the token in the middle layers (METHODS.md 3.6)"),
+    "is_sink": ("1", "Attention sink: the peak exceeds 20 in half of the middle layers"),
+    "token": ("", "Token as text"),
+    "token_role": ("", "Role of the token, one of `ROLES`"),
+}
+"""Coordinates that are no dimension, with unit and title."""
+ATTRIBUTES = {
+    "model": "The model's name: embedded, hub id or folder",
+    "revision": "Revision of the hub id, if one was asked for",
+    "model_hash": "Hash over every number of the base model's weights",
+    "adapter": "The adapter's name, empty without one",
+    "adapter_hash": "Hash over the adapters' weights, and over which are active and merged",
+    "prompt": "The system prompt: plain, the chat template's own, or think, Saliency-R1's",
+    "sample": "The sample's id",
+    "text_source": "Whose text is explained: own (the model's greedy one), reference or given",
+    "data": "Data set and split",
+    "data_hash": "Hash over image, question, text, boxes and twin",
+    "norm": "How the final norm is treated in what is written (METHODS.md 1)",
+    "gauge": "The number a logit is measured above (METHODS.md 1)",
+    "detail": "How finely direct contributions are kept: full, tokens or summary",
+    "include_value_bias": "Whether the value bias is spread over the sources, as the release does",
+    "mode": "How edges are cut: zero, mean or mask (METHODS.md 3.1)",
+    "variant": "paper, or release for the numbers of Saliency-R1's code (docs/MAPS.md)",
+    "n_nodes": "Nodes of the integration (METHODS.md 3.4)",
+    "form": "Exact patch maps of cut edges or of swapped slots (METHODS.md 3.5)",
+    "dtype": "The model's dtype",
+    "attn_implementation": "The model's attention",
+    "torch": "Version of torch",
+    "transformers": "Version of transformers",
+    "nnsight": "Version of nnsight",
+    "xarray": "Version of xarray",
+}
+"""Attributes of a dataset of one sample. A run on disk has more, of its options and statuses."""
+
 
 def require(array: xr.DataArray | xr.Dataset, *dims: str) -> None:
     """Raises ValueError unless `array` has every one of the dimensions."""
@@ -225,7 +276,7 @@ def require(array: xr.DataArray | xr.Dataset, *dims: str) -> None:
 
 
 def describe(dataset: xr.Dataset) -> xr.Dataset:
-    """The dataset with `units` and `long_name` on every variable of the vocabulary.
+    """The dataset with `units` and `long_name` on every variable and coordinate of the vocabulary.
 
     Raises:
         ValueError: a data variable is not in the vocabulary.
@@ -237,4 +288,7 @@ def describe(dataset: xr.Dataset) -> xr.Dataset:
     for name, title in DIMENSIONS.items():
         if name in dataset.coords:
             dataset.coords[name].attrs["long_name"] = title
+    for name, (unit, title) in COORDINATES.items():
+        if name in dataset.coords:
+            dataset.coords[name].attrs |= {"units": unit, "long_name": title}
     return dataset

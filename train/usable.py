@@ -45,6 +45,8 @@ def usable(
 
 def against_question(sample: Sample, processor, *, with_boxes: bool) -> str | None:
     """Why a sample's question can't be asked in training; None if it can."""
+    if sample.answer is None:
+        return "no answer"
     if with_boxes and sample.boxes is None:
         return "no boxes"
     return _steering(processor.tokenizer, sample.question)
@@ -57,6 +59,8 @@ def against_text(
 
     Cut at `max_length` it would be trained without its answer, on a photo perhaps without a word.
     """
+    if sample.answer is None:
+        return "no answer"
     why = _steering(processor.tokenizer, sample.question, sample.answer, sample.thinking or "")
     if why is None and max_length and count_tokens(processor, sample, system) > max_length:
         why = f"longer than max_length = {max_length} tokens"

@@ -7,7 +7,6 @@ all tokens have in common, and maps of the two can differ as much as methods do.
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from interp.capture.prefill import Prefill, prefill
 from interp.data.sample import Sample
 from interp.extract.question import Query, ask
 from interp.inputs.completions import Completion
+from interp.maps.map import Map
 from interp.model.families import base_model
 from interp.model.parts import Parts
 from interp.model.vlm import VLM
@@ -67,13 +67,13 @@ class Asked:
         hidden = base(**batch | {"pixel_values": pixels}, use_cache=False).last_hidden_state
         return hidden[:, self.row].to(self.reader.dtype) @ self.reader
 
-    def on_grid(self, values: Float[Tensor, " patch"], name: str, **attributes) -> xr.DataArray:
+    def on_grid(self, values: Float[Tensor, " patch"], name: str, **attributes) -> Map:
         """Values of the visual tokens by patch row and column."""
         tokens, visual = self.query.tokens, self.visual.cpu().numpy()
         grid = np.zeros((tokens.row.max() + 1, tokens.column.max() + 1))
         grid[tokens.row[visual], tokens.column[visual]] = values.detach().double().cpu().numpy()
         coords = {"row": np.arange(grid.shape[0]), "column": np.arange(grid.shape[1])}
-        return xr.DataArray(
+        return Map(
             grid,
             dims=("row", "column"),
             coords=coords,

@@ -4,6 +4,7 @@ Photos are stored as the sensor saw them, with a note of how to turn them (EXIF 
 way in turns them upright: a path, a file's content, and an image that is open already.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -20,20 +21,62 @@ FORMATS = (
     *("ICO", "ICNS", "PPM", "TGA", "PCX", "SGI", "DDS", "QOI", "XBM", "XPM", "MSP", "IM", "SPIDER"),
 )
 TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+Given = Image.Image | str | os.PathLike | bytes | np.ndarray
 
 
-def open_image(
-    image: Image.Image | Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS
-) -> Image.Image:
+def given_image(image) -> Image.Image | Path | bytes:
+    """An image as people have it, as an open image, a path or a file's content.
+
+    Args:
+        image: an open image; a path; a file's content; or an array (height, width) or (height,
+            width, 3 or 4), of whole numbers in 0..255 or fractions in 0..1.
+
+    Raises:
+        ValueError: nothing of these, or an array of another shape or range.
+    """
+    if isinstance(image, Image.Image | bytes):
+        return image
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        if "://" in str(image):
+            raise ValueError(f"expected a file, got the address {str(image)!r}; download it first")
+        return Path(image)
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(_as_bytes(image))
+    raise ValueError(
+        "expected one image as a path, a file's content, an array or a PIL image, got "
+        f"{type(image).__name__}"
+    )
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    """Pixels as whole numbers in 0..255."""
+    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if not is_picture or 0 in array.shape:
+        raise ValueError(
+            f"expected an image (height, width) or (height, width, 3 or 4), got {array.shape}"
+        )
+    top = 1.0 if array.dtype.kind == "f" else 255
+    is_known = array.dtype.kind in "iuf" and np.isfinite(array).all()
+    if not is_known or array.min() < 0 or array.max() > top:
+        raise ValueError(
+            f"expected pixels in 0..{top:g} of dtype {array.dtype}, got others; scale them"
+        )
+    return (array * (255 / top)).round().astype(np.uint8)
+
+
+def open_image(image, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     """The image in RGB, upright, decoded only if it has at most `max_pixels` pixels.
 
     16-bit grey is scaled by its full range. Floating-point grey is taken to be in 0..1 where it
     nowhere exceeds 1, and in 0..255 otherwise. Transparency is laid on white.
 
     Raises:
-        ValueError: the file is missing, not an image of `FORMATS`, damaged or too large; or grey
-            levels are outside their range, infinite or not a number.
+        ValueError: as `given_image`; the file is missing, not an image of `FORMATS`, damaged or too
+            large; or grey levels are outside their range, infinite or not a number.
     """
+    image = given_image(image)
     name = _name(image)
     with _opened(image) as raw:
         width, height = raw.size
@@ -48,17 +91,18 @@ def open_image(
         return _to_rgb(upright, name)
 
 
-def stored_size(image: Image.Image | Path | bytes) -> tuple[tuple[int, int], int]:
+def stored_size(image: Given) -> tuple[tuple[int, int], int]:
     """(width, height) as stored, and the EXIF orientation (1 for upright), from the header alone.
 
     Raises:
         ValueError: as `open_image`.
     """
+    image = given_image(image)
     with _opened(image) as raw, _readable(_name(image)):
         return raw.size, int(raw.getexif().get(Base.Orientation, 1))
 
 
-def upright_size(image: Image.Image | Path | bytes) -> tuple[int, int]:
+def upright_size(image: Given) -> tuple[int, int]:
     """(width, height) of the upright image, from the header alone.
 
     Raises:

@@ -4,9 +4,10 @@
      "thinking": "…" or null, "boxes": [[x0, y0, x1, y1], …] or null, "family": "…"}
 
 `image` is a path relative to the file and may not leave its folder; boxes are in 0..1 of the
-upright image. `thinking`, `boxes`, `family` and `id` may be missing or null.
+upright image. `answer`, `thinking`, `boxes`, `family` and `id` may be missing or null.
 """
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def load(folder: Path, *, split: str, limit: int, seed: int | None = None) -> li
         with fields():
             name = row.get("id")
             return sample_of(
-                row,
+                row | {"answer": _as_text(row.get("answer"))},
                 mended,
                 id=f"{path.stem}-{number:06d}" if name is None else str(name),
                 image=contained(path.parent, row["image"]),
@@ -40,6 +41,12 @@ def load(folder: Path, *, split: str, limit: int, seed: int | None = None) -> li
 
     order = ((k, rows[k]) for k in in_order(len(rows), seed))
     return collect(order, make, limit, str(path.name))
+
+
+def _as_text(answer):
+    """An answer that is a number as text; what else is no text is left to be refused."""
+    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    return str(answer) if is_number and math.isfinite(answer) else answer
 
 
 def contained(folder: Path, name: str) -> Path:

@@ -180,7 +180,7 @@ def sample_of(row: dict, mended: Counter[str], **facts) -> Sample:
     boxes = as_boxes(row.get("boxes"))
     return Sample(
         question=row["question"],
-        answer=row["answer"],
+        answer=row.get("answer"),
         thinking=row.get("thinking"),
         boxes=None if boxes is None else inside(boxes, mended),
         family="" if row.get("family") is None else str(row["family"]),

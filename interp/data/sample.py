@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
+from weakref import WeakValueDictionary
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from interp.data.boxes import brought_in, check_boxes
-from interp.data.images import open_image
+from interp.data.images import given_image, open_image
 
 LONGEST_ID = 200  # bytes: file systems take 255, endings included
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -25,14 +25,19 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One question about one image, with its reference text."""
+    """One question about one image, with its reference text where there is one.
 
-    id: str
-    """Unique within its data set and split."""
-    image: Image.Image | Path | bytes
-    """An RGB image, the file to read it from, or that file's content (see `open_image`)."""
-    question: str
-    answer: str
+    Image and question are all that somebody needs who asks what a model says and why.
+    """
+
+    id: str = ""
+    """Unique within its data set and split; the image's name by default."""
+    image: Any = None
+    """The picture in whatever form (see `given_image`); kept as an open image, the file to read it
+    from, or that file's content."""
+    question: str = ""
+    answer: str | None = None
+    """The right answer; None where nobody knows it."""
     thinking: str | None = None
     """Text between the tags, without them; None where the data has none."""
     boxes: Float[np.ndarray, "box 4"] | Sequence | None = None
@@ -46,13 +51,16 @@ class Sample:
     split: str = ""
 
     def __post_init__(self):
-        if not isinstance(self.image, Image.Image | Path | bytes):
-            raise ValueError(
-                f"sample {self.id}: expected one image or its path, got {type(self.image).__name__}"
-            )
+        try:
+            object.__setattr__(self, "image", given_image(self.image))
+        except ValueError as error:
+            raise ValueError(f"sample {self.id}: {error}") from error
+        if self.id == "":
+            name = self.image.stem if isinstance(self.image, Path) else ""
+            object.__setattr__(self, "id", name if is_file_name(name) else "sample")
         for name in ("id", "question", "answer", "thinking", "family"):
             _check_text(getattr(self, name), f"sample {self.id!r}: expected {name}")
-        if not self.answer.strip():
+        if self.answer is not None and not self.answer.strip():
             raise ValueError(f"sample {self.id}: expected a non-empty answer, got {self.answer!r}")
         if self.boxes is not None:
             boxes = brought_in(_as_boxes(self.boxes, self.id))
@@ -61,7 +69,16 @@ class Sample:
 
     @property
     def text(self) -> str:
-        """The reference text that teacher forcing uses."""
+        """The reference text that teacher forcing uses.
+
+        Raises:
+            ValueError: no answer.
+        """
+        if self.answer is None:
+            raise ValueError(
+                f"{self.id}: expected a text to explain, got a sample without an answer; pass "
+                "completion=vlm.answer(image, question), or one of your own"
+            )
         return format_text(self.thinking, self.answer)
 
     @property
@@ -72,6 +89,19 @@ class Sample:
         twin = "" if self.twin is None else self.twin.fingerprint
         facts = json.dumps([image.size, self.question, self.thinking, self.answer, twin]).encode()
         return sha256(image.tobytes() + facts + boxes).hexdigest()[:16]
+
+
+_AT_HAND = WeakValueDictionary()  # data hash → sample, for as long as somebody holds it
+
+
+def remember(sample: Sample, data_hash: str) -> None:
+    """Keeps where a dataset's picture is, for as long as somebody holds the sample."""
+    _AT_HAND[data_hash] = sample
+
+
+def at_hand(data_hash: str) -> Sample | None:
+    """The sample that a dataset is about; None where nobody holds it any more."""
+    return _AT_HAND.get(data_hash)
 
 
 def is_file_name(text: str) -> bool:
@@ -99,7 +129,7 @@ def _as_boxes(boxes, name: str) -> np.ndarray:
 
 
 def _check_text(value, expected: str) -> None:
-    if value is None and expected.endswith("thinking"):
+    if value is None and expected.endswith(("thinking", "answer")):
         return
     if not isinstance(value, str):
         raise ValueError(f"{expected} as text, got {type(value).__name__}")

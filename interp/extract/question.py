@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from interp.algebra.readout import check_gauge, runners_up
 from interp.capture.checks import check_inputs
-from interp.data.sample import Sample
+from interp.data.sample import Sample, remember
 from interp.inputs import prompts, spelling
 from interp.inputs.tokens import Tokens, patch_table
 from interp.model import families
@@ -40,6 +40,8 @@ class Query:
     has_boxes: bool
     attributes: dict[str, str]
     """Which model and sample this is."""
+    tokenizer: object = None
+    """Reads targets and foils that are given as text; None where ids alone are understood."""
 
     @property
     def is_visual(self) -> Bool[Tensor, " token"]:
@@ -99,12 +101,18 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
 
 
 def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Query:
-    parts = families.parts(vlm.model)
+    if not isinstance(sample, Sample):
+        raise ValueError(
+            f"expected a Sample with a VLM, got {type(sample).__name__}; "
+            "interp.Sample(image=…, question=…) makes one"
+        )
+    parts, tokenizer = families.parts(vlm.model), vlm.processor.tokenizer
+    completion = prompts.given_text(tokenizer, completion)
     inputs = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
     batch = {name: value.to(vlm.device) for name, value in inputs.batch.items()}
     if positions is None:
         positions = [i - 1 for i in inputs.tokens.targets()]
-    rows, ids = _checked_targets(inputs.tokens, positions, targets)
+    rows, ids = _checked_targets(inputs.tokens, positions, _as_ids(tokenizer, targets, "targets"))
     check_ids(parts, ids, "target ids")
     attributes = {
         "model": vlm.name,
@@ -114,10 +122,12 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
         "adapter_hash": fingerprint(vlm.model, adapter=True),
         "prompt": vlm.prompt,
         "sample": sample.id,
+        "text_source": "reference" if completion is None else completion.source,
         "data": f"{sample.dataset}/{sample.split}",
         "data_hash": sample.fingerprint,
     }
-    pieces = spelling.token_bytes(vlm.processor.tokenizer, ids.tolist())
+    remember(sample, attributes["data_hash"])
+    pieces = spelling.token_bytes(tokenizer, ids.tolist())
     text = tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
     return Query(
         model=vlm.model,
@@ -129,6 +139,7 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
         target_text=text,
         has_boxes=sample.boxes is not None,
         attributes=attributes,
+        tokenizer=tokenizer,
     )
 
 
@@ -175,6 +186,26 @@ def _checked_targets(tokens: Tokens, positions, targets) -> tuple[np.ndarray, np
     return rows, ids
 
 
+def _as_ids(tokenizer, values, name: str):
+    """Values with the id of a token in place of its text, where there is a tokenizer.
+
+    Raises:
+        ValueError: a text that is no token, or more than one.
+    """
+    is_listed = isinstance(values, list | tuple)
+    if tokenizer is None or not is_listed or not any(isinstance(one, str) for one in values):
+        return values
+    return [_id_of(tokenizer, one, name) if isinstance(one, str) else one for one in values]
+
+
+def _id_of(tokenizer, text: str, name: str) -> int:
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        pieces = [one.decode(errors="replace") for one in spelling.token_bytes(tokenizer, ids)]
+        raise ValueError(f"expected {name} of one token each, got {text!r}, which is {pieces}")
+    return ids[0]
+
+
 def whole_numbers(values, name: str) -> np.ndarray:
     """Whole numbers as they are given, of Python, NumPy or torch; nothing is rounded or counted.
 
@@ -201,12 +232,14 @@ def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " t
     """One foil per target; None, or "runner-up" for all, is the likeliest other token there.
 
     Raises:
-        ValueError: an unknown gauge, missing foils, or not one valid id per target.
+        ValueError: an unknown gauge, missing foils, or not one valid token per target.
     """
     check_gauge(gauge, foils)
     if foils is None:
         return None
-    named = [None] * len(query.targets) if isinstance(foils, str) else list(foils)
+    is_for_all = isinstance(foils, str)
+    named = [None] * len(query.targets) if is_for_all else list(foils)
+    named = _as_ids(query.tokenizer, named, "foils")
     if len(named) != len(query.targets):
         raise ValueError(
             f"expected one foil per target, got {len(named)} for {len(query.targets)} targets"

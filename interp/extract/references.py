@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.data.images import open_image
 from interp.data.sample import Sample
 from interp.inputs.completions import Completion, is_right
-from interp.inputs.prompts import teacher_forced
+from interp.inputs.prompts import given_text, teacher_forced
 from interp.inputs.tokens import tokens_by_role
 from interp.model.vlm import PROMPTS, VLM, embed
 from interp.vocabulary import REFERENCES
@@ -123,9 +123,10 @@ def references(
         seed: of the choice of "other".
 
     Raises:
-        ValueError: an unknown kind; a pool that is empty or has no other answer.
+        ValueError: an unknown kind; a pool that is empty or has no other answer; nothing that this
+            sample can have.
     """
-    kinds = list(kinds)
+    kinds, text = list(kinds), given_text(vlm.processor.tokenizer, completion)
     unknown = sorted(set(kinds) - set(REFERENCES))
     if unknown:
         raise ValueError(f"expected references of {REFERENCES}, got {unknown}")
@@ -142,7 +143,7 @@ def references(
         if kind == "mean":
             by_kind[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
         elif kind == "other":
-            answer = sample.answer if completion is None else completion.answer
+            answer = sample.answer if text is None else text.answer
             other_image = open_image(pool.other(sample, answer, grid, seed).image)
             by_kind[kind] = Reference(embed(vlm, other_image.resize(image.size))[0])
         elif kind == "blur":
@@ -151,6 +152,11 @@ def references(
             by_kind[kind] = Reference(embed(vlm, blurred)[0])
         elif sample.twin is not None:
             by_kind[kind] = _twin(vlm, sample.twin, image.size)
+    if not by_kind:
+        raise ValueError(
+            f'{sample.id}: expected a sample with a twin for kinds={kinds}, got none; "blur" needs '
+            'nothing, "mean" and "other" need pool=samples'
+        )
     return by_kind
 
 

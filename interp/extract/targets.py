@@ -7,6 +7,7 @@ import numpy as np
 from interp.data.sample import Sample
 from interp.extract.attention_maps import THROUGH_THINKING
 from interp.extract.question import Query, ask, whole_numbers
+from interp.inputs.prompts import given_text
 from interp.model.vlm import VLM
 from interp.vocabulary import MAP_KINDS, MAP_VARIANTS
 
@@ -17,6 +18,8 @@ def question(
     """The targets that are asked for, and the gauge; raises ValueError as `maps`."""
     kinds = tuple(kinds)
     _check(kinds, variant)
+    if isinstance(vlm, VLM):
+        completion = given_text(vlm.processor.tokenizer, completion)
     if completion is not None and not completion.is_complete and set(kinds) & set(THROUGH_THINKING):
         raise ValueError(
             f"{sample.id}: expected a completion that ends with its end token, got one cut off "

@@ -30,6 +30,8 @@ class Completion:
     opens and never closes."""
     is_complete: bool
     """It ended with the end token rather than at the length limit."""
+    source: str = "given"
+    """"own" where `VLM.answer` wrote it, "given" where somebody else did."""
 
 
 def _text_spans(written: bytes) -> dict[str, slice]:
@@ -110,9 +112,9 @@ def _unraised(char: str) -> str:
     return "^" + char if unicodedata.decomposition(char).startswith("<super>") else char
 
 
-def is_right(answer: str, reference: str) -> bool:
-    """Whether an answer is the reference answer; an empty one never is.
+def is_right(answer: str, reference: str | None) -> bool:
+    """Whether an answer is the reference answer; an empty one never is, and where none is known.
 
     Rewards, reports, evaluation and the pool of references all ask this function.
     """
-    return comparable(answer) == comparable(reference) != ""
+    return reference is not None and comparable(answer) == comparable(reference) != ""

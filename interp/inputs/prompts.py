@@ -7,7 +7,7 @@ from transformers import BatchFeature
 
 from interp.data.images import open_image, upright_size
 from interp.data.sample import Sample
-from interp.inputs.completions import Completion
+from interp.inputs.completions import Completion, completion
 from interp.inputs.spelling import steering_tokens
 from interp.inputs.tokens import Tokens, token_table
 
@@ -64,14 +64,14 @@ def check_plain(tokenizer, text: str, name: str) -> None:
 
 
 def teacher_forced(
-    processor, sample: Sample, system: str | None, completion: Completion | None = None
+    processor, sample: Sample, system: str | None, text: Completion | None = None
 ) -> Inputs:
     """Prompt and text as one sequence: the sample's own text, or a completion's sampled ids.
 
     Raises:
         ValueError: an empty answer, or what `prompts` raises.
     """
-    ids = text_ids(processor, sample, completion)
+    ids = text_ids(processor, sample, text)
     batch = prompts(processor, [(sample.image, sample.question)], system)
     extend = torch.tensor([ids])
     batch["input_ids"] = torch.cat([batch["input_ids"], extend], dim=1)
@@ -95,21 +95,38 @@ def count_tokens(processor, sample: Sample, system: str | None) -> int:
     return n_prompt - 1 + n_visual + len(text_ids(processor, sample))  # one stands for the image
 
 
-def text_ids(processor, sample: Sample, completion: Completion | None = None) -> list[int]:
+def given_text(tokenizer, text) -> Completion | None:
+    """A text that somebody wrote, as if the model had: its tokens with an end token.
+
+    Raises:
+        ValueError: neither text nor `Completion`, or a special token in a text.
+    """
+    if text is None or isinstance(text, Completion):
+        return text
+    if not isinstance(text, str):
+        raise ValueError(
+            f"expected a completion as text, or as vlm.answer gives it, got {type(text).__name__}"
+        )
+    check_plain(tokenizer, text, "a completion")
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return completion(tokenizer, [*ids, tokenizer.eos_token_id])
+
+
+def text_ids(processor, sample: Sample, text: Completion | None = None) -> list[int]:
     """The text as token ids: the sample's own with an end token, or a completion's as sampled.
 
     Raises:
-        ValueError: a completion without an answer.
+        ValueError: a sample without an answer, or a completion without one.
     """
     tokenizer = processor.tokenizer
-    if completion is None:
+    if text is None:
+        own = sample.text
         check_plain(tokenizer, sample.answer, f"{sample.id}: an answer")
         check_plain(tokenizer, sample.thinking or "", f"{sample.id}: thinking")
-        text = tokenizer(sample.text, add_special_tokens=False).input_ids
-        return [*text, tokenizer.eos_token_id]
-    if not completion.answer:
+        return [*tokenizer(own, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    if not text.answer:
         raise ValueError(
-            f"{sample.id}: expected a completion with an answer, got {completion.text!r}; "
+            f"{sample.id}: expected a completion with an answer, got {text.text!r}; "
             "raise max_new_tokens or leave the sample out"
         )
-    return list(completion.token_ids)
+    return list(text.token_ids)

@@ -3,10 +3,12 @@
 import numpy as np
 import xarray as xr
 
+from interp.maps.map import Map
+from interp.maps.named import Wanted, target_indices
 from interp.vocabulary import require
 
 
-def token_map(ledger: xr.Dataset, target: int | np.integer | str = "answer") -> xr.DataArray:
+def token_map(ledger: xr.Dataset, target: Wanted = "answer") -> Map:
     """The direct contributions of one image's tokens to one target, (row, column), signed.
 
     Eq. 1 of Saliency-R1 summed over layers and heads, on the merged grid; the paper's ReLU is
@@ -14,21 +16,19 @@ def token_map(ledger: xr.Dataset, target: int | np.integer | str = "answer") -> 
 
     Args:
         ledger: of one sample, with detail "full" or "tokens".
-        target: its index, its token as a string, or a role (the first target of that role).
+        target: its index, a role (the first target of that role), its token, or a phrase or
+            several indices, whose maps are added.
 
     Raises:
         ValueError: no such target, or no (or more than one) image.
     """
     require(ledger["direct"], "target", "source")
-    index = target_index(ledger, target)
-    direct = ledger["direct"].isel(target=index)
-    direct = direct.sum([d for d in direct.dims if d != "source"], skipna=False)
+    direct = ledger["direct"].isel(target=target_indices(ledger, target))
+    direct = direct.sum([d for d in direct.dims if d != "source"], skipna=False, keep_attrs=True)
     return on_grid(direct)
 
 
-def one_map(
-    maps: xr.Dataset, target: int | np.integer | str = "answer", kind: str = "direct"
-) -> xr.DataArray:
+def one_map(maps: xr.Dataset, target: Wanted = "answer", kind: str = "direct") -> Map:
     """One kind of map for one target, (row, column), signed.
 
     Args:
@@ -39,13 +39,11 @@ def one_map(
     Raises:
         ValueError: a kind that is not there, no such target, or no (or more than one) image.
     """
-    values = _kind(maps, kind).isel(target=target_index(maps, target))
-    return on_grid(values)
+    values = _kind(maps, kind).isel(target=target_indices(maps, target))
+    return on_grid(values.sum("target", skipna=False, keep_attrs=True))
 
 
-def holistic(
-    maps: xr.Dataset, kind: str = "bottleneck", role: str | None = "answer"
-) -> xr.DataArray:
+def holistic(maps: xr.Dataset, kind: str = "bottleneck", role: str | None = "answer") -> Map:
     """All targets of a role, or of both, in one map, (row, column), not negative.
 
     Σ over targets of ReLU(map), as in the paper; ReLU(Σ over targets of map) for maps of the
@@ -63,7 +61,7 @@ def holistic(
     values = values.isel(target=of_role & maps["is_defined"].sel(kind=kind).values)
     if maps.attrs.get("variant") == "release":
         return on_grid(values.sum("target", skipna=False).clip(min=0))
-    return on_grid(values.clip(min=0).sum("target", skipna=False))
+    return on_grid(values.clip(min=0).sum("target", skipna=False, keep_attrs=True))
 
 
 def _kind(maps: xr.Dataset, kind: str) -> xr.DataArray:
@@ -76,7 +74,7 @@ def _kind(maps: xr.Dataset, kind: str) -> xr.DataArray:
     return maps["map"].sel(kind=kind)
 
 
-def on_grid(values: xr.DataArray) -> xr.DataArray:
+def on_grid(values: xr.DataArray) -> Map:
     """Values per source token of one image, arranged by patch row and column.
 
     Raises:
@@ -92,26 +90,5 @@ def on_grid(values: xr.DataArray) -> xr.DataArray:
     grid = np.zeros(shape, dtype=visual.dtype)
     grid[visual["row"].values, visual["column"].values] = visual.values
     coords = {"row": np.arange(shape[0]), "column": np.arange(shape[1])}
-    saliency = xr.DataArray(grid, dims=("row", "column"), coords=coords, name=values.name)
-    return saliency.assign_attrs(values.attrs | {"units": "logit"})
-
-
-def target_index(dataset: xr.Dataset, target: int | np.integer | str) -> int:
-    """The index of a target given as such, as a token or as a role.
-
-    Raises:
-        ValueError: no such target.
-    """
-    n_targets = dataset.sizes["target"]
-    if isinstance(target, int | np.integer) and not isinstance(target, bool):
-        if not 0 <= target < n_targets:
-            raise ValueError(f"expected a target in 0..{n_targets - 1}, got {target}")
-        return int(target)
-    for name in ("target_role", "target_token"):
-        indices = np.flatnonzero(dataset[name].values == target)
-        if len(indices):
-            return int(indices[0])
-    tokens = dataset["target_token"].values.tolist()
-    raise ValueError(
-        f"expected a target's index, role or one of its tokens {tokens}, got {target!r}"
-    )
+    attributes = values.attrs | {"units": "logit"}
+    return Map(grid, dims=("row", "column"), coords=coords, name=values.name, attrs=attributes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -53,7 +53,7 @@ def greedy(model: nn.Module) -> Iterator[None]:
         base.generation_config = own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VLM:
     """A loaded model with its processor; the first argument of every extraction."""
 
@@ -67,6 +67,18 @@ class VLM:
     """Hash of the base model's weights as loaded."""
     revision: str = ""
     adapter: str = ""
+
+    def __repr__(self) -> str:
+        n_parameters = sum(one.numel() for one in self.model.parameters())
+        base = families.base_model(self.model)
+        adapter = f" with the adapter {self.adapter}" if self.adapter else ""
+        return (
+            f"VLM {self.name}{f' at {self.revision}' if self.revision else ''}{adapter}: "
+            f"{base.config.model_type}, {n_parameters:,} parameters\n"
+            f"  {str(self.model.dtype)[6:]} on {self.device}, "
+            f"{base.config._attn_implementation} attention, prompt {self.prompt!r}\n"
+            f"  weights {self.fingerprint}"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +103,8 @@ class VLM:
         ends = families.base_model(self.model).generation_config.eos_token_id
         ends = ends if isinstance(ends, list | tuple) else [ends] if ends is not None else []
         tokenizer = self.processor.tokenizer
-        return [completions.completion(tokenizer, row, ends) for row in new.tolist()]
+        texts = [completions.completion(tokenizer, row, ends) for row in new.tolist()]
+        return [replace(text, source="own") for text in texts]
 
 
 def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual d_model"], tuple[int, ...]]:

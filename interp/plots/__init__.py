@@ -9,6 +9,7 @@ from interp.plots.charts import (
     margins,
     node_means,
     path_means,
+    paths,
     shares,
 )
 from interp.plots.pictures import overlay, scene, signed_map, token_strip
@@ -24,6 +25,7 @@ __all__ = [
     "node_means",
     "overlay",
     "path_means",
+    "paths",
     "scene",
     "shares",
     "signed_map",

@@ -23,6 +23,26 @@ def path_means(interval: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def paths(effects: pd.Series, ax: Axes) -> Axes:
+    """One effect by path with its total, as bars with their numbers.
+
+    Args:
+        effects: in logits, by path, "total" among them.
+    """
+    names = ["total", *(name for name in effects.index if name != "total")]
+    values = effects.loc[names]
+    bars = ax.barh(range(len(names)), values, color=[PATH_COLORS[name] for name in names])
+    ax.bar_label(bars, [f"{value:+.2f}".replace("-", "−") for value in values], padding=3)
+    titles = ["in all", *(PATH_TITLES[name] for name in names[1:])]
+    ax.set_yticks(range(len(names)), titles)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.axvline(0, color="0.3", linewidth=0.8)
+    ax.margins(x=0.35)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("[logit]")
+    return ax
+
+
 def node_means(interval: xr.Dataset, ax: Axes) -> Axes:
     """Mean node effect by path, one group per reference, with intervals.
 

@@ -54,7 +54,7 @@ class Case:
     stream: dict[str, Float[Tensor, "layer token d_model"]]
     """The traced residual stream of all tokens."""
     bound: float
-    """Bound of the model's dtype, relative to the sum of absolute parts (DESIGN.md 7)."""
+    """Bound of the model's dtype, relative to the sum of absolute parts."""
     logit_bound: float
     """Bound for logits and their effects, relative to the same. At least that of the dtype, and
     above what rounding alone moves in a target's logit."""

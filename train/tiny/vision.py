@@ -11,6 +11,7 @@ colours the tower forgets them, and fine-tuning does not bring them back. The he
 
 import argparse
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -101,7 +102,17 @@ def accuracy(tower: nn.Module, heads: Heads, batches) -> dict[str, float]:
     return {name: count / n_cells for name, count in right.items()}
 
 
-def train(tower: nn.Module, processor, options: argparse.Namespace) -> dict[str, dict]:
+@dataclass(frozen=True)
+class Pretraining:
+    """How long, how fast and from which seed a tower is trained."""
+
+    steps: int = 3000
+    batch_size: int = 48
+    lr: float = 1e-3
+    seed: int = 0
+
+
+def train(tower: nn.Module, processor, options: Pretraining) -> dict[str, dict]:
     """Trains the tower in place; returns accuracies on cells of held-out and of training images."""
     torch.manual_seed(options.seed)
     heads = Heads(tower.config.out_hidden_size)
@@ -131,18 +142,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path, help="folder of a model")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    model = AutoModelForImageTextToText.from_pretrained(options.model).train()
-    processor = AutoProcessor.from_pretrained(options.model)
-    accuracies = train(families.parts(model).vision_tower, processor, options)
-    model.save_pretrained(options.out)
-    processor.save_pretrained(options.out)
-    (options.out / "vision.json").write_text(json.dumps({"cell_accuracy": accuracies}))
-    print(f"{options.out}: cells named, {accuracies}")
+    for one in fields(Pretraining):
+        name = f"--{one.name.replace('_', '-')}"
+        parser.add_argument(name, type=one.type, default=one.default)
+    given = vars(parser.parse_args())
+    folder, out = given.pop("model"), given.pop("out")
+    model = AutoModelForImageTextToText.from_pretrained(folder).train()
+    processor = AutoProcessor.from_pretrained(folder)
+    accuracies = train(families.parts(model).vision_tower, processor, Pretraining(**given))
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    (out / "vision.json").write_text(json.dumps({"cell_accuracy": accuracies}))
+    print(f"{out}: cells named, {accuracies}")
 
 
 if __name__ == "__main__":

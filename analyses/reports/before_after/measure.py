@@ -3,6 +3,7 @@
 On the text that the model writes itself (own), and on one text that is the same for all models.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,7 @@ def _facts(samples: list[Sample], own: list[Completion]) -> xr.Dataset:
     """Facts about the samples that a page tells."""
     by_sample = {
         "question": [one.question for one in samples],
-        "reference_answer": [one.answer for one in samples],
+        "reference_answer": [one.answer or "" for one in samples],
         "family": [one.family for one in samples],
     }
     arrays = {
@@ -220,7 +221,9 @@ def _maps(vlm: VLM, samples, texts, rule: str, reasons: list[str]) -> list:
 def _written(vlm: VLM, sample: Sample, text: Completion) -> xr.Dataset:
     """The model's text, and whether it is right."""
     facts = {
-        "is_correct": float(is_right(text.answer, sample.answer)),
+        "is_correct": math.nan
+        if sample.answer is None
+        else float(is_right(text.answer, sample.answer)),
         "is_well_formed": float(is_well_formed(vlm.processor.tokenizer, text)),
         "n_tokens": float(len(text.token_ids)),
         "written": text.text,

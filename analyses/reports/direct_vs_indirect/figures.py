@@ -187,11 +187,10 @@ def _example(run: xr.Dataset, index: int) -> tuple[xr.DataArray, xr.DataArray]:
 
 
 def _caption(sample: xr.Dataset) -> str:
-    right = (
-        "right"
-        if bool(sample["is_correct"])
-        else f"wrong, should be {sample['reference_answer'].item()}"
-    )
+    reference = sample["reference_answer"].item()
+    right = "right" if bool(sample["is_correct"]) else f"wrong, should be {reference}"
+    if not reference:
+        right = "own text"
     if sample.attrs["text"] == "reference":
         right = "reference text"
     question = textwrap.fill(str(sample["question"].item()), 24)

@@ -153,10 +153,9 @@ def _written(sample: Sample, text: Text) -> dict:
     """Whether the model, if it was asked, was right; explained or not."""
     entry = {"family": sample.family}
     if isinstance(text, Completion):
-        entry |= {
-            "is_correct": is_right(text.answer, sample.answer),
-            "is_complete": text.is_complete,
-        }
+        entry["is_complete"] = text.is_complete
+    if isinstance(text, Completion) and sample.answer is not None:
+        entry["is_correct"] = is_right(text.answer, sample.answer)
     return entry
 
 
@@ -176,7 +175,7 @@ def _stacked(triples: list[tuple]) -> xr.Dataset:
     right = [is_right(a, s.answer) for a, s in zip(answers, samples, strict=True)]
     by_sample = {
         "question": [s.question for s in samples],
-        "reference_answer": [s.answer for s in samples],
+        "reference_answer": [s.answer or "" for s in samples],
         "text": [s.text if c is None else c.text for s, c in zip(samples, texts, strict=True)],
         "answer": answers,
         "is_correct": right,

@@ -242,7 +242,7 @@ def _with_facts(dataset: xr.Dataset, sample: Sample, completion: Completion) -> 
     facts = {
         "question": sample.question,
         "answer": completion.answer,
-        "reference_answer": sample.answer,
+        "reference_answer": sample.answer or "",
         "written": completion.text,
         "family": sample.family,
         "is_correct": is_right(completion.answer, sample.answer),

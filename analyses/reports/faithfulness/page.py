@@ -60,6 +60,7 @@ def _page(results: MapFindings) -> dict:
         "pairs": _pair_rows(results),
         "n_excess": 0 if results.excess is None else int(results.excess["n"].max()),
         "n_correct": int(run["is_correct"].sum()),
+        "n_known": int((run["reference_answer"] != "").sum()),
     }
 
 

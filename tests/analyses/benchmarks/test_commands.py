@@ -40,9 +40,10 @@ def test_extractions_against_a_forward_and_the_release(tmp_path):
     )
 
 
-def test_growth_is_measured_and_drawn(tmp_path, monkeypatch):
+def test_growth_is_measured_and_drawn(tmp_path, monkeypatch, in_every_format):
     monkeypatch.setitem(growth.SWEEPS, "targets", (1, 4))
-    commands.run(benchmark, *TOY, "--growth", "targets", "--out", tmp_path)
+    with in_every_format():
+        commands.run(benchmark, *TOY, "--growth", "targets", "--out", tmp_path)
     rows = written(tmp_path, "toy-2-layers-cpu-float32-growth.json")["growth"]
     assert [(row["size"], row["extraction"]) for row in rows] == [
         (1, "ledger"),

@@ -39,13 +39,16 @@ def test_jsonl(folder, caplog):
         json.dumps({"image": "../secret.png", "question": "q", "answer": "x"}),
         json.dumps({"image": "images/wide.png", "question": "q", "answer": " "}),
         json.dumps({"image": "images/wide.png", "question": "q"}),
+        json.dumps({"image": "images/wide.png", "question": "q", "answer": 4}),
+        json.dumps({"image": "images/wide.png", "question": "q", "answer": True}),
         json.dumps({**good, "boxes": [[0, 0, 2, 1]]}),
         "{not json",
     ]
     (folder / "test.jsonl").write_text("\n".join(lines) + "\n\n")
     with caplog.at_level(logging.WARNING):
         found = interp.load_samples(f"jsonl:{folder}", limit=10)
-    assert [one.id for one in found] == ["a", "test-000001"]
+    assert [one.id for one in found] == ["a", "test-000001", "test-000004", "test-000005"]
+    assert [one.answer for one in found] == ["blue", "x", None, "4"]
     assert found[0].thinking == "it is blue." and found[0].boxes.shape == (2, 4)
     assert found[1].boxes is None and found[1].image.name == "tall.png"
     assert sum("rows left out" in record.message for record in caplog.records) == 5

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import interp
-from interp.maps.grid import target_index
+from interp.maps import target_index
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,6 @@ WRONG = [
     50,
     [[50]],
     [None],
-    ["7"],
 ]
 
 
@@ -63,17 +62,41 @@ WRONG = [
 def test_what_is_no_list_of_whole_numbers_is_refused(tiny, sample, wrong):
     with pytest.raises(ValueError, match="expected positions as a list of whole numbers, got"):
         rows(tiny, sample, wrong)
-    with pytest.raises(ValueError, match="expected target ids as a list of whole numbers, got"):
+    message = (
+        "expected target ids as a list of whole numbers, got|expected targets of one token each"
+    )
+    with pytest.raises(ValueError, match=message):
         rows(tiny, sample, [50], targets=wrong)
 
 
-@pytest.mark.parametrize("wrong", WRONG[:-2] + WRONG[-1:])
+@pytest.mark.parametrize("wrong", WRONG[:-1])
 def test_rows_of_source_sets_and_foils_are_whole_numbers_too(tiny, sample, wrong):
     with pytest.raises(ValueError, match="expected rows of source set 'mine' as a list of whole"):
         interp.extract.effects(tiny, sample, sources={"mine": wrong}, positions=[50])
     if isinstance(wrong, list) and len(wrong) == 1:
-        with pytest.raises(ValueError, match="expected foils as a list of whole numbers, got"):
+        message = "expected foils as a list of whole numbers, got|expected foils of one token each"
+        with pytest.raises(ValueError, match=message):
             rows(tiny, sample, [50], gauge="contrast", foils=wrong)
+
+
+def test_targets_and_foils_as_text_are_the_tokens_that_they_spell(tiny, sample):
+    """ "7" once explained the token with the id 7."""
+    ids = {
+        text: tiny.processor.tokenizer(text, add_special_tokens=False).input_ids for text in "78"
+    }
+    by_text, by_id = (
+        interp.extract.ledger(
+            tiny, sample, positions=[50], targets=[one], foils=[other], gauge="contrast"
+        )
+        for one, other in (("7", "8"), (ids["7"][0], ids["8"][0]))
+    )
+    assert by_text.identical(by_id)
+    assert by_text["target_token"].values.tolist() == ["7"] and ids["7"] != [7]
+    with pytest.raises(ValueError, match=r"one token each, got ' top left', which is \["):
+        rows(tiny, sample, [50], targets=[" top left"])
+    with pytest.raises(ValueError, match="whole numbers"):
+        batch = {"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.ones(1, 2).long()}
+        interp.extract.ledger(tiny.model, batch, positions=[1], targets=["7"])
 
 
 @pytest.mark.parametrize("wrong", [[-1], [10**6]])
@@ -87,6 +110,7 @@ def test_a_target_is_an_index_of_python_or_numpy(tiny, sample):
     for index in ds["target"].values:
         assert target_index(ds, index) == target_index(ds, int(index)) == int(index)
         ds.vlm.map(index)
-    for wrong in (np.int64(99), -1, True):
+    assert target_index(ds, -1) == ds.sizes["target"] - 1
+    for wrong in (np.int64(99), -99, True, []):
         with pytest.raises(ValueError, match="expected a target"):
             target_index(ds, wrong)

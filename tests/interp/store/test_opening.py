@@ -13,6 +13,7 @@ import interp
 from interp import measures, stats
 from interp import vocabulary as labels
 from interp.maps import grid as maps
+from interp.maps.named import target_index
 from interp.store import opening as store
 from interp.store import writing
 from interp.store.joining import stack
@@ -177,12 +178,13 @@ def test_vocabulary_is_enforced():
 
 def test_targets_are_found_by_index_token_and_role(written):
     ledger = written[1]["b"]
-    assert maps.target_index(ledger, 2) == 2
-    assert maps.target_index(ledger, "t3") == 3
-    assert maps.target_index(ledger, "answer") == 4
-    for wrong in (5, -1, "t9"):
+    assert target_index(ledger, 2) == 2
+    assert target_index(ledger, "t3") == 3
+    assert target_index(ledger, "answer") == 4
+    assert target_index(ledger, -1) == 4
+    for wrong in (5, -6, "t9"):
         with pytest.raises(ValueError, match="target"):
-            maps.target_index(ledger, wrong)
+            target_index(ledger, wrong)
 
 
 def test_figures_redraw_where_torch_is_absent():

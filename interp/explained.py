@@ -1,0 +1,254 @@
+"""One line to an answer: what a model says about an image, and what of the image makes it say so.
+
+ex = interp.explain(vlm, "photo.jpg", "What is on the table?")
+ex                      # the text, and how much of its answer's logit the image carries
+ex.show()               # the picture, the map, the paths
+ex.table()              # every token of the text
+ex.top_heads(), ex.top_sources()
+ex.of("table").paths    # the same for another token, a phrase or an index
+"""
+
+import logging
+import textwrap
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from interp import extract
+from interp.data.images import open_image
+from interp.data.sample import Sample
+from interp.inputs.completions import Completion
+from interp.inputs.prompts import given_text
+from interp.maps.grid import token_map
+from interp.maps.map import Map
+from interp.maps.named import Wanted, target_indices
+from interp.model.vlm import VLM
+from interp.store.opening import to_netcdf
+from interp.vocabulary import TEXT_SOURCE_TITLES
+
+LONGEST_STRIP = 48  # tokens that are legible side by side
+log = logging.getLogger("interp.explain")
+
+
+def explain(
+    vlm: VLM,
+    image,
+    question: str,
+    *,
+    completion: Completion | str | None = None,
+    answer: str | None = None,
+    boxes=None,
+    target: Wanted = "answer",
+    max_new_tokens: int = 256,
+) -> "Explained":
+    """The model's text about an image, with its ledger and its edge effects.
+
+    Args:
+        vlm: as `interp.load_model` or `interp.wrap` gives it.
+        image: a path, a file's content, an array or a PIL image.
+        question: in plain words.
+        completion: the text to explain, as `vlm.answer` gives it or as a string; the model's own
+            greedy text by default.
+        answer: the right answer, where somebody knows it.
+        boxes: evidence, [(x0, y0, x1, y1), …] in 0..1, where somebody knows it.
+        target: the token that `map`, `paths` and the like are about: an index, a role (its first
+            token), a token or a phrase.
+        max_new_tokens: limit of the model's own text.
+
+    Raises:
+        ValueError: an image, question or text that cannot be read, a text without an answer, or no
+            such target.
+    """
+    sample = Sample(image=image, question=question, answer=answer, boxes=boxes)
+    if completion is None:
+        completion = vlm.answer(sample.image, question, max_new_tokens=max_new_tokens)
+    completion = given_text(vlm.processor.tokenizer, completion)
+    if not completion.is_complete:
+        log.warning("the text was cut off after %d tokens", len(completion.token_ids))
+    ledger = extract.ledger(vlm, sample, completion=completion, detail="tokens")
+    effects = extract.effects(vlm, sample, completion=completion)
+    explained = Explained(vlm, sample, completion, ledger, effects, target)
+    return explained.of(target)
+
+
+@dataclass(frozen=True, repr=False)
+class Explained:
+    """A model's text about an image, and what of the image makes the model write it."""
+
+    vlm: VLM
+    sample: Sample
+    completion: Completion
+    ledger: xr.Dataset
+    """With detail "tokens"; see `interp.extract.ledger`."""
+    effects: xr.Dataset
+    """Edge effects of all source sets; see `interp.extract.effects`."""
+    target: Wanted
+
+    @property
+    def text(self) -> str:
+        """The text that is explained."""
+        return self.completion.text
+
+    @property
+    def tokens(self) -> list[str]:
+        """Its tokens of thinking and answer, which are the targets."""
+        return self.ledger["target_token"].values.tolist()
+
+    @property
+    def indices(self) -> list[int]:
+        """Which of the tokens `map`, `paths` and the like are about."""
+        return target_indices(self.ledger, self.target)
+
+    def of(self, target: Wanted) -> "Explained":
+        """The same text, with another token, phrase or index in question.
+
+        Raises:
+            ValueError: no such target.
+        """
+        target_indices(self.ledger, target)
+        return replace(self, target=target)
+
+    @cached_property
+    def map(self) -> Map:
+        """Effect of every patch on the target, (row, column), signed, integrated first order.
+
+        It sums to what the target loses without the image (METHODS.md 3.4).
+        """
+        found = extract.maps(
+            self.vlm,
+            self.sample,
+            kinds=("effect",),
+            only=self.indices,
+            completion=self.completion,
+        )
+        return found.vlm.map(range(len(self.indices)), "effect")
+
+    @property
+    def direct_map(self) -> Map:
+        """Direct contribution of every patch to the target, Eq. 1 of Saliency-R1."""
+        return token_map(self.ledger, self.target)
+
+    @property
+    def paths(self) -> pd.DataFrame:
+        """Logits that the target loses without each source set: in all, and along each path."""
+        chosen = self.effects.isel(target=self.indices).sum("target", skipna=False)
+        table = chosen["effect"].to_pandas()
+        return table.assign(total=chosen["total"].to_pandas())
+
+    def table(self) -> pd.DataFrame:
+        """A row per token: its probability, its logit, and what the image gives it."""
+        is_image = (self.ledger["source_role"] == "image").values
+        effects = self.effects.sel(source_set="image")
+        return pd.DataFrame(
+            {
+                "token": self.tokens,
+                "role": self.ledger["target_role"].values,
+                "probability": np.exp(self.ledger["log_probability"].values),
+                "logit": self.ledger["logit"].values,
+                "image directly": self.ledger["direct"].values[:, is_image].sum(axis=1),
+                "image in all": effects["total"].values,
+            }
+        )
+
+    def top_heads(self, n: int = 10) -> pd.DataFrame:
+        """The heads that write most into the target's logit: in all, and from the image."""
+        rows = self.ledger["target_position"].values[self.indices].tolist()
+        full = extract.ledger(
+            self.vlm, self.sample, completion=self.completion, positions=rows
+        ).sum("target")
+        is_image = (self.ledger["source_role"] == "image").values
+        table = pd.DataFrame(
+            {
+                "written": full["direct"].sum("source").to_series(),
+                "from the image": full["direct"].isel(source=is_image).sum("source").to_series(),
+            }
+        )
+        return _largest(table, "written", n).reset_index()
+
+    def top_sources(self, n: int = 10) -> pd.DataFrame:
+        """The tokens that give most to the target directly (Eq. 1), with their place."""
+        direct = self.ledger["direct"].isel(target=self.indices).sum("target")
+        names = {"source_token": "token", "source_role": "role", "row": "row", "column": "column"}
+        table = pd.DataFrame({title: self.ledger[name].values for name, title in names.items()})
+        return _largest(table.assign(direct=direct.values), "direct", n)
+
+    def show(self) -> Figure:
+        """The picture, the map over its patches, the paths and the text, in one figure."""
+        import matplotlib.pyplot as plt
+
+        from interp import plots
+
+        image, boxes, saliency = open_image(self.sample.image), self.sample.boxes, self.map
+        boxes = np.zeros((0, 4)) if boxes is None else boxes
+        plots.use_style()
+        figure = plt.figure(figsize=(10, 4.6), layout="constrained")
+        axes = figure.subplot_mosaic("abc;ddd", height_ratios=(3, 1), width_ratios=(1, 1, 1))
+        plots.scene(image, boxes, axes["a"])
+        aspect = image.height / image.width
+        plots.signed_map(saliency, boxes, axes["b"], limit=saliency.limit, aspect=aspect)
+        for name in "ab":
+            axes[name].set_anchor("N")
+        bar = figure.colorbar(axes["b"].images[0], ax=axes["b"], location="bottom", pad=0.02)
+        bar.set_label(f"effect of each patch on {self.named!r} [logit]")
+        plots.paths(self.paths.loc["image"], axes["c"])
+        axes["c"].set_xlabel(f"{self.named!r} without the image loses [logit]")
+        last = slice(-LONGEST_STRIP, None)
+        self.ledger.isel(target=last).vlm.strip(ax=axes["d"])
+        which = (
+            f"the last {LONGEST_STRIP} tokens" if len(self.tokens) > LONGEST_STRIP else "each token"
+        )
+        axes["d"].set_title(f"what the image gives directly (Eq. 1) to {which}")
+        question = textwrap.fill(self.sample.question, 90)
+        answer = textwrap.fill(self.completion.answer, 90, max_lines=3)
+        figure.suptitle(f"{question}\n→ {answer}   ({self.source})")
+        return figure
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes ledger, effects and map as NetCDF, the tables as CSV and the figure as PNG.
+
+        Raises:
+            FileExistsError: the folder is there already.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True)
+        arrays = {
+            "ledger": self.ledger,
+            "effects": self.effects,
+            "map": self.map.to_dataset(name="map"),
+        }
+        for name, dataset in arrays.items():
+            to_netcdf(dataset, folder / f"{name}.nc")
+        for name, table in (("tokens", self.table()), ("paths", self.paths.reset_index())):
+            table.to_csv(folder / f"{name}.csv", index=False)
+        self.show().savefig(folder / "explained.png")
+        return folder
+
+    @property
+    def source(self) -> str:
+        """Whose text it is, in words."""
+        return TEXT_SOURCE_TITLES[self.ledger.attrs["text_source"]]
+
+    @property
+    def named(self) -> str:
+        """The target's tokens as text."""
+        return "".join(self.tokens[k] for k in self.indices).strip()
+
+    def __repr__(self) -> str:
+        of_image = self.paths.loc["image"]
+        total, direct, ffn = (of_image[name] for name in ("total", "direct", "ffn"))
+        return (
+            f"{self.sample.question}\n→ {self.text!r} ({self.source})\n"
+            f"Without the image {self.named!r} loses {total:.2f} logits: {direct:.2f} directly "
+            f"(Eq. 1), {ffn:.2f} through FFNs, {total - direct - ffn:.2f} along other paths."
+        )
+
+
+def _largest(table: pd.DataFrame, column: str, n: int) -> pd.DataFrame:
+    """The rows with the largest absolute values in a column."""
+    order = np.argsort(-table[column].abs().to_numpy(), kind="stable")
+    return table.iloc[order[:n]]

@@ -1,0 +1,63 @@
+"""A saliency map as a labelled array that is drawn as the image stands."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.ticker import MaxNLocator
+from xarray.plot.accessor import DataArrayPlotAccessor
+
+
+class MapPlot(DataArrayPlotAccessor):
+    """xarray's `.plot` with row 0 at the top, square cells, and 0 in the middle of the colours.
+
+    Every argument of xarray's goes before these defaults.
+    """
+
+    _da: "Map"
+
+    def __call__(self, **kwargs):
+        """The map in one Axes, as `pcolormesh`."""
+        return self.pcolormesh(**kwargs)
+
+    def pcolormesh(self, *args, **kwargs):
+        """Coloured cells; see `xarray.plot.pcolormesh`."""
+        return self._drawn(super().pcolormesh, args, kwargs)
+
+    def imshow(self, *args, **kwargs):
+        """An image of the cells; see `xarray.plot.imshow`."""
+        return self._drawn(super().imshow, args, kwargs)
+
+    def contourf(self, *args, **kwargs):
+        """Filled contours; see `xarray.plot.contourf`."""
+        return self._drawn(super().contourf, args, kwargs)
+
+    def _drawn(self, method, args, kwargs):
+        upright = {"x": "column", "y": "row", "yincrease": False}
+        is_given = {"vmin", "vmax", "levels", "norm", "center"} & kwargs.keys()
+        scale = {} if is_given else {"cmap": "RdBu_r", "vmax": self._da.limit, "center": 0}
+        drawn = method(*args, **upright | scale | kwargs)
+        if "ax" not in kwargs:
+            drawn.axes.set(aspect="equal")
+        for axis in (drawn.axes.xaxis, drawn.axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+        drawn.axes.grid(visible=False)
+        return drawn
+
+
+class Map(xr.DataArray):
+    """A map over (row, column), row 0 at the top of the image; otherwise an `xarray.DataArray`."""
+
+    __slots__ = ()
+
+    @property
+    def limit(self) -> float:
+        """The largest absolute value; 1 for a map of nothing."""
+        return float(np.abs(self).max()) or 1.0
+
+    @property
+    def plot(self) -> DataArrayPlotAccessor:
+        """Draws it upright, red where it raises the logit, blue where it lowers it.
+
+        What is no map any more, a mean over rows say, is drawn as xarray draws it.
+        """
+        is_map = set(self.dims) == {"row", "column"}
+        return MapPlot(self) if is_map else DataArrayPlotAccessor(self)
