@@ -26,8 +26,8 @@ def target_indices(dataset: xr.Dataset, target: Wanted) -> list[int]:
     Args:
         dataset: with the coordinates target_role and target_token.
         target: an index, counted from the end where it is negative; several of them; a role, for
-            its first target; a token; or a phrase of consecutive tokens. White space around a token
-            or phrase counts only where it is given.
+            its first target; a token; or a phrase of consecutive tokens. White space around them
+            counts where it is given.
 
     Raises:
         ValueError: no such target, or a token or phrase that stands in several places.
@@ -52,7 +52,7 @@ def _named(dataset: xr.Dataset, name: str) -> list[int]:
     if len(of_role):
         return [int(of_role[0])]
     tokens = [str(token) for token in dataset["target_token"].values]
-    places = _spelled(tokens, name, str) or _spelled(tokens, name, str.strip)
+    places = _spelled(tokens, name, str.strip if name == name.strip() else str)
     if len(places) > 1:
         raise ValueError(
             f"expected a token or phrase that stands once, got {name!r} at the targets {places}; "

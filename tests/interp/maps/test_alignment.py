@@ -79,8 +79,8 @@ def test_the_accessor_reads_what_is_there_and_names_the_missing_call():
     ledger = interp.extract.ledger(vlm, sample)
     assert ds.vlm.kinds == ["direct", "bottleneck"] and ledger.vlm.kinds == ["direct"]
     np.testing.assert_allclose(ds.vlm.map(), ledger.vlm.map("answer"), atol=1e-5)
-    tokens = ds.target_token.values.tolist()
-    once = next(k for k, token in enumerate(tokens) if tokens.count(token) == 1 and token.strip())
+    tokens = [str(token).strip() for token in ds.target_token.values]
+    once = next(k for k, token in enumerate(tokens) if tokens.count(token) == 1 and token)
     np.testing.assert_array_equal(ds.vlm.map(tokens[once]), ds.vlm.map(once))
     np.testing.assert_allclose(ds.vlm.map(kind="holistic"), interp.maps.holistic(ds), atol=0)
     with pytest.raises(ValueError, match=r"kinds=\('edge',\)\) makes it"):
