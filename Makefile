@@ -34,8 +34,8 @@ $(DONE): requirements.lock pyproject.toml
 	touch $(DONE)
 
 report: setup
-	$(BIN)/python analyses/before_after.py
-	$(BIN)/python analyses/direct_vs_indirect.py
+	$(BIN)/python analyses/before_after.py --resume
+	$(BIN)/python analyses/direct_vs_indirect.py --resume
 
 lint: setup
 	$(BIN)/ruff format --check .

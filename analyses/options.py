@@ -95,12 +95,27 @@ class Command:
     dtype: str = option(
         "auto",
         "default: auto, the checkpoint's",
-        choices=("auto", "float32", "bfloat16", "float64"),
+        choices=("auto", "float32", "bfloat16", "float16", "float64"),
+    )
+    revision: str | None = option(None, "of the model's hub id", type=str)
+    attn_implementation: str = option(
+        "sdpa", "default: sdpa", choices=("sdpa", "eager", "flash_attention_2")
+    )
+    min_pixels: int | None = option(None, "images with fewer are enlarged", type=positive)
+    max_pixels: int | None = option(None, "images with more are made smaller", type=positive)
+    prompt: str | None = option(
+        None,
+        "system prompt: the chat template's own, or Saliency-R1's (default: that of the adapter's "
+        "training; think for models from the hub, plain for embedded ones)",
+        choices=("plain", "think"),
+        type=str,
     )
     witness: bool | None = option(
         None, "ask TransformerLens too, on a copy; default below 2e9 parameters"
     )
-    seed: int = option(0, "of the samples and the bootstrap (default: 0)")
+    seed: int = option(
+        0, "of the embedded scenes, of what is drawn, and of bootstraps (default: 0)"
+    )
     log_level: str = option(
         "warning", "default: warning", choices=("debug", "info", "warning", "error")
     )
@@ -116,13 +131,15 @@ class Extraction(Command):
         "saliency_r1:FOLDER or hf:FOLDER",
     )
     split: str = option("test", "its split (default: test)")
-    limit: int = option(200, "number of samples (default: %(default)s)", type=positive)
+    limit: int = option(200, "the first samples of the data (default: %(default)s)", type=positive)
+    shuffle: bool = option(False, "in an order drawn by --seed instead of the file's")
     max_new_tokens: int = option(
         256, "length limit of the model's text (default: 256)", type=positive
     )
     out: Path = option(Path("reports/out"), "folder to write (default: %(default)s)")
     no_images: bool = option(False, "do not copy the samples' images into the run")
-    resume: bool = option(False, "go on with the run that is in OUT")
+    resume: bool = option(False, "go on with the run that is in OUT; redraw it if it is finished")
+    overwrite: bool = option(False, "replace a finished run that is in OUT")
     shard_size: int | None = option(
         None, "samples per shard (default: 64; with full detail 4)", type=positive
     )
@@ -215,7 +232,9 @@ class BeforeAfter(Extraction):
 class _FromRun:
     """Options of commands that draw a report."""
 
-    from_run: Path | None = option(None, "redraw from this run instead of a model", type=Path)
+    from_run: Path | None = option(
+        None, "redraw from this run (a folder OUT or OUT/run) instead of a model", type=Path
+    )
 
 
 @dataclass(frozen=True)
@@ -234,7 +253,7 @@ class DirectVsIndirectReport(_FromRun, DirectVsIndirect):
 class FaithfulnessReport(_FromRun, Faithfulness):
     """Options of `faithfulness.py`."""
 
-    limit: int = option(100, "number of samples (default: %(default)s)", type=positive)
+    limit: int = option(100, "the first samples of the data (default: %(default)s)", type=positive)
     out: Path = option(Path("reports/out/faithfulness"), "folder to write (default: %(default)s)")
 
 
@@ -242,7 +261,7 @@ class FaithfulnessReport(_FromRun, Faithfulness):
 class BeforeAfterReport(_FromRun, BeforeAfter):
     """Options of `before_after.py`."""
 
-    limit: int = option(100, "number of samples (default: %(default)s)", type=positive)
+    limit: int = option(100, "the first samples of the data (default: %(default)s)", type=positive)
     out: Path = option(Path("reports/out/before_after"), "folder to write (default: %(default)s)")
 
 
@@ -283,8 +302,6 @@ class Validation(Command):
 
     model: str = option("tiny", "embedded name, hub id or folder (default: tiny)")
     adapter: str | None = option(None, "peft adapter, a folder or hub id")
-    revision: str | None = option(None, "of the hub id")
-    attn_implementation: str = option("sdpa", "default: sdpa")
     data: str = option("digits", "of the samples, as for the reports (default: digits)")
     split: str = option("test", "its split (default: test)")
     limit: int = option(3, "number of samples (default: %(default)s)", type=positive)

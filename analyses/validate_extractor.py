@@ -31,6 +31,9 @@ def main() -> int:
             dtype=options.dtype,
             device=options.device,
             attn_implementation=options.attn_implementation,
+            min_pixels=options.min_pixels,
+            max_pixels=options.max_pixels,
+            prompt=options.prompt,
         )
         samples = interp.load_samples(
             options.data, split=options.split, limit=options.limit, seed=options.seed

@@ -186,17 +186,23 @@ class Explained:
         image, boxes, saliency = open_image(self.sample.image), self.sample.boxes, self.map
         boxes = np.zeros((0, 4)) if boxes is None else boxes
         plots.use_style()
-        figure = plt.figure(figsize=(10, 4.6), layout="constrained")
-        axes = figure.subplot_mosaic("abc;ddd", height_ratios=(3, 1), width_ratios=(1, 1, 1))
+        figure = plt.figure(figsize=(10, 4.2), layout="constrained")
+        axes = figure.subplot_mosaic("abc;ddd", height_ratios=(3, 1), width_ratios=(1, 1, 0.8))
         plots.scene(image, boxes, axes["a"])
         aspect = image.height / image.width
         plots.signed_map(saliency, boxes, axes["b"], limit=saliency.limit, aspect=aspect)
-        for name in "ab":
-            axes[name].set_anchor("N")
-        bar = figure.colorbar(axes["b"].images[0], ax=axes["b"], location="bottom", pad=0.02)
+        pictures = [axes["a"], axes["b"]]
+        bar = figure.colorbar(
+            axes["b"].images[0],
+            ax=pictures,
+            location="bottom",
+            shrink=0.5,
+            anchor=(1, 0),
+            aspect=30,
+        )
         bar.set_label(f"effect of each patch on {self.named!r} [logit]")
         plots.paths(self.paths.loc["image"], axes["c"])
-        axes["c"].set_xlabel(f"{self.named!r} without the image loses [logit]")
+        axes["c"].set_xlabel("lost without the image [logit]")
         last = slice(-LONGEST_STRIP, None)
         self.ledger.isel(target=last).vlm.strip(ax=axes["d"])
         which = (

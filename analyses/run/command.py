@@ -1,5 +1,6 @@
 """The frame of every command: log level, threads, one last line, the exit code."""
 
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,8 @@ def run(
 ) -> int:
     """Runs a command's work, prints its last line, and returns the exit code.
 
-    0 for done, 2 for wrong options or input, 3 where samples failed, 130 for an interruption.
+    0 for done, 1 where the extractor is not right on the model, 2 for wrong options or input, 3
+    where samples failed, 130 for an interruption.
 
     Args:
         report: the work; returns how many samples were ok, skipped and failed, if any were.
@@ -34,7 +36,7 @@ def run(
         counts = report()
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if type(error).__name__ == "NotCertified" else 2
     except KeyboardInterrupt:
         print("interrupted; --resume goes on", file=sys.stderr)
         return 130
@@ -62,14 +64,49 @@ def make_report(name: str, options) -> int:
         from analyses.reports.writing import write_report
 
         refuse_several_processes()
-        path = options.from_run
-        if path is None:
-            path = options.out / "run"
-            import_module(f"analyses.reports.{name}.measure").measure_run(options, path)
+        refuse_other_report(name, options.out)
+        if options.from_run is not None:
+            return write_report(name, run_in(name, options.from_run), options.out)
+        path = options.out / "run"
+        import_module(f"analyses.reports.{name}.measure").measure_run(options, path)
         return write_report(name, path, options.out)
 
     page = options.out / "index.html"
     return run(work, page, log_level=options.log_level, threads=options.threads)
+
+
+def run_in(name: str, folder: Path) -> Path:
+    """The run that a folder is, or that lies in it as a report's.
+
+    Raises:
+        ValueError: neither, or a run of another report.
+    """
+    # The runs of several models are numbered.
+    paths = [folder, folder / "run"]
+    manifests = {path: (path / "manifest.json", path / "0/manifest.json") for path in paths}
+    for path, candidates in manifests.items():
+        for manifest in candidates:
+            content = json.loads(manifest.read_text()) if manifest.is_file() else {}
+            if "shards" in content:
+                report = content["settings"].get("report")
+                if report != name:
+                    raise ValueError(
+                        f"{folder}: expected a run of {name}, got one of {report}; "
+                        f"draw it with {report}.py"
+                    )
+                return path
+    raise ValueError(f"{folder}: expected a run, or a folder with one, got neither")
+
+
+def refuse_other_report(name: str, out: Path) -> None:
+    """Raises ValueError where another report lies in the folder that is to be written."""
+    manifest = out / "manifest.json"
+    there = json.loads(manifest.read_text()).get("report") if manifest.is_file() else None
+    if there not in (None, name):
+        raise ValueError(
+            f"{out}: expected a folder without another report, got one of {there}; "
+            "choose another with --out"
+        )
 
 
 def refuse_several_processes() -> None:

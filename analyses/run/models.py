@@ -19,10 +19,25 @@ from interp.validate import certify
 
 
 def load(options: Command, model: str, adapter: str | None, prompt: str | None = None) -> VLM:
-    """A model as the command line says."""
-    device = this_device(options.device)
+    """A model as the command line says.
+
+    Args:
+        options: of the command.
+        model: its name.
+        adapter: to put on it.
+        prompt: where the command does not name one.
+    """
+    revision = options.revision if model == getattr(options, "model", None) else None
     return interp.load_model(
-        model, adapter=adapter, prompt=prompt, device=device, dtype=options.dtype
+        model,
+        adapter=adapter,
+        revision=revision,
+        prompt=options.prompt or prompt,
+        device=this_device(options.device),
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        min_pixels=options.min_pixels,
+        max_pixels=options.max_pixels,
     )
 
 

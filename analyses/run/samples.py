@@ -15,9 +15,9 @@ def load(options: Extraction) -> list[Sample]:
     Raises:
         ValueError: as `interp.load_samples`.
     """
-    return interp.load_samples(
-        options.data, split=options.split, limit=options.limit, seed=options.seed
-    )
+    is_drawn = options.shuffle or options.data == "digits"
+    seed = options.seed if is_drawn else None
+    return interp.load_samples(options.data, split=options.split, limit=options.limit, seed=seed)
 
 
 def readable(samples: list[Sample]) -> Iterator[Sample]:

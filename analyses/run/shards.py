@@ -34,7 +34,7 @@ def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Extrac
         path: of the run.
         samples: all of them.
         recipe: measures them.
-        options: resume, shard_size, batch_size, max_memory, threads, no_images.
+        options: resume, overwrite, shard_size, batch_size, max_memory, threads, no_images.
 
     Raises:
         ValueError: another run or other files at `path`, another writer, a shard of which every
@@ -47,7 +47,8 @@ def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Extrac
     with ExitStack() as stack:
         if rank == 0:
             stack.enter_context(writing.only_writer(path))
-            writing.start_run(path, settings, plan, recipe.facts, resume=options.resume)
+            again = {"resume": options.resume, "overwrite": options.overwrite}
+            writing.start_run(path, settings, plan, recipe.facts, **again)
         wait_for_all()
         run = writing.Run(path, plan)
         done = _done(run)
@@ -78,7 +79,8 @@ def in_shards(samples: list[Sample], options: Extraction) -> list[list[Sample]]:
 
 
 def _settings(options: Extraction) -> dict:
-    names = ("seed", "batch_size", "max_memory", "no_images")
+    names = ("seed", "shuffle", "batch_size", "max_memory", "no_images")
+    names += ("revision", "attn_implementation", "min_pixels", "max_pixels", "prompt")
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()
     return {name: getattr(options, name) for name in names} | {
         "data": f"{options.data}/{options.split}",

@@ -37,7 +37,7 @@ def paths(effects: pd.Series, ax: Axes) -> Axes:
     ax.set_yticks(range(len(names)), titles)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.axvline(0, color="0.3", linewidth=0.8)
-    ax.margins(x=0.35)
+    ax.margins(x=0.45)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("[logit]")
     return ax

@@ -129,6 +129,7 @@ def start_run(
     facts: dict | None = None,
     *,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> Run:
     """A run at `path`: an empty one, or with `resume` the one that is there.
 
@@ -137,10 +138,12 @@ def start_run(
         settings: all that decides what the shards hold; a run that is resumed must have the same.
         shards: ids of the samples of each shard.
         facts: more attributes, which a run that is resumed keeps from its start.
-        resume: go on with what is there; otherwise a run that was there before is removed.
+        resume: go on with what is there; otherwise an unfinished run that was there is removed.
+        overwrite: remove a finished run as well.
 
     Raises:
-        ValueError: `path` holds something else, or a run of other settings or samples.
+        ValueError: `path` holds something else, a finished run, or a run of other settings or
+            samples.
     """
     settings = json.loads(json.dumps(settings))  # as it will be read
     if resume and _is_run(path):
@@ -149,6 +152,11 @@ def start_run(
     if path.exists() and any(path.iterdir()) and not _is_run(path):
         raise ValueError(
             f"{path}: expected an empty folder or a run, got other files; choose another"
+        )
+    if _is_run(path) and read_manifest(path).get("attributes") is not None and not overwrite:
+        raise ValueError(
+            f"{path}: expected a folder without a finished run, got one; pass --resume to go on "
+            "with it, --overwrite to replace it, or choose another folder"
         )
     content = {
         "schema": SCHEMA,
@@ -177,7 +185,7 @@ def _check_same(path: Path, settings: dict, shards: list[list[str]]) -> None:
         )
         raise ValueError(
             f"{path}: expected the run that is there to go on with, got one with {description}; "
-            "choose another folder, or leave --resume out to replace it"
+            "choose another folder, or replace it with --overwrite in place of --resume"
         )
 
 

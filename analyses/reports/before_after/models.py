@@ -20,9 +20,18 @@ def models(names: dict[str, str], options: BeforeAfter) -> Iterator[tuple[str, s
     # The first model is asked, and sees images, as its adapters were trained.
     trained = _same_training([said for said in map(_said, options.after) if said])
     vocabulary = first = None
-    device = this_device(options.device)
+    given = {name: getattr(options, name) for name in trained}
+    trained |= {name: value for name, value in given.items() if value is not None}
+    if options.revision is not None:
+        raise ValueError("expected models of several names without --revision, got one")
     for label, name in names.items():
-        vlm = interp.load_model(name, device=device, dtype=options.dtype, **trained)
+        vlm = interp.load_model(
+            name,
+            device=this_device(options.device),
+            dtype=options.dtype,
+            attn_implementation=options.attn_implementation,
+            **trained,
+        )
         tokens = vlm.processor.tokenizer.get_vocab(), vlm.prompt
         vocabulary, first = vocabulary or tokens, first or vlm.fingerprint
         if tokens != vocabulary:

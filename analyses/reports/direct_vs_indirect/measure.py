@@ -56,8 +56,8 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
             and as `shards.write_run`.
         NotCertified: the extractor fails an oracle on one of the models.
     """
-    vlm = load(options, options.model, options.adapter)
     samples = samples_of.load(options)
+    vlm = load(options, options.model, options.adapter)
     recipe = Measurement(vlm, samples, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
     if options.compare is not None:

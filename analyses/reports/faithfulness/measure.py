@@ -58,8 +58,8 @@ def measure_run(options: Faithfulness, path: Path) -> list[Path]:
     if set(methods) - set(METHODS):
         unknown = sorted(set(methods) - set(METHODS))
         raise ValueError(f"expected methods of {list(METHODS)}, got {unknown}")
-    vlm = load(options, options.model, options.adapter)
     samples = samples_of.load(options)
+    vlm = load(options, options.model, options.adapter)
     recipe = Measurement(vlm, samples, methods, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
     return [path]
