@@ -9,17 +9,17 @@ Runs the oracles of METHODS.md 6 on the loaded model with a few samples, prints 
 error and bound, and writes the certificate as JSON. Exit code 1 if a check failed.
 """
 
-import logging
 import sys
 import time
 
 from analyses.options import Validation, parse
+from analyses.run import command
 
 
 def main() -> int:
     """Certifies, prints and writes."""
     options = parse(Validation, __doc__)
-    logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(message)s")
+    command.listen(options.log_level)
     start = time.monotonic()
     import interp
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+LOGGERS = ("interp", "extraction", "controls")
+
 
 def run(
     report: Callable[[], dict[str, int] | None],
@@ -24,12 +26,12 @@ def run(
     Args:
         report: the work; returns how many samples were ok, skipped and failed, if any were.
         out: what to point at.
-        log_level: of Python's logging.
+        log_level: of this package's messages.
         threads: of torch on a CPU.
     """
     # Set before torch is imported: its profiler, which measures memory, reports on every start.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(message)s")
+    listen(log_level)
     start = time.monotonic()
     try:
         _set_threads(threads)
@@ -48,6 +50,13 @@ def run(
             f"{counts['failed']} failed, {time.monotonic() - start:.0f} s"
         )
     return 3 if counts["failed"] else 0
+
+
+def listen(log_level: str) -> None:
+    """Shows this package's messages from a level on, and other packages' warnings."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(log_level.upper())
 
 
 def make_report(name: str, options) -> int:

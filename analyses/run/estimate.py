@@ -5,6 +5,7 @@ model with the layers, heads and vocabulary of the one that was asked for, and r
 """
 
 import tempfile
+from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -50,7 +51,7 @@ def tell(report: str, options: Extraction) -> None:
         ValueError: a model or data set that is not there, or samples that cannot be measured.
     """
     samples = samples_of.load(options)
-    probes = list(islice(samples_of.readable(samples), N_PROBES))
+    probes = [_with_text(one) for one in islice(samples_of.readable(samples), N_PROBES)]
     if not probes:
         raise ValueError("expected at least one readable sample, got none")
     name = options.before if report == "before_after" else options.model
@@ -68,6 +69,11 @@ def tell(report: str, options: Extraction) -> None:
 def _lengths(vlm: VLM, sample: Sample) -> tuple[int, int]:
     sequence = inputs.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt])
     return len(sequence.tokens.ids), len(sequence.tokens.targets())
+
+
+def _with_text(sample: Sample) -> Sample:
+    """The sample; one without an answer with the shortest there is."""
+    return sample if sample.answer is not None else replace(sample, answer="?")
 
 
 def _span(numbers: np.ndarray) -> str:

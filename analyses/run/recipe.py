@@ -1,6 +1,7 @@
 """The protocol of a report's measurement: samples of a shard in, a dataset and statuses out."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,6 +10,11 @@ import xarray as xr
 from interp.data.sample import Sample
 
 log = logging.getLogger("extraction")
+Tick = Callable[[int], None]
+
+
+def nothing(_n_samples: int) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,11 @@ class Recipe(Protocol):
     facts: dict
     """Attributes that are known before the first shard."""
 
-    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
-        """Measures one shard; lets out-of-memory errors through, to be called again with less."""
+    def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
+        """Measures one shard; lets out-of-memory errors through, to be called again with less.
+
+        Calls `tick` with how many more samples are done.
+        """
 
     def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
         """Attributes of the whole run, from all its shards and samples."""

@@ -6,24 +6,27 @@ are those of `accelerate launch` (or torchrun): number r of n writes the shards 
 """
 
 import logging
+import math
 from collections import Counter
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from analyses.options import Extraction
 from analyses.run.images import save_images
 from analyses.run.processes import this_process, wait_for_all
-from analyses.run.recipe import Budget, Recipe, Shard
+from analyses.run.progress import Progress
+from analyses.run.recipe import Budget, Recipe, Shard, Tick
 from interp.capture.memory import is_out_of_memory
 from interp.data.sample import Sample
 from interp.store import opening as store
 from interp.store import writing
 
 log = logging.getLogger("extraction")
+PARTS = 8  # of a short run, a shard each
+MANY = 4  # samples in a row whose failure is no fault of theirs
 PACKAGES = ("torch", "transformers", "nnsight", "xarray", "zarr")
 
 
@@ -73,8 +76,8 @@ def _done(run: writing.Run) -> set[int]:
 
 
 def in_shards(samples: list[Sample], options: Extraction) -> list[list[Sample]]:
-    """The samples of each shard."""
-    size = options.samples_per_shard
+    """The samples of each shard: an eighth of a short run, so that a cut loses no more of it."""
+    size = options.shard_size or min(options.samples_per_shard, math.ceil(len(samples) / PARTS))
     return [samples[k : k + size] for k in range(0, len(samples), size)]
 
 
@@ -92,35 +95,40 @@ def _settings(options: Extraction) -> dict:
 def _write_shards(run, numbers: list[int], by_shard, recipe: Recipe, options: Extraction) -> None:
     budget = Budget(options.batch_size, options.max_memory)
     total = sum(len(by_shard[k]) for k in numbers)
-    with tqdm(total=total, desc="samples", disable=None, position=this_process()[0]) as bar:
+    in_a_row: list[dict] = []  # failures since the last sample that did not fail
+    with Progress(total, this_process()[0]) as progress:
         for number in numbers:
             samples = by_shard[number]
-            shard, used = _within_memory(recipe, samples, budget)
+            at = progress.done
+            shard, used = _within_memory(recipe, samples, budget, progress.tick)
             facts = shard.facts | {"statuses": shard.statuses}
             if used != budget:
                 facts["reduced"] = {store.shard_path(run.path, number).name: vars(used)}
             failed = [one for one in shard.statuses.values() if one["status"] == "failed"]
-            if len(failed) == len(samples) > 1:  # no fault of a sample
+            in_a_row = [*in_a_row, *failed] if len(failed) == len(samples) else []
+            if len(in_a_row) >= min(MANY, total) > 1:  # no fault of a sample
                 raise ValueError(
-                    f"expected samples that can be measured, got {len(samples)} that all failed: "
-                    f"{failed[0]['reason']}; mend that and go on with --resume"
+                    f"expected samples that can be measured, got {len(in_a_row)} that all failed: "
+                    f"{in_a_row[0]['reason']}; mend that and go on with --resume"
                 )
             if not options.no_images:
                 save_images(run.path, samples, shard.sizes)
             run.commit(number, shard.dataset, facts)
-            bar.update(len(samples))
+            progress.tick(at + len(samples) - progress.done)
 
 
-def _within_memory(recipe: Recipe, samples: list[Sample], budget: Budget) -> tuple[Shard, Budget]:
+def _within_memory(
+    recipe: Recipe, samples: list[Sample], budget: Budget, tick: Tick
+) -> tuple[Shard, Budget]:
     """The shard, with half of the budget as often as memory runs out."""
     try:
-        return recipe.measure(samples, budget), budget
+        return recipe.measure(samples, budget, tick), budget
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or budget.batch_size == 1:
             raise
     torch.cuda.empty_cache()  # outside of except: the traceback holds what is to be freed
     log.warning("out of memory with %s; going on with half", budget)
-    return _within_memory(recipe, samples, budget.halved())
+    return _within_memory(recipe, samples, budget.halved(), tick)
 
 
 def _finish(run: writing.Run, samples: list[Sample], recipe: Recipe) -> None:

@@ -30,7 +30,7 @@ class Sample:
     Image and question are all that somebody needs who asks what a model says and why.
     """
 
-    id: str = ""
+    id: str | None = None
     """Unique within its data set and split; the image's name by default."""
     image: Any = None
     """The picture in whatever form (see `given_image`); kept as an open image, the file to read it
@@ -55,7 +55,7 @@ class Sample:
             object.__setattr__(self, "image", given_image(self.image))
         except ValueError as error:
             raise ValueError(f"sample {self.id}: {error}") from error
-        if self.id == "":
+        if self.id is None:
             name = self.image.stem if isinstance(self.image, Path) else ""
             object.__setattr__(self, "id", name if is_file_name(name) else "sample")
         for name in ("id", "question", "answer", "thinking", "family"):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import xarray as xr
-from matplotlib.ticker import MaxNLocator
 from xarray.plot.accessor import DataArrayPlotAccessor
 
 
@@ -31,6 +30,8 @@ class MapPlot(DataArrayPlotAccessor):
         return self._drawn(super().contourf, args, kwargs)
 
     def _drawn(self, method, args, kwargs):
+        from matplotlib.ticker import MaxNLocator  # maps are made where nothing can be drawn, too
+
         upright = {"x": "column", "y": "row", "yincrease": False}
         is_given = {"vmin", "vmax", "levels", "norm", "center"} & kwargs.keys()
         scale = {} if is_given else {"cmap": "RdBu_r", "vmax": self._da.limit, "center": 0}

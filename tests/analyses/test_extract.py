@@ -243,7 +243,7 @@ def test_a_dry_run_tells_shapes_disk_and_memory_and_writes_nothing(report, tmp_p
     more = more or (("--methods", "CAM", "random") if report == "faithfulness" else ())
     asked = (report, "--limit", 200, "--out", tmp_path / "x", *more)
     said = commands.run(extract, *asked, "--dry-run").stdout
-    assert "200 samples in 4 shards of at most 64" in said
+    assert "200 samples in 8 shards of at most 25" in said
     assert "GiB of weights (torch.float32)" in said
     assert not (tmp_path / "x").exists()
     if report != "direct_vs_indirect":

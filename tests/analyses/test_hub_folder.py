@@ -4,6 +4,7 @@ Real token ids, template, configs and image processor; a model that has learnt t
 """
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import interp
 from analyses import direct_vs_indirect, faithfulness, validate_extractor
 from interp.plots import fonts
 from tests.support import commands, hub_folder, people
-from train import grpo, sft
+from train import certified, grpo, sft
 
 DTYPES = ("bfloat16", "float32")
 
@@ -107,7 +108,9 @@ def moved(out) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_two_steps_of_each_training(taught, data, tmp_path, dtype):
+def test_two_steps_of_each_training(taught, data, tmp_path, monkeypatch, dtype):
+    # The witness is asked about this model in the certificate's own test, above.
+    monkeypatch.setattr(certified, "certify", partial(certified.certify, witness=False))
     common = COMMON | {"bf16": dtype == "bfloat16"}
     files = {"n_samples": 4, "data": f"jsonl:{data}", "split": "train"}
     policy = grpo.Policy(str(taught), dtype=dtype, lora_r=4)

@@ -17,7 +17,7 @@ from analyses.reports.before_after.findings import GAUGE
 from analyses.reports.before_after.runs import runs_in
 from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version
-from analyses.run.recipe import Budget, Shard, attempt, status
+from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
 from analyses.run.shards import write_run
 from analyses.run.texts import filled, stored_texts, written
 from interp.data.images import open_image
@@ -125,7 +125,7 @@ class Measurement:
         }
         self.facts = {"certificate": certificate}
 
-    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+    def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
         """One shard; samples without boxes or a readable image are skipped."""
         errors = {one.id: attempt(_checked, one) for one in samples}
         usable = [one for one in samples if errors[one.id] is None]
@@ -138,6 +138,7 @@ class Measurement:
         for k in range(0, len(pairs), budget.batch_size):
             batch, texts = (list(x) for x in zip(*pairs[k : k + budget.batch_size], strict=True))
             datasets += _batch(self.vlm, self.pool, batch, texts, self._same(batch, texts), reasons)
+            tick(len(batch))
         facts = {"codes": {code_version(): len(datasets)}}
         if not datasets:
             return Shard(None, statuses, facts)

@@ -14,7 +14,7 @@ from analyses.reports.direct_vs_indirect.controls import N_CONTROL, measure_cont
 from analyses.reports.direct_vs_indirect.sample import Measurer
 from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version, load
-from analyses.run.recipe import Budget, Shard, status
+from analyses.run.recipe import Budget, Shard, Tick, nothing, status
 from analyses.run.shards import write_run
 from analyses.run.texts import Text, filled, stored_texts, written
 from interp import measures
@@ -111,10 +111,10 @@ class Measurement:
         self.settings["adapter_hash"] = fingerprint(vlm.model, adapter=True)
         self.facts = {"certificate": certificate}
 
-    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+    def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
         """One shard: those of the samples that work, the others with their reason."""
         texts = self._texts(samples, budget)
-        outcomes = self.measurer.measure(list(zip(samples, texts, strict=True)), budget)
+        outcomes = self.measurer.measure(list(zip(samples, texts, strict=True)), budget, tick)
         statuses, triples = {}, []
         for sample, text, outcome in zip(samples, texts, outcomes, strict=True):
             error = outcome if isinstance(outcome, Exception) else None

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 import interp
-from analyses.run.recipe import Budget, attempt
+from analyses.run.recipe import Budget, Tick, attempt, nothing
 from interp.capture.memory import is_out_of_memory
 from interp.data.sample import Sample
 from interp.extract.references import Pool
@@ -53,13 +53,16 @@ class Measurer:
         """Modes of the cuts; only "zero" where edge effects alone are measured."""
         return EDGE_MODES[:1] if self.pool is None else EDGE_MODES
 
-    def measure(self, pairs: list[tuple], budget: Budget) -> list[xr.Dataset | Exception]:
+    def measure(
+        self, pairs: list[tuple], budget: Budget, tick: Tick = nothing
+    ) -> list[xr.Dataset | Exception]:
         """All measurements of each sample, or why there are none.
 
         Args:
             pairs: sample, and its text: a `Completion`, None for the reference text, or why there
                 is no text.
             budget: ledgers and edge effects go in batches within it.
+            tick: takes how many more samples are done.
         """
         outcomes = list(pairs)
         numbered_pairs = [(k, p) for k, p in enumerate(pairs) if not isinstance(p[1], Exception)]
@@ -68,6 +71,7 @@ class Measurer:
             outcomes[k] = outcome
             if not isinstance(outcome, Exception):
                 outcomes[k] = attempt(self._merged, sample, text, *outcome)
+            tick(1)
         return [p[1] if isinstance(p, tuple) else p for p in outcomes]
 
     def _in_batches(self, pairs: list[tuple], budget: Budget) -> Iterator[tuple | Exception]:

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from analyses.options import Faithfulness
 from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version, load, random_weights
-from analyses.run.recipe import Budget, Shard, attempt, status
+from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
 from analyses.run.shards import write_run
 from analyses.run.texts import Text, written
 from interp.attribution import METHODS
@@ -103,7 +103,7 @@ class Measurement:
         }
         self.facts = {"certificate": certificate}
 
-    def measure(self, samples: list[Sample], budget: Budget) -> Shard:
+    def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
         """One shard: those of the samples that can be explained, the others with their reason."""
         texts = written(self.vlm, samples, budget, self.options.max_new_tokens)
         statuses, datasets, sizes = {}, [], {}
@@ -114,6 +114,7 @@ class Measurement:
             if error is None:
                 datasets.append(outcome.expand_dims("sample"))
                 sizes[sample.id] = open_image(sample.image).size
+            tick(1)
         facts = {"codes": {code_version(): len(datasets)}}
         return Shard(join(datasets) if datasets else None, statuses, facts, sizes)
 

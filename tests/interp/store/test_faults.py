@@ -183,7 +183,7 @@ def test_other_settings_or_samples_are_not_gone_on_with(run):
             writing.start_run(run, writer.SETTINGS | other, shards, resume=True)
     again = writing.start_run(run, writer.SETTINGS, plan, resume=True)
     assert list(again.confirmed()) == [0, 1, 2, 3]
-    writing.start_run(run, writer.SETTINGS, plan)
+    writing.start_run(run, writer.SETTINGS, plan, overwrite=True)
     with pytest.raises(ValueError, match="a finished run, got one that was cut off"):
         interp.open_run(run)
 
@@ -226,7 +226,7 @@ def test_what_is_stored_comes_back(tmp_path, sizes, shard_size):
     made = {f"s{k}": writer.one_sample(*size, seed=k) for k, size in enumerate(sizes)}
     names = list(made)
     plan = [names[k : k + shard_size] for k in range(0, len(names), shard_size)]
-    run = writing.start_run(tmp_path / "run", {}, plan)
+    run = writing.start_run(tmp_path / "run", {}, plan, overwrite=True)
     for number, some in enumerate(plan):
         shard = stack([made[name] for name in some], writer.facts(some))
         run.commit(number, shard, {"statuses": {}})
