@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analyses.reports import drawing
+from analyses.reports import drawing, intervals
 from interp.plots import fonts
 from interp.store.opening import write_json
 
@@ -39,6 +39,7 @@ LONG = (
 # A text that begins so is run by a spreadsheet, unless it is a number, or one with its interval.
 FORMULA = tuple("=+-@\t\r")
 NUMBER = re.compile(r"[-+]?[\d.,]+( \[[-+\d., ]+\])?$")
+MOST_ROWS = 100  # of a LaTeX table; the CSV has all
 # What pdflatex does not know as it is.
 LATEX = {
     "−": "$-$",
@@ -136,13 +137,32 @@ def _summary(folder: Path) -> dict | None:
 
 
 def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
-    """Writes each table as CSV and LaTeX."""
+    """Writes each table as CSV, and as LaTeX what fits on a page or two."""
     for name, table in tables.items():
         if table is None:
             continue
         inert(table).to_csv(folder / f"{name}.csv", index=False)
-        latex = table.to_latex(index=False, float_format="%.3g", escape=True)
-        (folder / f"{name}.tex").write_text(latex.translate(str.maketrans(LATEX)), encoding="utf-8")
+        if len(table) <= MOST_ROWS:
+            latex = with_intervals(table).to_latex(index=False, float_format="%.3g", escape=True)
+            latex = "% \\usepackage{booktabs}\n" + latex.translate(str.maketrans(LATEX))
+            (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """The table for print: a number and the interval behind it in one column, names with spaces."""
+    columns, names = {}, list(table.columns)
+    while names:
+        name = names.pop(0)
+        title, values = name.replace("_", " "), table[name]
+        if [one[-5:] for one in names[:2]] == ["lower", "upper"]:
+            low, high = (table[names.pop(0)] for _ in range(2))
+            title = f"{title} [95 %]"
+            values = [
+                intervals.text({"estimate": x, "lower": y, "upper": z}, digits=None)
+                for x, y, z in zip(values, low, high, strict=True)
+            ]
+        columns[title] = values
+    return pd.DataFrame(columns, index=table.index)
 
 
 def inert(table: pd.DataFrame) -> pd.DataFrame:

@@ -76,8 +76,9 @@ def status(sample: Sample, error: Exception | None) -> dict:
     if error is None:
         return {"status": "ok", "reason": ""}
     if isinstance(error, ValueError):
-        log.warning("skipped %s: %s", sample.id, error)
-        return {"status": "skipped", "reason": str(error)}
+        reason = str(error).removeprefix(f"{sample.id}: ")  # named once is enough
+        log.warning("skipped %s: %s", sample.id, reason)
+        return {"status": "skipped", "reason": reason}
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     log.error("failed %s: %s", sample.id, reason)
     return {"status": "failed", "reason": reason}

@@ -16,6 +16,7 @@ from interp.data.boxes import brought_in, is_usable
 from interp.data.sample import LONGEST_ID, Sample, is_file_name
 
 log = logging.getLogger("interp.data")
+N_NAMED = 3  # rows that a message names
 
 
 class Unfit(ValueError):
@@ -65,7 +66,7 @@ def collect(
         ValueError: not one row could be made.
     """
     samples: dict[str, Sample] = {}
-    left_out: Counter[str] = Counter()
+    left_out: dict[str, list[int]] = {}
     mended: Counter[str] = Counter()
     for number, row in rows:
         if len(samples) == limit:
@@ -85,9 +86,12 @@ def collect(
             samples[sample.id] = sample
             mended += own
         except Unfit as reason:
-            left_out[str(reason)] += 1
-    for reason, count in left_out.most_common():
-        log.warning("%s: %d rows left out: %s", source, count, reason)
+            left_out.setdefault(str(reason), []).append(number)
+    for reason, numbers in sorted(left_out.items(), key=lambda entry: -len(entry[1])):
+        named = ", ".join(map(str, numbers[:N_NAMED])) + ", …" * (len(numbers) > N_NAMED)
+        log.warning(
+            "%s: %d rows left out: %s (counted from 0: %s)", source, len(numbers), reason, named
+        )
     for change, count in mended.most_common():
         log.warning("%s: %d boxes %s", source, count, change)
     if not samples:

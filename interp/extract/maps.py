@@ -23,15 +23,18 @@ from interp.extract.patch_effects import patch_effects
 from interp.extract.prefilled import Asked, read_in
 from interp.extract.question import target_chunks
 from interp.extract.targets import question
+from interp.inputs.prompts import given_text
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
+
+USUAL_KINDS = ("direct", "bottleneck")
 
 
 def maps(
     vlm: VLM,
     sample: Sample,
     *,
-    kinds: Iterable[str] = ("direct", "bottleneck"),
+    kinds: Iterable[str] = USUAL_KINDS,
     only: str | Sequence | None = None,
     max_targets: int | None = None,
     variant: str = "paper",
@@ -51,7 +54,8 @@ def maps(
     Args:
         vlm, sample, completion, foils: as for `ledger`.
         kinds: of "direct" (Eq. 1), "bottleneck" (Saliency-R1 §3.2), "two_hop", "effect" (integrated
-            first order), "edge" and "slot" (exact, one cut or swap per patch).
+            first order), "edge" and "slot" (exact, one cut or swap per patch). By default the
+            first, and the second where the text has thinking.
         only: "answer" or "thinking" targets, or some by index; the exact maps cost by target.
         max_targets: of more targets, so many: the answer's first, those of the thinking evenly
             spaced, so are the answer's if there are still too many.
@@ -67,6 +71,8 @@ def maps(
     """
     check(("total",), n_nodes)
     kinds = kinds if isinstance(kinds, str) else tuple(kinds)
+    if kinds is USUAL_KINDS and not _has_whole_thinking(vlm, sample, completion):
+        kinds = ("direct",)
     query, gauge = question(
         vlm,
         sample,
@@ -93,6 +99,16 @@ def maps(
     return _labelled(
         prefilled, {kind: maps_by_kind[kind] for kind in kinds}, variant, seen(prefilled, played)
     )
+
+
+def _has_whole_thinking(vlm, sample, completion) -> bool:
+    """Whether the text has a thinking span that ends; what is no text says so later."""
+    if not isinstance(vlm, VLM) or not isinstance(sample, Sample):
+        return True
+    text = given_text(vlm.processor.tokenizer, completion)
+    if text is None:
+        return sample.thinking is not None
+    return text.thinking is not None and text.is_complete
 
 
 def maps_of(all_prefilled: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:

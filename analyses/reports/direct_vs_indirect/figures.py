@@ -16,6 +16,7 @@ from interp.maps import grid as maps
 from interp.store import opening as store
 
 N_EXAMPLES = 5
+ROLES = ("answer", "thinking")  # whose maps the examples show
 
 
 def draw(findings: Findings, run_path: Path) -> dict[str, Figure | None]:
@@ -107,7 +108,8 @@ def _by_reference(findings: Findings, name: str, draw) -> Figure | None:
 def shares(findings: Findings) -> Figure:
     """Direct share where the total effect passes the gate."""
     figure, ax = plt.subplots(figsize=(6.2, 2.8))
-    plots.shares(findings.shares.where(findings.shares["is_shown"]), ax)
+    shown = findings.shares.where(findings.shares["is_shown"]).sel(token_class=_classes(findings))
+    plots.shares(shown, ax)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     return figure
 
@@ -120,7 +122,7 @@ def by_layer(findings: Findings) -> Figure:
         plots.by_layer(findings.layers.sel(token_class=token_class), ax)
         ax.set_title(f"Targets: {token_class} tokens")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=2 * len(classes))
     return figure
 
 
@@ -144,7 +146,9 @@ def examples(findings: Findings, run_path: Path) -> Figure | None:
     """The first scene of each family with direct maps; None for a run without images or maps."""
     run = findings.run
     first = {str(f): i for i, f in reversed(list(enumerate(run["family"].values)))}
-    chosen = sorted(first.values())[:N_EXAMPLES]
+    # Without kinds of question, the first samples.
+    chosen = sorted(first.values()) if len(first) > 1 else list(range(run.sizes["sample"]))
+    chosen = chosen[:N_EXAMPLES]
     ids = [str(run["sample"].values[i]) for i in chosen]
     has_images = all(store.image_path(run_path, name).is_file() for name in ids)
     if "direct" not in run or not has_images:
@@ -161,8 +165,12 @@ def examples(findings: Findings, run_path: Path) -> Figure | None:
         boxes = sample["box"].values[: int(sample["n_boxes"])]
         plots.scene(image, boxes, row[0])
         aspect = image.height / image.width
-        for ax, array, limit in zip(row[1:], arrays, limits, strict=True):
-            plots.signed_map(array, boxes, ax, limit=limit, aspect=aspect)
+        for ax, array, limit, role in zip(row[1:], arrays, limits, ROLES, strict=True):
+            if float(np.abs(array).max()) > 0:
+                plots.signed_map(array, boxes, ax, limit=limit, aspect=aspect)
+            else:
+                ax.axis("off")
+                ax.text(0.5, 0.5, f"no {role} tokens", ha="center", va="center", fontsize=7)
         row[0].set_ylabel(_caption(sample), rotation=0, ha="right", va="center", fontsize=7)
     for ax, title in zip(
         axes[0], ("image and evidence", "answer", "thinking, summed"), strict=True
@@ -170,6 +178,9 @@ def examples(findings: Findings, run_path: Path) -> Figure | None:
         ax.set_title(title)
     axes[-1, 0].axis("off")
     for ax, limit in zip(axes[-1, 1:], limits, strict=True):
+        if limit == 0:
+            ax.axis("off")
+            continue
         scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), cmap="RdBu_r")
         label = "Direct contribution [logit]"
         figure.colorbar(scale, cax=ax, orientation="horizontal", label=label)
@@ -182,7 +193,7 @@ def _example(run: xr.Dataset, index: int) -> tuple[xr.DataArray, xr.DataArray]:
     direct = sample["direct"].isel(target=(run["target_sample"] == sample["sample"]).values)
     return tuple(
         maps.on_grid(direct.isel(target=(direct["target_role"] == role).values).sum("target"))
-        for role in ("answer", "thinking")
+        for role in ROLES
     )
 
 
@@ -193,5 +204,6 @@ def _caption(sample: xr.Dataset) -> str:
         right = "own text"
     if sample.attrs["text"] == "reference":
         right = "reference text"
-    question = textwrap.fill(str(sample["question"].item()), 24)
-    return f"{question}\n→ {sample['answer'].item()} ({right})"
+    question = textwrap.fill(str(sample["question"].item()), 24, max_lines=5)
+    answer = textwrap.fill(f"→ {sample['answer'].item()}", 24, max_lines=4)
+    return f"{question}\n{answer}\n({textwrap.fill(right, 24, max_lines=3)})"

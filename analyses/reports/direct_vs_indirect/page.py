@@ -12,7 +12,7 @@ from analyses.reports import intervals
 from analyses.reports.direct_vs_indirect import comparison, figures, findings, verdict
 from analyses.reports.direct_vs_indirect.all_paths import Indirect
 from analyses.reports.direct_vs_indirect.findings import MARK, Findings
-from analyses.reports.direct_vs_indirect.words import headlines, verdict_sentence
+from analyses.reports.direct_vs_indirect.words import caveats, headlines, verdict_sentence
 from analyses.reports.writing import Report
 from interp.vocabulary import PATH_TITLES
 
@@ -53,6 +53,7 @@ def _page(results: Findings, compared: dict | None) -> dict:
         if entry["status"] != "ok"
     ]
     return dict(
+        caveats=caveats(results),
         headline=headlines(results),
         share_rows=_share_rows(results),
         path_rows=_path_rows(results),

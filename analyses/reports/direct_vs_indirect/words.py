@@ -15,6 +15,30 @@ READINGS = {
 }
 
 
+FEW = 30  # images; with fewer an interval over images says little
+
+
+def caveats(results: Findings) -> list[str]:
+    """Conditions under which no sentence below should be read on: few images, poor or cut texts."""
+    run, statuses = results.run, results.run.attrs["statuses"].values()
+    answered = [one["is_correct"] for one in statuses if "is_correct" in one]
+    cut = [one for one in statuses if not one.get("is_complete", True)]
+    found = []
+    if run.sizes["sample"] < FEW:
+        found.append(f"Only {run.sizes['sample']} images: intervals over so few say little.")
+    if answered and sum(answered) < len(answered) / 2:
+        found.append(
+            f"The model's answers are wrong on {len(answered) - sum(answered)} of {len(answered)} "
+            "samples: its texts may say little about the images."
+        )
+    if cut:
+        found.append(
+            f"{len(cut)} of {len(statuses)} texts were cut off at the length limit; "
+            "raise --max-new-tokens."
+        )
+    return found
+
+
 def headlines(results: Findings) -> list[str]:
     """Plain sentences on the image's effect, one per token class."""
     sentences = []

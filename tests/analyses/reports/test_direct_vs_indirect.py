@@ -18,6 +18,7 @@ import interp
 from analyses import direct_vs_indirect
 from analyses.options import DirectVsIndirectReport
 from analyses.reports import writing
+from analyses.reports.direct_vs_indirect import figures, findings
 from analyses.run.shards import write_run
 from interp.data.sample import Sample
 from interp.store import opening as store
@@ -89,8 +90,12 @@ def test_every_file_is_there(out):
         "origins",
         "families",
     ):
-        assert len(pd.read_csv(out / "tables" / f"{name}.csv")) > 0
-        assert (out / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
+        n_rows = len(pd.read_csv(out / "tables" / f"{name}.csv"))
+        latex = out / "tables" / f"{name}.tex"
+        assert n_rows > 0 and latex.exists() == (n_rows <= writing.MOST_ROWS)
+        if latex.exists():
+            assert latex.read_text().startswith("% \\usepackage{booktabs}\n\\begin{tabular}")
+            assert "lower" not in latex.read_text().split("midrule")[0]
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["counts"] == {"ok": 7, "skipped": 0, "failed": 0}
     assert manifest["provenance"]["gauge"] == "centered"
@@ -252,7 +257,12 @@ def test_unfinished_texts_count_as_wrong(tmp_path):
     assert accuracy.loc["all", "n"] == 3
     statuses = interp.open_run(tmp_path / "run").attrs["statuses"].values()
     assert any(s["status"] == "skipped" and not s["is_correct"] for s in statuses)
-    assert "ended at the length limit" in (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text()
+    assert "ended at the length limit" in page
+    head = page[: page.index("What was measured")]
+    assert "Only 3 images" not in head  # those that were cut have no numbers
+    assert re.search(r"Only \d images: intervals over so few say little", head)
+    assert re.search(r"\d of 3 texts were cut off at the length limit; raise", head)
 
 
 def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_path):
@@ -309,6 +319,35 @@ def test_two_models_on_the_same_texts(out, tmp_path):
     assert second.attrs["prompt"] == first.attrs["prompt"] == "plain"
     with pytest.raises(ValueError, match="common samples"):
         comparison.compare(first, second.assign_coords(sample=[f"x{k}" for k in range(2)]))
+
+
+def test_sentences_and_texts_without_thinking_fit_their_figures(tmp_path):
+    """Long answers wrap, and where there is no thinking the map says so."""
+    vlm = interp.load_model("tiny")
+    scenes = interp.load_samples("digits", limit=6)
+    answer = "the picture shows a small cat that sleeps on a red sofa beside a window " * 3
+    question = "what is it that one can see in this picture, and where in it would that be?"
+    changed = {"thinking": None, "answer": answer, "question": question, "family": ""}
+    said = [replace(s, **changed) for s in scenes]
+    run = written(tmp_path / "run", said, vlm, "--text", "reference", "--effects", "edge")
+    results = findings.find(run)
+    figure = figures.examples(results, tmp_path / "run")
+    rows = (len(figure.axes) - 2) // 3
+    assert rows == figures.N_EXAMPLES  # without kinds of question, the first samples
+    assert [t.get_text() for t in figure.axes[2].texts] == ["no thinking tokens"]
+    label = figure.axes[0].get_ylabel()
+    assert max(map(len, label.splitlines())) <= 26 and "[...]" in label
+    figure.canvas.draw()
+    box = figure.axes[0].get_position()
+    assert box.width > 0.1 and box.height > 0.02
+    for drawn in (figures.by_layer(results), figures.shares(results)):
+        drawn.canvas.draw()
+        edges = drawn.bbox
+        for legend in (*drawn.legends, *(one.get_legend() for one in drawn.axes)):
+            if legend is not None:
+                frame = legend.get_window_extent()
+                assert frame.x0 >= edges.x0 and frame.x1 <= edges.x1
+        assert "thinking" not in str([t.get_text() for ax in drawn.axes for t in ax.texts])
 
 
 def test_reference_text_is_explained_where_asked(tmp_path):

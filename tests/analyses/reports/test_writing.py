@@ -22,3 +22,27 @@ def test_a_formula_becomes_text(text, tmp_path):
 def test_numbers_and_other_texts_stay_as_they_are(text):
     table = pd.DataFrame({"token": [text], "value": [-1], "missing": [None]})
     pd.testing.assert_frame_equal(writing.inert(table), table)
+
+
+def test_a_table_for_print_has_a_column_for_a_number_with_its_interval(tmp_path):
+    table = pd.DataFrame(
+        {
+            "token_class": ["answer", "thinking"],
+            "estimate": [4.1234, -0.0312],
+            "lower": [3.74, -0.05],
+            "upper": [4.5, 0.01],
+            "delta": [1.0, 2.0],
+            "delta_lower": [0.5, float("nan")],
+            "delta_upper": [1.5, float("nan")],
+            "n": [7, 8],
+        }
+    )
+    printed = writing.with_intervals(table)
+    assert list(printed) == ["token class", "estimate [95 %]", "delta [95 %]", "n"]
+    assert printed["estimate [95 %]"].tolist() == ["4.12 [3.74, 4.50]", "−0.031 [−0.050, 0.010]"]
+    assert printed["delta [95 %]"].tolist() == ["1.00 [0.50, 1.50]", "2.00 [–]"]
+    writing.save_tables({"few": table, "many": pd.concat([table] * 51)}, tmp_path)
+    assert (tmp_path / "many.csv").is_file() and not (tmp_path / "many.tex").exists()
+    latex = (tmp_path / "few.tex").read_text()
+    assert latex.startswith("% \\usepackage{booktabs}") and "$-$0.031" in latex
+    assert all(ord(char) < 128 for char in latex), "pdflatex stops at other signs"

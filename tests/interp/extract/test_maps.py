@@ -140,14 +140,14 @@ def test_long_thinking_comes_in_parts(tiny, samples, monkeypatch):
 def test_texts_without_thinking_or_an_end_are_refused(tiny, samples):
     sample = samples[1]
     with pytest.raises(ValueError, match="expected a text with a thinking span"):
-        interp.extract.maps(tiny, replace(sample, thinking=None))
+        interp.extract.maps(tiny, replace(sample, thinking=None), kinds=("bottleneck",))
     written = tiny.answer(sample.image, sample.question)
     assert written.is_complete
     ids = written.token_ids
     cut = interp.inputs.completions.completion(tiny.processor.tokenizer, list(ids[:-1]))
     assert cut.answer and not cut.is_complete
     with pytest.raises(ValueError, match="ends with its end token, got one cut off after"):
-        interp.extract.maps(tiny, sample, completion=cut)
+        interp.extract.maps(tiny, sample, completion=cut, kinds=("direct", "bottleneck"))
     direct = interp.extract.maps(tiny, sample, completion=cut, kinds=("direct",))
     assert direct.is_defined.all()
     in_thinking = interp.inputs.completions.completion(tiny.processor.tokenizer, list(ids[:6]))
@@ -172,3 +172,20 @@ def test_bad_questions_are_refused(tiny, samples):
         maps.one_map(ds, kind="edge")
     with pytest.raises(ValueError, match="targets of the role 'thinking'"):
         maps.holistic(ds, "direct", role="thinking")
+
+
+def test_the_usual_kinds_work_on_any_text():
+    """A text without thinking is an ordinary text; one that was cut has no whole thinking."""
+    vlm = interp.load_model("tiny")
+    sample = interp.load_samples("digits", split="test", limit=1)[0]
+    assert interp.extract.maps(vlm, sample)["kind"].values.tolist() == ["direct", "bottleneck"]
+    plain = replace(sample, thinking=None, answer="a small green digit")
+    for options in ({}, {"completion": "seven"}):
+        found = interp.extract.maps(vlm, plain, **options)
+        assert found["kind"].values.tolist() == ["direct"]
+        assert found.vlm.map().shape == found.vlm.map("answer", "direct").shape
+    ids = vlm.answer(sample.image, sample.question).token_ids
+    cut = replace(vlm.answer(sample.image, sample.question), token_ids=ids[:-1], is_complete=False)
+    assert interp.extract.maps(vlm, sample, completion=cut)["kind"].values.tolist() == ["direct"]
+    with pytest.raises(ValueError, match="thinking span"):
+        interp.extract.maps(vlm, plain, kinds=("direct", "bottleneck"))
