@@ -34,7 +34,7 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(usage())
-        return 0
+        return 0 if len(sys.argv) > 1 else 2
     if name not in COMMANDS:
         print(f"error: expected a command of {list(COMMANDS)}, got {name!r}", file=sys.stderr)
         return 2

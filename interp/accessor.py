@@ -36,13 +36,16 @@ class Pictures:
             return ["direct"]
         return []
 
-    def map(self, target: Wanted = "answer", kind: str | None = None) -> Map:
+    def map(
+        self, target: Wanted = "answer", kind: str | None = None, *, image: int | None = None
+    ) -> Map:
         """One map over (row, column), signed; with kind "holistic" all targets of a role in one.
 
         Args:
             target: its index, a role (its first target; all of them if holistic), its token, or a
                 phrase or several indices, whose maps are added.
             kind: one of `kinds`, the first by default, or "holistic".
+            image: which of several images, counted from 0.
 
         Raises:
             ValueError: no map in the dataset, or not this one, naming the call that makes it.
@@ -58,13 +61,13 @@ class Pictures:
             return holistic(self._dataset, through, role)
         kind = kind or self.kinds[0]
         if "map" in self._dataset:
-            return one_map(self._dataset, target, kind)
+            return one_map(self._dataset, target, kind, image=image)
         if kind != "direct":
             raise ValueError(
                 f"expected the kind 'direct' of a ledger, got {kind!r}; "
                 f"interp.extract.maps(..., kinds=({kind!r},)) makes it"
             )
-        return token_map(self._dataset, target)
+        return token_map(self._dataset, target, image=image)
 
     def plot(
         self,
@@ -113,7 +116,8 @@ class Pictures:
         else:
             plots.overlay(open_image(image), saliency, boxes, ax, limit=limit)
         if is_new:
-            self._tell(ax, ax.images[-1])
+            is_over = len(ax.images) > 1
+            self._tell(ax, ax.images[-1], "[logit], where positive" if is_over else "[logit]")
         return ax
 
     def strip(self, kind: str | None = None, *, ax=None, limit: float = 0.0):
@@ -140,12 +144,12 @@ class Pictures:
         width = max(3.0, 0.28 * values.sizes["target"])
         ax = plt.subplots(figsize=(width, 1.6), layout="constrained")[1]
         plots.token_strip(values, ax, limit=limit)
-        self._tell(ax, ax.images[-1])
+        self._tell(ax, ax.images[-1], "[logit]")
         return ax
 
-    def _tell(self, ax, drawn) -> None:
+    def _tell(self, ax, drawn, label: str) -> None:
         """Colour bar with its unit, and whose text is explained."""
-        ax.figure.colorbar(drawn, ax=ax, label="[logit]")
+        ax.figure.colorbar(drawn, ax=ax, label=label, shrink=0.8)
         source = TEXT_SOURCE_TITLES.get(self._dataset.attrs.get("text_source"))
         if source:
             ax.set_title(source, fontsize="small")

@@ -43,7 +43,7 @@ def explain(
     completion: Completion | str | None = None,
     answer: str | None = None,
     boxes=None,
-    target: Wanted = "answer",
+    target: Wanted | None = None,
     max_new_tokens: int = 256,
 ) -> "Explained":
     """The model's text about an image, with its ledger and its edge effects.
@@ -56,8 +56,8 @@ def explain(
             greedy text by default.
         answer: the right answer, where somebody knows it.
         boxes: evidence, [(x0, y0, x1, y1), …] in 0..1, where somebody knows it.
-        target: the token that `map`, `paths` and the like are about: an index, a role (its first
-            token), a token or a phrase.
+        target: the tokens that `map`, `paths` and the like are about, summed: an index or several,
+            a role (its first token), a token or a phrase; the whole answer by default.
         max_new_tokens: limit of the model's own text.
 
     Raises:
@@ -72,8 +72,9 @@ def explain(
         log.warning("the text was cut off after %d tokens", len(completion.token_ids))
     ledger = extract.ledger(vlm, sample, completion=completion, detail="tokens")
     effects = extract.effects(vlm, sample, completion=completion)
-    explained = Explained(vlm, sample, completion, ledger, effects, target)
-    return explained.of(target)
+    is_answer = (ledger["target_role"] == "answer").values
+    explained = Explained(vlm, sample, completion, ledger, effects, np.flatnonzero(is_answer))
+    return explained if target is None else explained.of(target)
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,12 +203,12 @@ class Explained:
         )
         bar.set_label(f"effect of each patch on {self.named!r} [logit]")
         plots.paths(self.paths.loc["image"], axes["c"])
-        axes["c"].set_xlabel("lost without the image [logit]")
-        last = slice(-LONGEST_STRIP, None)
-        self.ledger.isel(target=last).vlm.strip(ax=axes["d"])
-        which = (
-            f"the last {LONGEST_STRIP} tokens" if len(self.tokens) > LONGEST_STRIP else "each token"
-        )
+        axes["c"].set_xlabel("lost when its row cannot\nread the image [logit]")
+        stop = max(LONGEST_STRIP, self.indices[-1] + 1)
+        shown = slice(stop - LONGEST_STRIP, stop)
+        self.ledger.isel(target=shown).vlm.strip(ax=axes["d"])
+        is_whole = len(self.tokens) <= LONGEST_STRIP
+        which = "each token" if is_whole else f"tokens {shown.start} to {shown.stop - 1}"
         axes["d"].set_title(f"what the image gives directly (Eq. 1) to {which}")
         question = textwrap.fill(self.sample.question, 90)
         answer = textwrap.fill(self.completion.answer, 90, max_lines=3)
@@ -246,11 +247,15 @@ class Explained:
 
     def __repr__(self) -> str:
         of_image = self.paths.loc["image"]
-        total, direct, ffn = (of_image[name] for name in ("total", "direct", "ffn"))
+        total, direct, ffn, norm = (of_image[n] for n in ("total", "direct", "ffn", "norm"))
+        rest = total - direct - ffn - norm
+        cut = "" if self.completion.is_complete else ", cut off at the limit"
+        n = len(self.indices)
         return (
-            f"{self.sample.question}\n→ {self.text!r} ({self.source})\n"
-            f"Without the image {self.named!r} loses {total:.2f} logits: {direct:.2f} directly "
-            f"(Eq. 1), {ffn:.2f} through FFNs, {total - direct - ffn:.2f} along other paths."
+            f"{self.sample.question}\n→ {self.text!r} ({self.source}{cut})\n"
+            f"When its own row cannot read the image, {self.named!r} loses {total:.2f} logits"
+            f"{f' (sum over {n} tokens)' if n > 1 else ''}: {direct:.2f} directly (Eq. 1), "
+            f"{ffn:.2f} through FFNs, {norm:.2f} by the final norm, {rest:.2f} otherwise."
         )
 
 

@@ -100,7 +100,7 @@ def load_model(
 
 
 @torch.inference_mode(mode=False)  # the self-check asks for gradients
-def wrap(model: nn.Module, processor, *, prompt: str = "plain", name: str = "") -> VLM:
+def wrap(model, processor, *, prompt: str = "plain", name: str = "") -> VLM:
     """A model and a processor that somebody already holds, self-checked, as a `VLM`.
 
     Neither is changed; the model's mode, attention and adapters stay what they are.
@@ -116,6 +116,8 @@ def wrap(model: nn.Module, processor, *, prompt: str = "plain", name: str = "") 
     """
     if prompt not in PROMPTS:
         raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a model and its processor, got {type(model).__name__} first")
     families.parts(model)
     name = name or model.config._name_or_path or type(families.base_model(model)).__name__
     vlm = VLM(model, _with_template(processor, name), name, prompt, fingerprint(model))

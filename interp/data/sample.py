@@ -54,7 +54,8 @@ class Sample:
         try:
             object.__setattr__(self, "image", given_image(self.image))
         except ValueError as error:
-            raise ValueError(f"sample {self.id}: {error}") from error
+            name = "a sample" if self.id is None else f"sample {self.id}"
+            raise ValueError(f"{name}: {error}") from error
         if self.id is None:
             name = self.image.stem if isinstance(self.image, Path) else ""
             object.__setattr__(self, "id", name if is_file_name(name) else "sample")

@@ -70,7 +70,7 @@ class Pool:
             count, self.grids = count + len(embeddings), [*self.grids, grid]
         self.mean: Float[Tensor, " d_model"] | None = total / count if count else None
 
-    def candidates(self, sample: Sample, answer: str) -> list[int]:
+    def candidates(self, sample: Sample, answer: str | None) -> list[int]:
         """Samples whose answer is another than the one that is to be explained."""
         return [
             k
@@ -78,7 +78,7 @@ class Pool:
             if not is_right(one.answer, answer) and one.id != sample.id
         ]
 
-    def other(self, sample: Sample, answer: str, grid: tuple[int, ...], seed: int) -> Sample:
+    def other(self, sample: Sample, answer: str | None, grid: tuple[int, ...], seed: int) -> Sample:
         """A sample with another answer, chosen at random.
 
         Of this grid and question where there is one; else of this grid and kind of question; else

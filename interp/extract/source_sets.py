@@ -48,13 +48,17 @@ def source_sets(
 def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
     """Boolean membership by name; evidence and background only where there are boxes.
 
-    Image and evidence also without their sinks, as "image-nosink" and "evidence-nosink".
+    Image and evidence also without their sinks, as "image-nosink" and "evidence-nosink"; of several
+    images each by its number, "image 0" being the first.
     """
     role = np.array(query.tokens.role)
     sets = {name: role == name for name in ("image", "question", "thinking")}
     if query.has_boxes and sets["image"].any():
         sets["evidence"] = query.tokens.is_evidence
         sets["background"] = sets["image"] & ~sets["evidence"]
+    images = np.unique(query.tokens.image[query.tokens.is_visual])
+    if len(images) > 1:
+        sets |= {f"image {number}": query.tokens.image == number for number in images}
     visual = [name for name in ("image", "evidence") if name in sets]
     return sets | {name + SINKLESS: sets[name] & ~is_sink for name in visual}
 

@@ -112,9 +112,11 @@ def _unraised(char: str) -> str:
     return "^" + char if unicodedata.decomposition(char).startswith("<super>") else char
 
 
-def is_right(answer: str, reference: str | None) -> bool:
-    """Whether an answer is the reference answer; an empty one never is, and where none is known.
+def is_right(answer: str | None, reference: str | None) -> bool:
+    """Whether an answer is the reference answer; never where one of them is empty or not known.
 
     Rewards, reports, evaluation and the pool of references all ask this function.
     """
-    return reference is not None and comparable(answer) == comparable(reference) != ""
+    if answer is None or reference is None:
+        return False
+    return comparable(answer) == comparable(reference) != ""

@@ -8,7 +8,7 @@ from interp.maps.named import Wanted, target_indices
 from interp.vocabulary import require
 
 
-def token_map(ledger: xr.Dataset, target: Wanted = "answer") -> Map:
+def token_map(ledger: xr.Dataset, target: Wanted = "answer", *, image: int | None = None) -> Map:
     """The direct contributions of one image's tokens to one target, (row, column), signed.
 
     Eq. 1 of Saliency-R1 summed over layers and heads, on the merged grid; the paper's ReLU is
@@ -18,29 +18,33 @@ def token_map(ledger: xr.Dataset, target: Wanted = "answer") -> Map:
         ledger: of one sample, with detail "full" or "tokens".
         target: its index, a role (the first target of that role), its token, or a phrase or
             several indices, whose maps are added.
+        image: as for `on_grid`.
 
     Raises:
-        ValueError: no such target, or no (or more than one) image.
+        ValueError: no such target or image.
     """
     require(ledger["direct"], "target", "source")
     direct = ledger["direct"].isel(target=target_indices(ledger, target))
     direct = direct.sum([d for d in direct.dims if d != "source"], skipna=False, keep_attrs=True)
-    return on_grid(direct)
+    return on_grid(direct, image)
 
 
-def one_map(maps: xr.Dataset, target: Wanted = "answer", kind: str = "direct") -> Map:
+def one_map(
+    maps: xr.Dataset, target: Wanted = "answer", kind: str = "direct", *, image: int | None = None
+) -> Map:
     """One kind of map for one target, (row, column), signed.
 
     Args:
         maps: as `interp.extract.maps` gives them.
         target: as for `token_map`.
         kind: one of those in the dataset.
+        image: as for `on_grid`.
 
     Raises:
-        ValueError: a kind that is not there, no such target, or no (or more than one) image.
+        ValueError: a kind that is not there, no such target or image.
     """
     values = _kind(maps, kind).isel(target=target_indices(maps, target))
-    return on_grid(values.sum("target", skipna=False, keep_attrs=True))
+    return on_grid(values.sum("target", skipna=False, keep_attrs=True), image)
 
 
 def holistic(maps: xr.Dataset, kind: str = "bottleneck", role: str | None = "answer") -> Map:
@@ -74,18 +78,27 @@ def _kind(maps: xr.Dataset, kind: str) -> xr.DataArray:
     return maps["map"].sel(kind=kind)
 
 
-def on_grid(values: xr.DataArray) -> Map:
+def on_grid(values: xr.DataArray, image: int | None = None) -> Map:
     """Values per source token of one image, arranged by patch row and column.
 
+    Args:
+        values: over source.
+        image: which of several images, counted from 0.
+
     Raises:
-        ValueError: no (or more than one) image.
+        ValueError: no such image, or several and not said which.
     """
     require(values, "source")
-    visual = values.isel(source=(values["image"] >= 0).values)
-    if visual.sizes["source"] == 0 or int(visual["image"].max()) > 0:
+    of_image = values["image"].values
+    images = np.unique(of_image[of_image >= 0]).tolist()
+    if image is None and len(images) == 1:
+        image = images[0]
+    if image not in images:
+        got = f"image={image}" if image is not None else f"{len(images)} images"
         raise ValueError(
-            f"expected tokens of one image, got {int(values['image'].max()) + 1} images"
+            f"expected tokens of one image, got {got}" + f"; say image= of {images}" * bool(images)
         )
+    visual = values.isel(source=of_image == image)
     shape = int(visual["row"].max()) + 1, int(visual["column"].max()) + 1
     grid = np.zeros(shape, dtype=visual.dtype)
     grid[visual["row"].values, visual["column"].values] = visual.values

@@ -13,7 +13,7 @@ from interp.plots.charts import (
     shares,
 )
 from interp.plots.pictures import overlay, scene, signed_map, token_strip
-from interp.plots.style import use_style
+from interp.plots.style import plain_logarithms, use_style
 
 __all__ = [
     "by_layer",
@@ -26,6 +26,7 @@ __all__ = [
     "overlay",
     "path_means",
     "paths",
+    "plain_logarithms",
     "scene",
     "shares",
     "signed_map",

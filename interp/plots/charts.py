@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from interp.plots.style import CLASS_COLORS, CLASS_MARKERS, PATH_COLORS
+from interp.plots.style import CLASS_COLORS, CLASS_MARKERS, PATH_COLORS, plain_logarithms
 from interp.vocabulary import PATH_TITLES, require
 
 
@@ -31,13 +31,13 @@ def paths(effects: pd.Series, ax: Axes) -> Axes:
     """
     names = ["total", *(name for name in effects.index if name != "total")]
     values = effects.loc[names]
-    bars = ax.barh(range(len(names)), values, color=[PATH_COLORS[name] for name in names])
-    ax.bar_label(bars, [f"{value:+.2f}".replace("-", "−") for value in values], padding=3)
+    ax.barh(range(len(names)), values, color=[PATH_COLORS[name] for name in names])
     titles = ["in all", *(PATH_TITLES[name] for name in names[1:])]
+    numbers = [f"{value:+.2f}".replace("-", "−") for value in values]
+    titles = [f"{title}  {number}" for title, number in zip(titles, numbers, strict=True)]
     ax.set_yticks(range(len(names)), titles)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.axvline(0, color="0.3", linewidth=0.8)
-    ax.margins(x=0.45)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("[logit]")
     return ax
@@ -247,5 +247,6 @@ def errors(dataset: xr.Dataset, ax: Axes, bound: float) -> Axes:
     ax.axvline(bound, color="0.2", linewidth=1)
     ax.annotate(f"bound {bound:g}", (bound, 0.5), rotation=90, ha="right", va="center", fontsize=8)
     ax.set_xscale("log")
+    plain_logarithms(ax.xaxis)
     ax.set(xlabel="|error| / sum of absolute parts", ylabel="Share of targets", ylim=(0, 1.02))
     return ax

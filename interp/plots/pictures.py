@@ -104,7 +104,7 @@ def token_strip(values: xr.DataArray, ax: Axes, *, limit: float = 0.0) -> Axes:
     for k in range(1, len(roles)):
         if roles[k] != roles[k - 1]:
             ax.axvline(k - 0.5, color="black", linewidth=1.5)
-    ax.set(yticks=[], xticks=[], xlabel="thinking │ answer", ylabel="")
+    ax.set(yticks=[], xticks=[], xlabel=" │ ".join(dict.fromkeys(map(str, roles))), ylabel="")
     ax.grid(visible=False)
     return ax
 

@@ -2,6 +2,8 @@
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from interp.plots import fonts
 from interp.vocabulary import PATH_CLASSES
@@ -32,6 +34,12 @@ STYLE = {
     "svg.hashsalt": "interp",  # the same figure gets the same ids
     "savefig.dpi": 160,
 }
+
+
+def plain_logarithms(axis: Axis) -> None:
+    """Writes a logarithmic axis' numbers without TeX, which the style takes for text."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def use_style() -> None:

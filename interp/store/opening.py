@@ -72,7 +72,7 @@ def open_run(path: str | Path, *, check: str = "bytes", partial: bool = False) -
     Attributes: settings, provenance, and of every sample its status.
 
     Args:
-        path: of the run.
+        path: of the run, or of the report's folder that it lies in.
         check: "bytes" reads every file and compares; "structure" compares names, sizes and
             metadata, and leaves a chunk's content to its checksum, which is tested on reading.
         partial: open what is confirmed of a run that is not finished.
@@ -84,6 +84,9 @@ def open_run(path: str | Path, *, check: str = "bytes", partial: bool = False) -
     path = Path(path)
     if check not in CHECKS:
         raise ValueError(f"expected check= one of {CHECKS}, got {check!r}")
+    inner = path / "run"
+    if (inner / "manifest.json").is_file():
+        path = inner
     manifest = read_manifest(path)
     if manifest["attributes"] is None and not partial:
         raise ValueError(

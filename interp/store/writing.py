@@ -181,7 +181,8 @@ def _check_same(path: Path, settings: dict, shards: list[list[str]]) -> None:
     differences = sorted(k for k in {*settings, *stored} if settings.get(k) != stored.get(k))
     if differences or manifest["shards"] != shards:
         description = (
-            ", ".join(f"{k}={stored.get(k)!r}" for k in differences) or "other samples or shards"
+            ", ".join(f"{k}={stored.get(k)!r} (asked: {settings.get(k)!r})" for k in differences)
+            or "other samples or shards"
         )
         raise ValueError(
             f"{path}: expected the run that is there to go on with, got one with {description}; "

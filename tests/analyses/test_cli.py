@@ -44,7 +44,7 @@ def test_every_command_is_installed_and_has_its_help(monkeypatch, capsys):
     (entry,) = entry_points(group="console_scripts", name="vlm-interp")
     assert entry.load() is cli.main
     monkeypatch.setattr(sys, "argv", ["vlm-interp"])
-    assert cli.main() == 0
+    assert cli.main() == 2
     said = capsys.readouterr().out
     assert all(f"  {name} " in said for name in cli.COMMANDS)
     for name in cli.COMMANDS:
@@ -108,6 +108,24 @@ def test_a_run_is_found_in_its_report_and_no_report_replaces_another(finished, t
     done = commands.run(faithfulness, "--limit", 1, "--out", out, code=2)
     assert "without another report, got one of direct_vs_indirect" in done.stderr
     assert (out / "index.html").read_bytes() == page
+
+
+def test_rows_of_image_and_question_alone_make_a_whole_report(tmp_path):
+    data = photos(tmp_path, 3)
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    bare = [{name: row[name] for name in ("image", "question")} for row in rows]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    asked = ("--data", data, "--limit", 3, "--max-new-tokens", 40, "--no-witness")
+    commands.run(direct_vs_indirect, *asked, "--out", tmp_path / "out")
+    run = interp.open_run(tmp_path / "out")  # the run is found in its report
+    assert run["reference_answer"].values.tolist() == [""] * run.sizes["sample"]
+    assert "shapley" in run and {"mean", "other"} <= set(run["reference"].values.tolist())
+    page = (tmp_path / "out/index.html").read_text()
+    assert "Is the model any good?" not in page
+    assert "wrong, should be" not in page
+    assert not (tmp_path / "out/tables/accuracy.csv").exists()
+    said = commands.run(extract, "direct_vs_indirect", *asked, "--out", tmp_path / "x", "--dry-run")
+    assert "3 samples in 3 shards" in said.stdout
 
 
 def test_what_is_wrong_with_the_data_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):

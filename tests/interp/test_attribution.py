@@ -251,7 +251,7 @@ def test_random_weights_know_nothing_of_the_asked_digit(tiny, method):
     """Four standard errors, as it is asked sixteen times."""
     every = interp.load_samples("digits", split="test", limit=200)
     scenes = [one for one in every if len(one.boxes) == 1 and len(digits.object_boxes(one)) > 1][
-        :28
+        :20
     ]
     excess = share_of_asked(random_weights(tiny, seed=0), scenes, method)
     assert len(excess) >= 15

@@ -74,6 +74,21 @@ def test_another_token_a_phrase_and_an_index(explained):
             explained.of(wrong)
 
 
+def test_a_sentence_is_explained_whole(tiny, sample):
+    """Not its first word; the sum says over how many tokens it runs."""
+    sentence = "the picture shows a small green 3 at the top left"
+    found = interp.explain(tiny, sample.image, sample.question, completion=sentence)
+    assert found.named == sentence and len(found.indices) == len(found.tokens) > 8
+    every = found.effects["total"].sel(source_set="image")
+    assert found.paths.loc["image", "total"] == pytest.approx(float(every.sum()), rel=1e-5)
+    assert f"(sum over {len(found.tokens)} tokens)" in repr(found)
+    assert found.ledger.vlm.strip().get_xlabel() == "answer"
+    long = interp.explain(tiny, sample.image, sample.question, completion="3 " * 70, target=2)
+    titles = [one.get_title() for one in long.show().axes]
+    assert "what the image gives directly (Eq. 1) to tokens 0 to 47" in titles
+    plt.close("all")
+
+
 def test_figure_and_files(explained, tmp_path):
     figure = explained.show()
     title = figure.get_suptitle()
@@ -93,6 +108,7 @@ def test_figure_and_files(explained, tmp_path):
 def test_its_words_are_its_numbers(explained):
     said, image = repr(explained), explained.paths.loc["image"]
     assert f"loses {image['total']:.2f} logits: {image['direct']:.2f} directly" in said
+    assert f"{image['norm']:.2f} by the final norm" in said and "its own row cannot read" in said
     assert explained.sample.question in said and explained.text in said.replace("\\n", "\n")
 
 
@@ -186,6 +202,8 @@ def test_a_model_that_somebody_holds_is_wrapped_and_not_changed(tiny, sample, ex
         assert processor.chat_template is None
     finally:
         processor.chat_template, processor.tokenizer.chat_template = template, None
+    with pytest.raises(ValueError, match="expected a model and its processor, got Qwen2_5_VLPro"):
+        interp.wrap(processor, model)
     for options, message in (({"prompt": "loud"}, "a prompt of"), ({}, "images and text")):
         wrong = processor if options else processor.tokenizer
         with pytest.raises(ValueError, match=message):
@@ -197,7 +215,7 @@ def test_a_picture_finds_its_image_by_itself(tiny, sample):
     over = maps.vlm.plot("answer")
     assert len(over.images) == 2 and len(over.patches) >= len(sample.boxes)
     assert over.get_title() == "the sample's reference text"
-    assert over.figure.axes[1].get_ylabel() == "[logit]"
+    assert over.figure.axes[1].get_ylabel() == "[logit], where positive"
     assert len(maps.vlm.plot("answer", image=False).images) == 1
     alone = interp.Sample(image=Image.new("RGB", (64, 64)), question="what?", answer="7")
     orphan = interp.extract.maps(tiny, alone, kinds=("direct",), only="answer")

@@ -57,11 +57,12 @@ def _of_sample(measurer: Measurer, untrained: Measurer, sample: Sample, text) ->
     grid = embed(measurer.vlm, open_image(sample.image))[1]
     donor = measurer.pool.other(sample, answer, grid, measurer.seed)
     wrong = replace(sample, image=_image_like(donor, sample), twin=None)
-    return [
-        *_record("random weights", untrained, sample, None),
-        *_record("shuffled targets", measurer, sample, text, targets_of=donor),
-        *_record("wrong image", measurer, wrong, text),
-    ]
+    # The random model explains the reference text, where there is one; it has none of its own.
+    reference = text if sample.answer is None else None
+    records = _record("random weights", untrained, sample, reference)
+    if donor.answer is not None:
+        records += _record("shuffled targets", measurer, sample, text, targets_of=donor)
+    return records + _record("wrong image", measurer, wrong, text)
 
 
 def _image_like(donor: Sample, sample: Sample):
@@ -74,7 +75,6 @@ def _record(control, measurer: Measurer, sample, text, targets_of=None) -> list[
     """Mean total effect of the image on the answer's tokens, by reference and gauge."""
     vlm, pool, seed = measurer.vlm, measurer.pool, measurer.seed
     kinds = REFERENCES if control == "random weights" else ("mean",)
-    # The random model explains the reference text; it has none of its own.
     options = {"completion": text}
     references = interp.extract.references(
         vlm, sample, pool=pool, kinds=kinds, seed=seed, **options

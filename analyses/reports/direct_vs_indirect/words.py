@@ -25,7 +25,13 @@ def caveats(results: Findings) -> list[str]:
     cut = [one for one in statuses if not one.get("is_complete", True)]
     found = []
     if run.sizes["sample"] < FEW:
-        found.append(f"Only {run.sizes['sample']} images: intervals over so few say little.")
+        n = run.sizes["sample"]
+        count = (
+            "One image: there is no interval"
+            if n == 1
+            else f"Only {n} images: intervals say little"
+        )
+        found.append(f"{count}.")
     if answered and sum(answered) < len(answered) / 2:
         found.append(
             f"The model's answers are wrong on {len(answered) - sum(answered)} of {len(answered)} "

@@ -118,6 +118,7 @@ def costs(findings: MapFindings) -> Figure:
             fillstyle="full" if name in OURS else "none",
         )
     ax.set_xscale("log")
+    plots.plain_logarithms(ax.xaxis)
     ax.set_xlabel(f"Time of a map, ratio to {findings.costs['cheapest'].iloc[0]} (log)")
     ax.set_ylabel("Insertion of 15 % of the pixels:\nlog-likelihood of the answer, 0 to 100")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=7)

@@ -54,10 +54,7 @@ def measure_run(options: Faithfulness, path: Path) -> list[Path]:
         ValueError: a model, data set or method that is not there, no sample that can be read, and
             as `shards.write_run`.
     """
-    methods = list(options.methods or METHODS)
-    if set(methods) - set(METHODS):
-        unknown = sorted(set(methods) - set(METHODS))
-        raise ValueError(f"expected methods of {list(METHODS)}, got {unknown}")
+    methods = METHODS.named(options.methods or METHODS)
     samples = samples_of.load(options)
     vlm = load(options, options.model, options.adapter)
     recipe = Measurement(vlm, samples, methods, options, certificate=certificate(vlm, options))
@@ -67,7 +64,9 @@ def measure_run(options: Faithfulness, path: Path) -> list[Path]:
 
 def probe(vlm: VLM, samples: list[Sample], options: Faithfulness) -> "Measurement":
     """The measurement of a few samples with a model that is not certified, for an estimate."""
-    return Measurement(vlm, samples, list(options.methods or METHODS), options, certificate={})
+    return Measurement(
+        vlm, samples, METHODS.named(options.methods or METHODS), options, certificate={}
+    )
 
 
 class Measurement:

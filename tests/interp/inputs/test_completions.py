@@ -72,6 +72,11 @@ def test_content_does(one, other):
     assert not is_right(one, other) and not is_right(other, one)
 
 
+@pytest.mark.parametrize(("one", "other"), [(None, "7"), ("7", None), (None, None)])
+def test_nothing_is_right_where_no_answer_is_known(one, other):
+    assert is_right(one, other) is False
+
+
 def test_every_end_token_ends_a_text(processor):
     """Qwen's generation config has two; what lies behind the first is padding."""
     tokenizer = processor.tokenizer

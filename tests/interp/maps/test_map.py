@@ -93,3 +93,42 @@ def test_everything_else_is_xarrays(tiny, sample):
     assert nothing.limit == 1.0
     nothing.assign_coords(row=[0, 1], column=[0, 1]).plot()
     plt.close("all")
+
+
+def test_several_images_each_have_their_map_and_their_source_set(tiny, sample):
+    other = interp.load_samples("digits", split="test", limit=3)[2]
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "which is larger?"}]
+    chat = [{"role": "user", "content": content}]
+    text = tiny.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    images = [sample.image, other.image]
+    batch = tiny.processor(images=images, text=[text], return_tensors="pt")
+    asked = {"positions": [batch["input_ids"].shape[1] - 1], "targets": [41]}
+    ledger = interp.extract.ledger(tiny.model, batch, **asked)
+    with pytest.raises(ValueError, match=r"got 2 images; say image= of \[0, 1\]"):
+        interp.maps.token_map(ledger, 0)
+    with pytest.raises(ValueError, match=r"got image=2; say image= of"):
+        ledger.vlm.map(0, image=2)
+    maps = [ledger.vlm.map(0, image=number) for number in (0, 1)]
+    cell = 28
+    for saliency, image in zip(maps, images, strict=True):
+        assert saliency.shape == (image.height // cell, image.width // cell)
+    one = ledger.isel(source=(ledger.image == 1).values)
+    np.testing.assert_allclose(interp.maps.token_map(one, 0), maps[1], atol=1e-6)
+    names = ["image", "image 0", "image 1"]
+    effects = interp.extract.effects(tiny.model, batch, sources=names, **asked)
+    direct = effects.effect.sel(path="direct").isel(target=0)
+    sums = [float(saliency.sum()) for saliency in maps]
+    np.testing.assert_allclose(direct, [sum(sums), *sums], atol=1e-5)
+    assert abs(sums[0]) > 1e-4 < abs(sums[1])
+
+
+def test_kinds_of_maps_are_names_of_methods_too(tiny, sample):
+    target = len(interp.extract.ledger(tiny, sample, detail="summary").target) - 1
+    maps = interp.extract.maps(tiny, sample, kinds=("direct", "effect"), only=[target])
+    for kind in ("direct", "effect"):
+        np.testing.assert_allclose(METHODS[kind](tiny, sample, target), maps.vlm.map(0, kind))
+    assert METHODS.named(["edge", "CAM", "exact edge"]) == ["exact edge", "CAM"]
+    with pytest.raises(KeyError, match="expected a method of"):
+        METHODS["loud"]
+    with pytest.raises(ValueError, match=r"got \['loud'\]"):
+        METHODS.named(["loud"])
