@@ -26,12 +26,8 @@ def caveats(results: Findings) -> list[str]:
     found = []
     if run.sizes["sample"] < FEW:
         n = run.sizes["sample"]
-        count = (
-            "One image: there is no interval"
-            if n == 1
-            else f"Only {n} images: intervals say little"
-        )
-        found.append(f"{count}.")
+        few = f"Only {n} images: intervals over so few say little."
+        found.append("One image: there is no interval." if n == 1 else few)
     if answered and sum(answered) < len(answered) / 2:
         found.append(
             f"The model's answers are wrong on {len(answered) - sum(answered)} of {len(answered)} "
