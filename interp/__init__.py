@@ -39,29 +39,6 @@ _MODULES = {
 } | {"alignment": "interp.maps.alignment"}
 
 
-__all__ = [
-    "Completion",
-    "Sample",
-    "alignment",
-    "attribution",
-    "explain",
-    "extract",
-    "faithfulness",
-    "load_model",
-    "load_samples",
-    "maps",
-    "measures",
-    "open_run",
-    "plots",
-    "scoring",
-    "stats",
-    "store",
-    "validate",
-    "viewer",
-    "wrap",
-]
-
-
 def __getattr__(name: str):
     if name == "__version__":
         return version("vlm-interp")
@@ -76,4 +53,4 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return [*__all__, "__version__"]
+    return sorted([*_PUBLIC, *_MODULES, "__version__"])

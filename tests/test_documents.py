@@ -1,6 +1,8 @@
 """The documents say what the code does: the dictionary, and sections that docstrings name."""
 
+import ast
 import re
+from importlib.metadata import version
 from itertools import chain
 
 import pytest
@@ -22,6 +24,19 @@ def test_the_dictionary_is_the_vocabulary():
         vocabulary.ATTRIBUTES,
     ):
         assert f"| `{name}` |" in dictionary.page()
+
+
+def test_editors_see_every_public_name():
+    """The stub is read and not run: it cannot tell by itself that it has fallen behind."""
+    stub = ast.parse((ROOT / "interp/__init__.pyi").read_text())
+    told = {one.asname for node in stub.body for one in getattr(node, "names", [])}
+    assert told | {"__version__"} == set(dir(interp))
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom):
+            for one in node.names:
+                assert getattr(interp, one.asname) is not None
+    assert interp.__version__ == version("vlm-interp")
+    assert (ROOT / "interp/py.typed").is_file()
 
 
 @pytest.fixture(scope="module")
