@@ -50,16 +50,17 @@ def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Extrac
     with ExitStack() as stack:
         if rank == 0:
             stack.enter_context(writing.only_writer(path))
-            again = {"resume": options.resume, "overwrite": options.overwrite}
-            writing.start_run(path, settings, plan, recipe.facts, **again)
+            how = {"resume": options.resume, "overwrite": options.overwrite}
+            writing.start_run(path, settings, plan, recipe.facts, **how)
         wait_for_all()
         run = writing.Run(path, plan)
         done = _done(run)
         left = [k for k in range(len(plan)) if k not in done]
+        again = set(run.confirmed()) - done
         wait_for_all()
         if left and rank == 0:
             run.finish(None)  # it is not, from now on
-        _write_shards(run, left[rank::count], by_shard, recipe, options)
+        _write_shards(run, left[rank::count], again, by_shard, recipe, options)
         wait_for_all()
         if rank == 0 and store.read_manifest(path)["attributes"] is None:
             _finish(run, samples, recipe)
@@ -83,7 +84,7 @@ def in_shards(samples: list[Sample], options: Extraction) -> list[list[Sample]]:
 
 def _settings(options: Extraction) -> dict:
     names = ("seed", "shuffle", "batch_size", "max_memory", "no_images")
-    names += ("revision", "attn_implementation", "min_pixels", "max_pixels", "prompt")
+    names += ("attn_implementation", "min_pixels", "max_pixels")
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()
     return {name: getattr(options, name) for name in names} | {
         "data": f"{options.data}/{options.split}",
@@ -92,7 +93,19 @@ def _settings(options: Extraction) -> dict:
     }
 
 
-def _write_shards(run, numbers: list[int], by_shard, recipe: Recipe, options: Extraction) -> None:
+def _write_shards(
+    run: writing.Run,
+    numbers: list[int],
+    again: set[int],
+    by_shard: list[list[Sample]],
+    recipe: Recipe,
+    options: Extraction,
+) -> None:
+    """Measures and commits shards; those that are tried `again` may fail for reasons of their own.
+
+    Raises:
+        ValueError: so many samples in a row failed that it is no fault of theirs.
+    """
     budget = Budget(options.batch_size, options.max_memory)
     total = sum(len(by_shard[k]) for k in numbers)
     in_a_row: list[dict] = []  # failures since the last sample that did not fail
@@ -105,8 +118,9 @@ def _write_shards(run, numbers: list[int], by_shard, recipe: Recipe, options: Ex
             if used != budget:
                 facts["reduced"] = {store.shard_path(run.path, number).name: vars(used)}
             failed = [one for one in shard.statuses.values() if one["status"] == "failed"]
-            in_a_row = [*in_a_row, *failed] if len(failed) == len(samples) else []
-            if len(in_a_row) >= min(MANY, total) > 1:  # no fault of a sample
+            if number not in again:
+                in_a_row = [*in_a_row, *failed] if len(failed) == len(samples) else []
+            if len(in_a_row) >= MANY:
                 raise ValueError(
                     f"expected samples that can be measured, got {len(in_a_row)} that all failed: "
                     f"{in_a_row[0]['reason']}; mend that and go on with --resume"

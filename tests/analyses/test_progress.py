@@ -7,7 +7,7 @@ import pytest
 import interp
 from analyses import extract
 from analyses.options import DirectVsIndirect
-from analyses.reports.direct_vs_indirect import measure
+from analyses.reports.direct_vs_indirect import measure, sample
 from analyses.run import progress, shards
 from interp.store import opening
 from tests.support import commands
@@ -70,3 +70,31 @@ def test_a_run_that_is_interrupted_keeps_what_it_has(tmp_path, monkeypatch):
     assert interp.open_run(tmp_path / "run").sizes["sample"] == 4
     assert before and all(p.read_bytes() == content for p, content in before.items())
     assert json.loads((tmp_path / "run/manifest.json").read_text())["attributes"] is not None
+
+
+def test_samples_that_fail_again_leave_a_finished_run_finished(tmp_path, monkeypatch):
+    """Four of five have no memory for them, before and after; one was measured."""
+    asked = ("direct_vs_indirect", "--limit", 5, "--effects", "edge", "--text", "reference")
+    asked = (*asked, "--no-witness", "--no-images", "--batch-size", 1, "--out", tmp_path)
+    right, order = sample.Measurer.measure, []
+
+    def scarce(self, pairs, *arguments):
+        order.extend(one.id for one, _ in pairs)
+        if len(order) % 5 == 3:
+            return right(self, pairs, *arguments)
+        return [RuntimeError("no memory")] * len(pairs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sample.Measurer, "measure", scarce)
+        done = commands.run(extract, *asked, code=3)
+        assert "1 samples ok, 0 skipped, 4 failed" in done.stdout
+        patch.setattr(
+            sample.Measurer, "measure", lambda _, pairs, *__: [RuntimeError()] * len(pairs)
+        )
+        done = commands.run(extract, *asked, "--resume", code=3)
+    assert "1 samples ok, 0 skipped, 4 failed" in done.stdout
+    assert interp.open_run(tmp_path / "run").sizes["sample"] == 1
+    commands.run(extract, *asked, "--resume")
+    run = interp.open_run(tmp_path)
+    assert run.sizes["sample"] == 5
+    assert (run.attrs["prompt"], run.attrs["revision"]) == ("plain", "")

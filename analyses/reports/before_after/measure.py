@@ -120,6 +120,7 @@ class Measurement:
             "adapter": vlm.adapter,
             "model_hash": vlm.fingerprint,
             "adapter_hash": fingerprint(vlm.model, adapter=True),
+            "prompt": vlm.prompt,
             "limit": options.limit,
             "max_new_tokens": options.max_new_tokens,
         }

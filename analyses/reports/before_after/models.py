@@ -23,7 +23,7 @@ def models(names: dict[str, str], options: BeforeAfter) -> Iterator[tuple[str, s
     given = {name: getattr(options, name) for name in trained}
     trained |= {name: value for name, value in given.items() if value is not None}
     if options.revision is not None:
-        raise ValueError("expected models of several names without --revision, got one")
+        raise ValueError("expected no --revision for models of several names, got one")
     for label, name in names.items():
         vlm = interp.load_model(
             name,

@@ -109,6 +109,7 @@ class Measurement:
         self.settings |= {name: getattr(options, name) for name in names}
         self.settings |= {"model": vlm.name, "adapter": vlm.adapter, "gauge": options.gauge}
         self.settings["adapter_hash"] = fingerprint(vlm.model, adapter=True)
+        self.settings |= {"prompt": vlm.prompt, "revision": vlm.revision}
         self.facts = {"certificate": certificate}
 
     def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:

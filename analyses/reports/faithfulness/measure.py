@@ -97,6 +97,8 @@ class Measurement:
             "adapter": vlm.adapter,
             "model_hash": vlm.fingerprint,
             "adapter_hash": fingerprint(vlm.model, adapter=True),
+            "prompt": vlm.prompt,
+            "revision": vlm.revision,
             "device": vlm.device.type,
             "dtype": str(vlm.model.dtype).removeprefix("torch."),
         }
