@@ -1,8 +1,9 @@
 """The installed command, `vlm-interp NAME …`: the scripts of `analyses/`, and `train.evaluate`.
 
-vlm-interp direct_vs_indirect --model Qwen/Qwen2.5-VL-3B-Instruct --limit 100
-vlm-interp certify --model FOLDER
-vlm-interp faithfulness --help
+    vlm-interp direct_vs_indirect --model Qwen/Qwen2.5-VL-3B-Instruct --limit 100
+    vlm-interp certify --model FOLDER
+
+Nothing heavy is imported before a command is named.
 """
 
 import sys

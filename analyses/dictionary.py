@@ -1,6 +1,8 @@
 """Puts the vocabulary, every name in a dataset with its unit, into docs/DATA.md.
 
-python analyses/dictionary.py
+    python analyses/dictionary.py
+
+A test holds the page against the vocabulary.
 """
 
 import sys

@@ -122,8 +122,8 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Extraction(Command):
-    """Options of every command that measures samples."""
+class OfSamples(Command):
+    """Options of every command that reads samples."""
 
     data: str = option(
         "digits",
@@ -133,6 +133,12 @@ class Extraction(Command):
     split: str = option("test", "its split (default: test)")
     limit: int = option(200, "the first samples of the data (default: %(default)s)", type=positive)
     shuffle: bool = option(False, "in an order drawn by --seed instead of the file's")
+
+
+@dataclass(frozen=True)
+class Extraction(OfSamples):
+    """Options of every command that measures samples into a run."""
+
     max_new_tokens: int = option(
         256, "length limit of the model's text (default: 256)", type=positive
     )
@@ -297,12 +303,10 @@ EXTRACTIONS = {
 
 
 @dataclass(frozen=True)
-class Validation(Command):
+class Validation(OfSamples):
     """Options of `validate_extractor.py`."""
 
     model: str = option("tiny", "embedded name, hub id or folder (default: tiny)")
     adapter: str | None = option(None, "peft adapter, a folder or hub id")
-    data: str = option("digits", "of the samples, as for the reports (default: digits)")
-    split: str = option("test", "its split (default: test)")
-    limit: int = option(3, "number of samples (default: %(default)s)", type=positive)
+    limit: int = option(3, "the first samples of the data (default: %(default)s)", type=positive)
     out: Path = option(Path("reports/out/certificate.json"), "file to write (default: %(default)s)")

@@ -22,22 +22,12 @@ def main() -> int:
     command.listen(options.log_level)
     start = time.monotonic()
     import interp
+    from analyses.run import models
+    from analyses.run import samples as samples_of
 
     try:
-        vlm = interp.load_model(
-            options.model,
-            adapter=options.adapter,
-            revision=options.revision,
-            dtype=options.dtype,
-            device=options.device,
-            attn_implementation=options.attn_implementation,
-            min_pixels=options.min_pixels,
-            max_pixels=options.max_pixels,
-            prompt=options.prompt,
-        )
-        samples = interp.load_samples(
-            options.data, split=options.split, limit=options.limit, seed=options.seed
-        )
+        samples = samples_of.load(options)
+        vlm = models.load(options, options.model, options.adapter)
         certificate = interp.validate.certify(vlm, samples, witness=options.witness)
     except interp.validate.NotCertified as error:
         certificate = error.certificate

@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 
 import interp
-from analyses.options import Extraction
+from analyses.options import OfSamples
 from analyses.run.recipe import attempt
 from interp.data.images import open_image
 from interp.data.sample import Sample
 
 
-def load(options: Extraction) -> list[Sample]:
+def load(options: OfSamples) -> list[Sample]:
     """The samples of a data set, as the command line says.
 
     Raises:
         ValueError: as `interp.load_samples`.
     """
-    is_drawn = options.shuffle or options.data == "digits"
+    is_drawn = options.shuffle or options.data == "digits"  # whose seed is that of the scenes
     seed = options.seed if is_drawn else None
     return interp.load_samples(options.data, split=options.split, limit=options.limit, seed=seed)
 

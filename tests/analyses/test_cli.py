@@ -12,7 +12,7 @@ from PIL import Image
 
 import interp
 from analyses import cli, direct_vs_indirect, extract, faithfulness
-from analyses.options import DirectVsIndirectReport
+from analyses.options import DirectVsIndirectReport, Validation
 from analyses.run import command, models, samples
 from tests.support import commands
 
@@ -71,6 +71,8 @@ def test_a_limit_means_the_first_samples_as_in_the_call(finished):
     first = [one.id for one in interp.load_samples(data, split="test", limit=2)]
     assert interp.open_run(out / "run")["sample"].values.tolist() == first == ["p0", "p1"]
     shuffled = commands.parsed(DirectVsIndirectReport, "--data", data, "--limit", 4, "--shuffle")
+    certified = commands.parsed(Validation, "--data", data)
+    assert [one.id for one in samples.load(certified)] == ["p0", "p1", "p2"]
     drawn = [one.id for one in samples.load(shuffled)]
     assert sorted(drawn) == ["p0", "p1", "p2", "p3"] != drawn
 
