@@ -117,7 +117,7 @@ class Pictures:
             plots.overlay(open_image(image), saliency, boxes, ax, limit=limit)
         if is_new:
             is_over = len(ax.images) > 1
-            self._tell(ax, ax.images[-1], "[logit], where positive" if is_over else "[logit]")
+            self._tell(ax, ax.images[-1], ", where positive" if is_over else "")
         return ax
 
     def strip(self, kind: str | None = None, *, ax=None, limit: float = 0.0):
@@ -144,12 +144,14 @@ class Pictures:
         width = max(3.0, 0.28 * values.sizes["target"])
         ax = plt.subplots(figsize=(width, 1.6), layout="constrained")[1]
         plots.token_strip(values, ax, limit=limit)
-        self._tell(ax, ax.images[-1], "[logit]")
+        self._tell(ax, ax.images[-1])
         return ax
 
-    def _tell(self, ax, drawn, label: str) -> None:
-        """Colour bar with its unit, and whose text is explained."""
-        ax.figure.colorbar(drawn, ax=ax, label=label, shrink=0.8)
+    def _tell(self, ax, drawn, label: str = "") -> None:
+        """Colour bar with unit and gauge, and whose text is explained."""
+        gauge = self._dataset.attrs.get("gauge")
+        unit = f"[logit, {gauge}]" if gauge else "[logit]"
+        ax.figure.colorbar(drawn, ax=ax, label=f"{unit}{label}", shrink=0.8)
         source = TEXT_SOURCE_TITLES.get(self._dataset.attrs.get("text_source"))
         if source:
             ax.set_title(source, fontsize="small")

@@ -29,6 +29,7 @@ from interp.maps.map import Map
 from interp.maps.named import Wanted, target_indices
 from interp.model.vlm import VLM
 from interp.store.opening import to_netcdf
+from interp.store.spreadsheets import inert
 from interp.vocabulary import TEXT_SOURCE_TITLES
 
 LONGEST_STRIP = 48  # tokens that are legible side by side
@@ -118,7 +119,7 @@ class Explained:
     def map(self) -> Map:
         """Effect of every patch on the target, (row, column), signed, integrated first order.
 
-        It sums to what the target loses without the image (METHODS.md 3.4).
+        It sums to what the target loses when its row cannot read the image (METHODS.md 3.4).
         """
         found = extract.maps(
             self.vlm,
@@ -184,9 +185,18 @@ class Explained:
 
         from interp import plots
 
+        with plt.rc_context():  # the caller's own figures keep their style
+            plots.use_style()
+            return self._figure()
+
+    def _figure(self) -> Figure:
+        import matplotlib.pyplot as plt
+
+        from interp import plots
+
         image, boxes, saliency = open_image(self.sample.image), self.sample.boxes, self.map
         boxes = np.zeros((0, 4)) if boxes is None else boxes
-        plots.use_style()
+        gauge = self.ledger.attrs["gauge"]
         figure = plt.figure(figsize=(10, 4.2), layout="constrained")
         axes = figure.subplot_mosaic("abc;ddd", height_ratios=(3, 1), width_ratios=(1, 1, 0.8))
         plots.scene(image, boxes, axes["a"])
@@ -201,9 +211,10 @@ class Explained:
             anchor=(1, 0),
             aspect=30,
         )
-        bar.set_label(f"effect of each patch on {self.named!r} [logit]")
+        name = textwrap.shorten(self.named, 40)
+        bar.set_label(f"effect of each patch on {name!r} [logit, {gauge}]")
         plots.paths(self.paths.loc["image"], axes["c"])
-        axes["c"].set_xlabel("lost when its row cannot\nread the image [logit]")
+        axes["c"].set_xlabel(f"lost when its row cannot\nread the image [logit, {gauge}]")
         stop = max(LONGEST_STRIP, self.indices[-1] + 1)
         shown = slice(stop - LONGEST_STRIP, stop)
         self.ledger.isel(target=shown).vlm.strip(ax=axes["d"])
@@ -221,6 +232,8 @@ class Explained:
         Raises:
             FileExistsError: the folder is there already.
         """
+        import matplotlib.pyplot as plt
+
         folder = Path(folder)
         folder.mkdir(parents=True)
         arrays = {
@@ -231,8 +244,10 @@ class Explained:
         for name, dataset in arrays.items():
             to_netcdf(dataset, folder / f"{name}.nc")
         for name, table in (("tokens", self.table()), ("paths", self.paths.reset_index())):
-            table.to_csv(folder / f"{name}.csv", index=False)
-        self.show().savefig(folder / "explained.png")
+            inert(table).to_csv(folder / f"{name}.csv", index=False)
+        figure = self.show()
+        figure.savefig(folder / "explained.png")
+        plt.close(figure)
         return folder
 
     @property
@@ -253,8 +268,9 @@ class Explained:
         n = len(self.indices)
         return (
             f"{self.sample.question}\n→ {self.text!r} ({self.source}{cut})\n"
-            f"When its own row cannot read the image, {self.named!r} loses {total:.2f} logits"
-            f"{f' (sum over {n} tokens)' if n > 1 else ''}: {direct:.2f} directly (Eq. 1), "
+            f"When its own row cannot read the image, {self.named!r} loses {total:.2f} logits "
+            f"({self.ledger.attrs['gauge']}{f', sum over {n} tokens' if n > 1 else ''}): "
+            f"{direct:.2f} directly (Eq. 1), "
             f"{ffn:.2f} through FFNs, {norm:.2f} by the final norm, {rest:.2f} otherwise."
         )
 

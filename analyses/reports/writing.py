@@ -6,7 +6,6 @@ it down. The same run gives the same files.
 
 import base64
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from analyses.reports import drawing, intervals
 from interp.plots import fonts
 from interp.store.opening import write_json
+from interp.store.spreadsheets import inert
 
 TEMPLATES = Path(__file__).parent
 PACKAGES = ("xarray", "scipy", "seaborn", "matplotlib")
@@ -36,9 +36,6 @@ LONG = (
     "curves",
     "reduced",
 )
-# A text that begins so is run by a spreadsheet, unless it is a number, or one with its interval.
-FORMULA = tuple("=+-@\t\r")
-NUMBER = re.compile(r"[-+]?[\d.,]+( \[[-+\d., ]+\])?$")
 MOST_ROWS = 100  # of a LaTeX table; the CSV has all
 # What pdflatex does not know as it is.
 LATEX = {
@@ -163,22 +160,6 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
             ]
         columns[title] = values
     return pd.DataFrame(columns, index=table.index)
-
-
-def inert(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with an apostrophe before each text that a spreadsheet would run as a formula.
-
-    A carriage return, which would end a row, is spelled out.
-    """
-
-    def quoted(value):
-        if not isinstance(value, str):
-            return value
-        is_formula = value[:1] in FORMULA and not NUMBER.match(value)
-        return ("'" * is_formula + value).replace("\r", "\\r")
-
-    texts = table.select_dtypes(exclude="number").columns
-    return table.assign(**{name: table[name].map(quoted) for name in texts})
 
 
 def render(template: str, **values) -> str:

@@ -40,12 +40,12 @@ def ledger(
     Args:
         model: a `VLM`, or a Hugging Face model (LoRA-wrapped too).
         inputs: a `Sample`, or the processor's output for one sequence.
-        completion: teacher-force this `Completion` instead of the sample's own text.
+        completion: teacher-force this `Completion`, or text, instead of the sample's own text.
         positions: rows whose next token to explain, instead of all of thinking and answer.
-        targets: token ids, one per position.
+        targets: token ids or, with a `VLM`, texts of one token each; one per position.
         gauge: "centered" (above the vocabulary's mean), "raw" or "contrast" (above foils).
-        foils: for the contrast gauge, one token id per target; None for the likeliest other token
-            at that row, "runner-up" for that at every row.
+        foils: for the contrast gauge, one token per target, given likewise; None for the likeliest
+            other token at that row, "runner-up" for that at every row.
         detail: "full", direct by (target, layer, head, source); "tokens", by (target, source)
             and by (target, layer, role); "summary", the latter alone.
         include_value_bias: spread the value bias over the sources as the release of Saliency-R1

@@ -99,6 +99,7 @@ def token_strip(values: xr.DataArray, ax: Axes, *, limit: float = 0.0) -> Axes:
             rotation=90,
             fontsize=7,
             color="white" if dark else "black",
+            parse_math=False,  # a dollar is a dollar, whatever the caller's style
         )
     roles = values["target_role"].values
     for k in range(1, len(roles)):

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,11 +13,6 @@ from PIL import Image
 
 import interp
 from interp.data.images import open_image
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +77,7 @@ def test_a_sentence_is_explained_whole(tiny, sample):
     assert found.named == sentence and len(found.indices) == len(found.tokens) > 8
     every = found.effects["total"].sel(source_set="image")
     assert found.paths.loc["image", "total"] == pytest.approx(float(every.sum()), rel=1e-5)
-    assert f"(sum over {len(found.tokens)} tokens)" in repr(found)
+    assert f"(centered, sum over {len(found.tokens)} tokens)" in repr(found)
     assert found.ledger.vlm.strip().get_xlabel() == "answer"
     long = interp.explain(tiny, sample.image, sample.question, completion="3 " * 70, target=2)
     titles = [one.get_title() for one in long.show().axes]
@@ -90,7 +86,11 @@ def test_a_sentence_is_explained_whole(tiny, sample):
 
 
 def test_figure_and_files(explained, tmp_path):
+    before = mpl.rcParams["axes.titlesize"]
     figure = explained.show()
+    labels = [one.get_xlabel() for one in figure.axes]
+    assert sum("[logit, centered]" in label for label in labels) == 2
+    assert mpl.rcParams["axes.titlesize"] == before, "the caller's style is the caller's"
     title = figure.get_suptitle()
     assert explained.sample.question in title and "the model's own text" in title
     figure.canvas.draw()
@@ -101,13 +101,21 @@ def test_figure_and_files(explained, tmp_path):
     np.testing.assert_allclose(xr.open_dataset(folder / "map.nc")["map"], explained.map)
     assert len(pd.read_csv(folder / "tokens.csv")) == len(explained.tokens)
     assert (folder / "explained.png").stat().st_size > 1000
+    assert not plt.get_fignums()
     with pytest.raises(FileExistsError):
         explained.save(folder)
 
 
+def test_a_token_is_no_formula_in_a_spreadsheet(tiny, sample, tmp_path):
+    found = interp.explain(tiny, sample.image, sample.question, completion="=1+1")
+    texts = pd.read_csv(found.save(tmp_path / "saved") / "tokens.csv")["token"].tolist()
+    assert found.tokens[0].startswith("=") and texts[0] == f"'{found.tokens[0]}"
+
+
 def test_its_words_are_its_numbers(explained):
     said, image = repr(explained), explained.paths.loc["image"]
-    assert f"loses {image['total']:.2f} logits: {image['direct']:.2f} directly" in said
+    said_of_image = f"{image['total']:.2f} logits (centered): {image['direct']:.2f} directly"
+    assert f"loses {said_of_image}" in said
     assert f"{image['norm']:.2f} by the final norm" in said and "its own row cannot read" in said
     assert explained.sample.question in said and explained.text in said.replace("\\n", "\n")
 
@@ -215,7 +223,7 @@ def test_a_picture_finds_its_image_by_itself(tiny, sample):
     over = maps.vlm.plot("answer")
     assert len(over.images) == 2 and len(over.patches) >= len(sample.boxes)
     assert over.get_title() == "the sample's reference text"
-    assert over.figure.axes[1].get_ylabel() == "[logit], where positive"
+    assert over.figure.axes[1].get_ylabel() == "[logit, centered], where positive"
     assert len(maps.vlm.plot("answer", image=False).images) == 1
     alone = interp.Sample(image=Image.new("RGB", (64, 64)), question="what?", answer="7")
     orphan = interp.extract.maps(tiny, alone, kinds=("direct",), only="answer")

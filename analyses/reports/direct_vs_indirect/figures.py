@@ -44,13 +44,18 @@ def _classes(findings: Findings) -> list[str]:
     ]
 
 
+def _with_images(interval: xr.Dataset, dim: str) -> xr.Dataset:
+    """The entries along a dimension that some image has: evidence needs boxes, a twin its twin."""
+    count = interval["n"]
+    return interval.isel({dim: (count.max([d for d in count.dims if d != dim]) > 0).values})
+
+
 def paths(findings: Findings) -> Figure:
     """Mean effect by path and source set, a panel per token class."""
     classes = _classes(findings)
     figure, axes = plt.subplots(len(classes), 1, figsize=(7.2, 2.7 * len(classes)), squeeze=False)
     for token_class, ax in zip(classes, axes[:, 0], strict=True):
-        interval = findings.paths.sel(token_class=token_class)
-        interval = interval.isel(source_set=(interval["n"].sel(path="total") > 0).values)
+        interval = _with_images(findings.paths.sel(token_class=token_class), "source_set")
         plots.path_means(interval.transpose("source_set", "path"), ax)
         ax.set_title(f"Targets: {token_class} tokens")
     axes[-1, 0].legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25))
@@ -94,7 +99,9 @@ def _by_reference(findings: Findings, name: str, draw) -> Figure | None:
         return None
     chosen = {"visual_set": "image", "gauge": "centered", "norm": "live"}
     interval = getattr(findings.indirect, name)
-    interval = interval.sel({k: v for k, v in chosen.items() if k in interval.dims})
+    interval = _with_images(
+        interval.sel({k: v for k, v in chosen.items() if k in interval.dims}), "reference"
+    )
     classes = _classes(findings)
     figure, axes = plt.subplots(1, len(classes), figsize=(3.9 * len(classes), 3.0), squeeze=False)
     for token_class, ax in zip(classes, axes[0], strict=True):
@@ -108,7 +115,8 @@ def _by_reference(findings: Findings, name: str, draw) -> Figure | None:
 def shares(findings: Findings) -> Figure:
     """Direct share where the total effect passes the gate."""
     figure, ax = plt.subplots(figsize=(6.2, 2.8))
-    shown = findings.shares.where(findings.shares["is_shown"]).sel(token_class=_classes(findings))
+    shown = _with_images(findings.shares.sel(token_class=_classes(findings)), "source_set")
+    shown = shown.where(shown["is_shown"])
     plots.shares(shown, ax)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     return figure

@@ -61,6 +61,7 @@ def _page(results: Findings, compared: dict | None) -> dict:
         compared=compared,
         **_indirect(results),
         missed=findings.missed_marks(results),
+        has_kinds=len(set(run["family"].values.tolist())) > 1,
         mark=MARK,
         n_incomplete=sum(not e.get("is_complete", True) for e in run.attrs["statuses"].values()),
         box_share=float(run["box_share"].mean()) if run["box_share"].notnull().any() else None,
