@@ -55,6 +55,14 @@ def processor():
     return AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    """The embedded model, loaded anew for every file, which may do what it likes with it."""
+    import interp
+
+    return interp.load_model("tiny", device="cpu")
+
+
 @pytest.fixture(params=list(odd_models.SHAPES))
 def odd_model(request, processor):
     """Random models of odd shapes, in float64."""

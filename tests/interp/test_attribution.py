@@ -20,11 +20,6 @@ from tests.support import odd_models, reference
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
 def samples():
     return interp.load_samples("digits", split="test", limit=10)
 

@@ -14,11 +14,6 @@ from interp.measures import normalised
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
 def samples():
     return interp.load_samples("digits", split="test", limit=6)
 

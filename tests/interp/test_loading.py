@@ -18,11 +18,6 @@ from tests.support import odd_models
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
 def sample():
     return interp.load_samples("digits", split="test", limit=3)[2]
 

@@ -12,11 +12,6 @@ from train import usable
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
 def good():
     return interp.load_samples("digits", limit=3)
 

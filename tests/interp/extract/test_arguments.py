@@ -9,11 +9,6 @@ from interp.maps import target_index
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
 def sample():
     return interp.load_samples("digits", limit=7)[6]
 

@@ -17,11 +17,6 @@ KINDS = ("direct", "bottleneck", "two_hop", "effect", "edge", "slot")
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
 def samples():
     return interp.load_samples("digits", split="test", limit=10)
 

@@ -8,11 +8,6 @@ import interp
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
 def sample():
     return interp.load_samples("digits", limit=7)[6]
 

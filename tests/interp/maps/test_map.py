@@ -11,11 +11,6 @@ from interp.maps import Map
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def sample():
     return interp.load_samples("digits", split="test", limit=8)[6]
 

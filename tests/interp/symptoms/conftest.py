@@ -9,11 +9,6 @@ import interp
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return interp.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
 def samples():
     return interp.load_samples("digits", split="test", limit=8)
 
