@@ -84,7 +84,8 @@ class Pictures:
         Args:
             target, kind: as for `map`.
             image: as a `Sample` has it, drawn in grey below, upright; by default the explained
-                sample's, for as long as somebody holds the sample; False for none.
+                sample's, for as long as somebody holds the sample; False for none. A number is
+                which of several images.
             boxes: (x0, y0, x1, y1) in 0..1; by default the explained sample's, likewise.
             ax: where to draw; a new figure by default.
             limit: end of the colour scale, to compare maps; 0 for the map's own largest value.
@@ -96,7 +97,8 @@ class Pictures:
 
         from interp import plots
 
-        saliency = self.map(target, kind)
+        number = image if isinstance(image, int) and not isinstance(image, bool) else None
+        saliency = self.map(target, kind, image=number)
         if bool(saliency.isnull().all()):
             raise ValueError(
                 f"expected a target that has such a map, got {target!r}, for which it is not "
@@ -105,12 +107,13 @@ class Pictures:
         sample = at_hand(self._dataset.attrs.get("data_hash", ""))
         if sample is not None:
             image = sample.image if image is None else image
+            image = sample.images[number] if number is not None else image
             boxes = sample.boxes if boxes is None else boxes
         is_new = ax is None
         ax = plt.subplots(figsize=(3.8, 3.2), layout="constrained")[1] if is_new else ax
         boxes = np.zeros((0, 4)) if boxes is None else np.asarray(boxes, dtype=float).reshape(-1, 4)
         top = limit or saliency.limit
-        if image is None or image is False:
+        if image is None or isinstance(image, int):
             aspect = saliency.sizes["row"] / saliency.sizes["column"]
             plots.signed_map(saliency, boxes, ax, limit=top, aspect=aspect)
         else:
@@ -121,7 +124,7 @@ class Pictures:
         return ax
 
     def strip(self, kind: str | None = None, *, ax=None, limit: float = 0.0):
-        """Thinking and answer tokens, coloured by what the whole image gives to each, in logits.
+        """Thinking and answer tokens, coloured by what all images give to each, in logits.
 
         Args:
             kind, ax, limit: as for `plot`.
@@ -133,9 +136,10 @@ class Pictures:
 
         from interp import plots
 
-        self.map(0, kind)  # says what is missing
-        kind = kind or self.kinds[0]
         ds = self._dataset
+        several = int(ds["image"].max()) if "image" in ds.coords else 0
+        self.map(0, kind, image=several if several > 0 else None)  # says what is missing
+        kind = kind or self.kinds[0]
         values = ds["map"].sel(kind=kind) if "map" in ds else ds["direct"]
         values = values.isel(source=(ds["image"] >= 0).values)
         values = values.sum([dim for dim in values.dims if dim != "target"], skipna=False)

@@ -6,6 +6,7 @@ ex.show()               # the picture, the map, the paths
 ex.table()              # every token of the text
 ex.top_heads(), ex.top_sources()
 ex.of("table").paths    # the same for another token, a phrase or an index
+ex.of(image=1).show()   # the map over the second of several images
 """
 
 import logging
@@ -41,6 +42,7 @@ def explain(
     image,
     question: str,
     *,
+    earlier=(),
     completion: Completion | str | None = None,
     answer: str | None = None,
     boxes=None,
@@ -51,8 +53,10 @@ def explain(
 
     Args:
         vlm: as `interp.load_model` or `interp.wrap` gives it.
-        image: a path, a file's content, an array or a PIL image.
+        image: a path, a file's content, an array or a PIL image; a list of several; or None for a
+            question about text alone.
         question: in plain words.
+        earlier: earlier turns, (question, reply) each; images stand in the first turn.
         completion: the text to explain, as `vlm.answer` gives it or as a string; the model's own
             greedy text by default.
         answer: the right answer, where somebody knows it.
@@ -65,9 +69,9 @@ def explain(
         ValueError: an image, question or text that cannot be read, a text without an answer, or no
             such target.
     """
-    sample = Sample(image=image, question=question, answer=answer, boxes=boxes)
+    sample = Sample(image=image, question=question, answer=answer, boxes=boxes, earlier=earlier)
     if completion is None:
-        completion = vlm.answer(sample.image, question, max_new_tokens=max_new_tokens)
+        completion = vlm.answers([sample], max_new_tokens=max_new_tokens)[0]
     completion = given_text(vlm.processor.tokenizer, completion)
     if not completion.is_complete:
         log.warning("the text was cut off after %d tokens", len(completion.token_ids))
@@ -90,6 +94,8 @@ class Explained:
     effects: xr.Dataset
     """Edge effects of all source sets; see `interp.extract.effects`."""
     target: Wanted
+    image: int = 0
+    """Which of several images the maps are over."""
 
     @property
     def text(self) -> str:
@@ -106,14 +112,20 @@ class Explained:
         """Which of the tokens `map`, `paths` and the like are about."""
         return target_indices(self.ledger, self.target)
 
-    def of(self, target: Wanted) -> "Explained":
-        """The same text, with another token, phrase or index in question.
+    def of(self, target: Wanted | None = None, *, image: int | None = None) -> "Explained":
+        """The same text, with another token, phrase or index in question, or another image.
 
         Raises:
-            ValueError: no such target.
+            ValueError: no such target or image.
         """
+        target = self.target if target is None else target
+        image = self.image if image is None else image
         target_indices(self.ledger, target)
-        return replace(self, target=target)
+        if image not in range(max(1, len(self.sample.images))):
+            raise ValueError(
+                f"expected an image in 0..{len(self.sample.images) - 1}, got {image!r}"
+            )
+        return replace(self, target=target, image=image)
 
     @cached_property
     def map(self) -> Map:
@@ -128,12 +140,12 @@ class Explained:
             only=self.indices,
             completion=self.completion,
         )
-        return found.vlm.map(range(len(self.indices)), "effect")
+        return found.vlm.map(range(len(self.indices)), "effect", image=self.image)
 
     @property
     def direct_map(self) -> Map:
         """Direct contribution of every patch to the target, Eq. 1 of Saliency-R1."""
-        return token_map(self.ledger, self.target)
+        return token_map(self.ledger, self.target, image=self.image)
 
     @property
     def paths(self) -> pd.DataFrame:
@@ -143,31 +155,37 @@ class Explained:
         return table.assign(total=chosen["total"].to_pandas())
 
     def table(self) -> pd.DataFrame:
-        """A row per token: its probability, its logit, and what the image gives it."""
-        is_image = (self.ledger["source_role"] == "image").values
-        effects = self.effects.sel(source_set="image")
+        """A row per token: its probability, its logit, and what the images give it.
+
+        Without an image it is what the question gives.
+        """
+        is_source = (self.ledger["source_role"] == self.source_set).values
+        effects = self.effects.sel(source_set=self.source_set)
         return pd.DataFrame(
             {
                 "token": self.tokens,
                 "role": self.ledger["target_role"].values,
                 "probability": np.exp(self.ledger["log_probability"].values),
                 "logit": self.ledger["logit"].values,
-                "image directly": self.ledger["direct"].values[:, is_image].sum(axis=1),
-                "image in all": effects["total"].values,
+                f"{self.source_set} directly": self.ledger["direct"].values[:, is_source].sum(1),
+                f"{self.source_set} in all": effects["total"].values,
             }
         )
 
     def top_heads(self, n: int = 10) -> pd.DataFrame:
-        """The heads that write most into the target's logit: in all, and from the image."""
+        """The heads that write most into the target's logit: in all, and from the images."""
         rows = self.ledger["target_position"].values[self.indices].tolist()
         full = extract.ledger(
             self.vlm, self.sample, completion=self.completion, positions=rows
         ).sum("target")
-        is_image = (self.ledger["source_role"] == "image").values
+        is_source = (self.ledger["source_role"] == self.source_set).values
         table = pd.DataFrame(
             {
                 "written": full["direct"].sum("source").to_series(),
-                "from the image": full["direct"].isel(source=is_image).sum("source").to_series(),
+                f"from the {self.source_set}": full["direct"]
+                .isel(source=is_source)
+                .sum("source")
+                .to_series(),
             }
         )
         return _largest(table, "written", n).reset_index()
@@ -194,12 +212,32 @@ class Explained:
 
         from interp import plots
 
-        image, boxes, saliency = open_image(self.sample.image), self.sample.boxes, self.map
-        boxes = np.zeros((0, 4)) if boxes is None else boxes
-        gauge = self.ledger.attrs["gauge"]
         figure = plt.figure(figsize=(10, 4.2), layout="constrained")
-        axes = figure.subplot_mosaic("abc;ddd", height_ratios=(3, 1), width_ratios=(1, 1, 0.8))
+        if self.sample.images:
+            axes = figure.subplot_mosaic("abc;ddd", height_ratios=(3, 1), width_ratios=(1, 1, 0.8))
+            self._draw_map(axes, figure)
+            self._draw_strip(axes["d"])
+        else:
+            axes = {"c": figure.add_subplot()}
+        plots.paths(self.paths.loc[self.source_set], axes["c"])
+        axes["c"].set_xlabel(
+            f"lost when its row cannot\nread the {self.source_set}\n"
+            f"[logit, {self.ledger.attrs['gauge']}]"
+        )
+        question = textwrap.fill(self.sample.question, 90)
+        answer = textwrap.fill(self.completion.answer, 90, max_lines=3)
+        figure.suptitle(f"{question}\n→ {answer}   ({self.source})")
+        return figure
+
+    def _draw_map(self, axes: dict, figure: Figure) -> None:
+        """The picture, and the map beside it with its colour bar."""
+        from interp import plots
+
+        image, saliency = open_image(self.sample.images[self.image]), self.map
+        boxes = np.zeros((0, 4)) if self.sample.boxes is None else self.sample.boxes
         plots.scene(image, boxes, axes["a"])
+        if len(self.sample.images) > 1:
+            axes["a"].set_title(f"image {self.image} of {len(self.sample.images)}, counted from 0")
         aspect = image.height / image.width
         plots.signed_map(saliency, boxes, axes["b"], limit=saliency.limit, aspect=aspect)
         pictures = [axes["a"], axes["b"]]
@@ -212,22 +250,22 @@ class Explained:
             aspect=30,
         )
         name = textwrap.shorten(self.named, 40)
-        bar.set_label(f"effect of each patch on {name!r} [logit, {gauge}]")
-        plots.paths(self.paths.loc["image"], axes["c"])
-        axes["c"].set_xlabel(f"lost when its row cannot\nread the image [logit, {gauge}]")
+        bar.set_label(f"effect of each patch on {name!r} [logit, {self.ledger.attrs['gauge']}]")
+
+    def _draw_strip(self, ax) -> None:
+        """The text's last tokens, the target among them."""
         stop = max(LONGEST_STRIP, self.indices[-1] + 1)
         shown = slice(stop - LONGEST_STRIP, stop)
-        self.ledger.isel(target=shown).vlm.strip(ax=axes["d"])
+        self.ledger.isel(target=shown).vlm.strip(ax=ax)
         is_whole = len(self.tokens) <= LONGEST_STRIP
         which = "each token" if is_whole else f"tokens {shown.start} to {shown.stop - 1}"
-        axes["d"].set_title(f"what the image gives directly (Eq. 1) to {which}")
-        question = textwrap.fill(self.sample.question, 90)
-        answer = textwrap.fill(self.completion.answer, 90, max_lines=3)
-        figure.suptitle(f"{question}\n→ {answer}   ({self.source})")
-        return figure
+        whose = "the image gives" if len(self.sample.images) == 1 else "all images give"
+        ax.set_title(f"what {whose} directly (Eq. 1) to {which}")
 
     def save(self, folder: str | Path) -> Path:
         """Writes ledger, effects and map as NetCDF, the tables as CSV and the figure as PNG.
+
+        Text alone has no map.
 
         Raises:
             FileExistsError: the folder is there already.
@@ -236,11 +274,9 @@ class Explained:
 
         folder = Path(folder)
         folder.mkdir(parents=True)
-        arrays = {
-            "ledger": self.ledger,
-            "effects": self.effects,
-            "map": self.map.to_dataset(name="map"),
-        }
+        arrays = {"ledger": self.ledger, "effects": self.effects}
+        if self.sample.images:
+            arrays["map"] = self.map.to_dataset(name="map")
         for name, dataset in arrays.items():
             to_netcdf(dataset, folder / f"{name}.nc")
         for name, table in (("tokens", self.table()), ("paths", self.paths.reset_index())):
@@ -256,20 +292,25 @@ class Explained:
         return TEXT_SOURCE_TITLES[self.ledger.attrs["text_source"]]
 
     @property
+    def source_set(self) -> str:
+        """Source set of `table`, `show` and the sentence: images, or the question of text alone."""
+        return "image" if self.sample.images else "question"
+
+    @property
     def named(self) -> str:
         """The target's tokens as text."""
         return "".join(self.tokens[k] for k in self.indices).strip()
 
     def __repr__(self) -> str:
-        of_image = self.paths.loc["image"]
-        total, direct, ffn, norm = (of_image[n] for n in ("total", "direct", "ffn", "norm"))
+        lost = self.paths.loc[self.source_set]
+        total, direct, ffn, norm = (lost[n] for n in ("total", "direct", "ffn", "norm"))
         rest = total - direct - ffn - norm
         cut = "" if self.completion.is_complete else ", cut off at the limit"
-        n = len(self.indices)
+        n, gauge = len(self.indices), self.ledger.attrs["gauge"]
         return (
             f"{self.sample.question}\n→ {self.text!r} ({self.source}{cut})\n"
-            f"When its own row cannot read the image, {self.named!r} loses {total:.2f} logits "
-            f"({self.ledger.attrs['gauge']}{f', sum over {n} tokens' if n > 1 else ''}): "
+            f"When its own row cannot read the {self.source_set}, {self.named!r} loses "
+            f"{total:.2f} logits ({gauge}{f', sum over {n} tokens' if n > 1 else ''}): "
             f"{direct:.2f} directly (Eq. 1), "
             f"{ffn:.2f} through FFNs, {norm:.2f} by the final norm, {rest:.2f} otherwise."
         )

@@ -50,8 +50,11 @@ DIMENSIONS = {
 # Of a sum of parts, relative to the sum of their absolute values, by dtype.
 BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-2}
 GAUGES = ("raw", "centered", "contrast")
-ROLES = ("system", "image", "question", "thinking", "answer", "template", "text", "padding")
-SOURCE_SETS = ("image", "evidence", "background", "question", "thinking")
+ROLES = (
+    *("system", "image", "earlier", "question", "thinking", "answer"),
+    *("template", "text", "padding"),
+)
+SOURCE_SETS = ("image", "evidence", "background", "earlier", "question", "thinking")
 SINKLESS = "-nosink"  # "image-nosink" is the image without its sinks
 SINK_PEAK = 20  # max|h| / rms(h) behind half of the middle layers, METHODS.md 3.6
 EDGE_PATHS = ("direct", "value_bias", "ffn", "attention", "norm")

@@ -48,9 +48,7 @@ def corrupt(sample: Sample) -> str:
 
 def answers_after(vlm: VLM, samples: list[Sample], thinking: list[str]) -> list[str]:
     """The model's greedy answers when its thinking is given."""
-    texts = []
-    for sample in samples:
-        texts.append(inputs.prompt_text(vlm.processor, sample.question, PROMPTS[vlm.prompt]))
+    texts = [inputs.prompt_text(vlm.processor, one, PROMPTS[vlm.prompt]) for one in samples]
     prefixes = [f"{THINK_OPEN}\n{text}\n{THINK_CLOSE}\n" for text in thinking]
     batch = vlm.processor(
         images=[sample.image for sample in samples],
@@ -71,7 +69,7 @@ def evaluate(vlm: VLM, samples: list[Sample], batch_size: int = 32) -> dict:
     right, same_thinking, changed = defaultdict(list), defaultdict(list), defaultdict(list)
     for first in range(0, len(samples), batch_size):
         part = samples[first : first + batch_size]
-        replies = vlm.answers([(s.image, s.question) for s in part], max_new_tokens=64)
+        replies = vlm.answers(part, max_new_tokens=64)
         answers = answers_after(vlm, part, [s.thinking for s in part])
         misled_answers = answers_after(vlm, part, [corrupt(s) for s in part])
         for s, completion, before, after in zip(

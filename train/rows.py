@@ -62,7 +62,8 @@ def _columns(rows: list[dict]) -> dict[str, list]:
 
 
 def _question(sample: Sample, system: str | None) -> dict:
-    prompt = [{"role": "user", "content": sample.question}]
-    if system is not None:
-        prompt.insert(0, {"role": "system", "content": system})
+    prompt = [] if system is None else [{"role": "system", "content": system}]
+    for question, reply in sample.earlier:
+        prompt += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+    prompt.append({"role": "user", "content": sample.question})
     return {"prompt": prompt, "images": [open_image(sample.image)]}

@@ -22,9 +22,8 @@ def written(vlm: VLM, samples: list[Sample], budget: Budget, max_new_tokens: int
 
 
 def _written_at_once(vlm: VLM, samples: list[Sample], max_new_tokens: int) -> list[Text]:
-    pairs = [(sample.image, sample.question) for sample in samples]
     try:
-        return vlm.answers(pairs, max_new_tokens=max_new_tokens)
+        return vlm.answers(samples, max_new_tokens=max_new_tokens)
     except (ValueError, RuntimeError, TypeError) as error:
         if len(samples) == 1:
             return [error]

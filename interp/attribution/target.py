@@ -86,8 +86,13 @@ def ask_one(vlm: VLM, sample: Sample, target: int, completion: Completion | None
     """The target's question with its prefill.
 
     Raises:
-        ValueError: no such target; what `interp.extract.ledger` raises for a sample.
+        ValueError: no such target; several images, or none; what `interp.extract.ledger` raises.
     """
+    if len(sample.images) != 1:
+        raise ValueError(
+            f"{sample.id}: expected one image, got {len(sample.images)}; interp.extract.maps has "
+            "maps of several"
+        )
     full_query = ask(vlm, sample, completion=completion)
     if not 0 <= target < len(full_query.rows):
         raise ValueError(

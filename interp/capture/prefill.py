@@ -88,11 +88,12 @@ def prefills(model: nn.Module, batches: list, positions: list[Int[Tensor, " _"]]
 
 
 def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
-    """One batch out of several of one sequence each, padding on the left."""
+    """One batch out of several of one sequence each, padding on the left; text has no pixels."""
     padded = {}
-    for name, first in batches[0].items():
-        values = [batch[name] for batch in batches]
-        if first.shape == batches[0]["input_ids"].shape:
+    for name in dict.fromkeys(name for batch in batches for name in batch):
+        having = [batch for batch in batches if name in batch]
+        values = [batch[name] for batch in having]
+        if all(batch[name].shape == batch["input_ids"].shape for batch in having):
             # Nothing sees the padding, so any token will do that does not stand for an image.
             fill = int(image_token_id == 0) if name == "input_ids" else 0
             values = [

@@ -44,9 +44,12 @@ def given_image(image) -> Image.Image | Path | bytes:
         return Path(image)
     if isinstance(image, np.ndarray):
         return Image.fromarray(_as_bytes(image))
+    is_several = isinstance(image, list | tuple)
+    got = (
+        f"{len(image)} images" if is_several else "none" if image is None else type(image).__name__
+    )
     raise ValueError(
-        "expected one image as a path, a file's content, an array or a PIL image, got "
-        f"{type(image).__name__}"
+        f"expected one image as a path, a file's content, an array or a PIL image, got {got}"
     )
 
 

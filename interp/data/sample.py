@@ -1,4 +1,4 @@
-r"""Sample: one image, question and answer, with thinking text, evidence boxes and a twin.
+r"""Sample: image, question and answer, with thinking text, evidence boxes and a twin.
 
 The text that a model writes, or is taught to write, has the form of Saliency-R1:
 ``<think>\n{thinking}\n</think>\n{answer}``; without thinking it is the answer alone.
@@ -6,7 +6,7 @@ The text that a model writes, or is taught to write, has the form of Saliency-R1
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -34,7 +34,8 @@ class Sample:
     """Unique within its data set and split; the image's name by default."""
     image: Any = None
     """The picture in whatever form (see `given_image`); kept as an open image, the file to read it
-    from, or that file's content."""
+    from, or that file's content. A list of several is kept as a tuple of these; None is a question
+    about text alone."""
     question: str = ""
     answer: str | None = None
     """The right answer; None where nobody knows it."""
@@ -47,15 +48,21 @@ class Sample:
     """Kind of question, for grouping."""
     twin: Optional["Sample"] = None
     """The same scene with one attribute of the evidence changed, so that the answer changes."""
+    earlier: Iterable = ()
+    """Earlier turns of the conversation, (question, reply) each, kept as tuples; images stand in
+    the first turn."""
     dataset: str = ""
     split: str = ""
 
     def __post_init__(self):
+        name = "a sample" if self.id is None else f"sample {self.id}"
         try:
-            object.__setattr__(self, "image", given_image(self.image))
+            given = [given_image(one) for one in _listed(self.image)]
         except ValueError as error:
-            name = "a sample" if self.id is None else f"sample {self.id}"
             raise ValueError(f"{name}: {error}") from error
+        image = tuple(given) if len(given) > 1 else given[0] if given else None
+        object.__setattr__(self, "image", image)
+        object.__setattr__(self, "earlier", _turns(self.earlier, name))
         if self.id is None:
             name = self.image.stem if isinstance(self.image, Path) else ""
             object.__setattr__(self, "id", name if is_file_name(name) else "sample")
@@ -64,9 +71,19 @@ class Sample:
         if self.answer is not None and not self.answer.strip():
             raise ValueError(f"sample {self.id}: expected a non-empty answer, got {self.answer!r}")
         if self.boxes is not None:
+            if len(self.images) != 1:
+                raise ValueError(
+                    f"sample {self.id}: expected one image with boxes, got {len(self.images)}; "
+                    "name patches of several as sources={name: [rows]}"
+                )
             boxes = brought_in(_as_boxes(self.boxes, self.id))
             check_boxes(boxes, self.id)
             object.__setattr__(self, "boxes", boxes)
+
+    @property
+    def images(self) -> tuple:
+        """All its images, in order: none, one or several."""
+        return tuple(_listed(self.image))
 
     @property
     def text(self) -> str:
@@ -85,11 +102,14 @@ class Sample:
     @property
     def fingerprint(self) -> str:
         """A hash over image, question, text, boxes and twin."""
-        image = open_image(self.image)
+        images = [open_image(one) for one in self.images]
         boxes = b"" if self.boxes is None else np.asarray(self.boxes, dtype=np.float64).tobytes()
         twin = "" if self.twin is None else self.twin.fingerprint
-        facts = json.dumps([image.size, self.question, self.thinking, self.answer, twin]).encode()
-        return sha256(image.tobytes() + facts + boxes).hexdigest()[:16]
+        size = images[0].size if len(images) == 1 else [one.size for one in images]
+        facts = [size, self.question, self.thinking, self.answer, twin]
+        facts += [self.earlier] if self.earlier else []  # what was hashed before there were any
+        pixels = b"".join(one.tobytes() for one in images)
+        return sha256(pixels + json.dumps(facts).encode() + boxes).hexdigest()[:16]
 
 
 _AT_HAND = WeakValueDictionary()  # data hash → sample, for as long as somebody holds it
@@ -118,6 +138,33 @@ def format_text(thinking: str | None, answer: str) -> str:
     if thinking is None:
         return answer
     return f"{THINK_OPEN}\n{thinking}\n{THINK_CLOSE}\n{answer}"
+
+
+def _listed(image) -> list:
+    """None, one or several images as a list.
+
+    Raises:
+        ValueError: an empty list, which is more often a mistake than a question about text.
+    """
+    if isinstance(image, list | tuple):
+        if len(image) == 0:
+            raise ValueError("expected images, or None for text alone, got an empty list")
+        return list(image)
+    return [] if image is None else [image]
+
+
+def _turns(earlier, name: str) -> tuple[tuple[str, str], ...]:
+    """Earlier turns, checked."""
+    try:
+        turns = tuple((question, reply) for question, reply in earlier)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected earlier turns as [(question, reply), …], got {earlier!r:.80}"
+        ) from error
+    for question, reply in turns:
+        _check_text(question, f"{name}: expected an earlier question")
+        _check_text(reply, f"{name}: expected an earlier reply")
+    return turns
 
 
 def _as_boxes(boxes, name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import ImageFilter
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from interp.data.images import open_image
@@ -113,7 +113,7 @@ def references(
     """References of one sample by kind, for `node_effects` and `shapley`.
 
     A sample without a twin has no reference "twin". An "other" of another grid is resized to this
-    sample's image first.
+    sample's image first. Several images have "mean" and "blur" alone.
 
     Args:
         vlm, sample: what is to be explained.
@@ -130,9 +130,14 @@ def references(
     unknown = sorted(set(kinds) - set(REFERENCES))
     if unknown:
         raise ValueError(f"expected references of {REFERENCES}, got {unknown}")
-    image = open_image(sample.image)
-    embeddings, grid = embed(vlm, image)
-    by_kind = {}
+    images = [open_image(one) for one in sample.images]
+    if not images or (len(images) > 1 and {"other", "twin"} & set(kinds)):
+        raise ValueError(
+            f"{sample.id}: expected one image for kinds={kinds}, got {len(images)}; several have "
+            'the references "mean" and "blur"'
+        )
+    seen = [embed(vlm, one) for one in images]
+    embeddings, by_kind = torch.cat([one for one, _ in seen]), {}
     if {"mean", "other"} & set(kinds):
         pool = pool if isinstance(pool, Pool) else Pool(vlm, pool)
         if pool.mean is None:
@@ -144,20 +149,23 @@ def references(
             by_kind[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
         elif kind == "other":
             answer = sample.answer if text is None else text.answer
-            other_image = open_image(pool.other(sample, answer, grid, seed).image)
-            by_kind[kind] = Reference(embed(vlm, other_image.resize(image.size))[0])
+            other_image = open_image(pool.other(sample, answer, seen[0][1], seed).image)
+            by_kind[kind] = Reference(embed(vlm, other_image.resize(images[0].size))[0])
         elif kind == "blur":
-            radius = BLUR * min(image.size)
-            blurred = image.filter(ImageFilter.GaussianBlur(radius))
-            by_kind[kind] = Reference(embed(vlm, blurred)[0])
+            by_kind[kind] = Reference(torch.cat([embed(vlm, blurred(one))[0] for one in images]))
         elif sample.twin is not None:
-            by_kind[kind] = _twin(vlm, sample.twin, image.size)
+            by_kind[kind] = _twin(vlm, sample.twin, images[0].size)
     if not by_kind:
         raise ValueError(
             f'{sample.id}: expected a sample with a twin for kinds={kinds}, got none; "blur" needs '
             'nothing, "mean" and "other" need pool=samples'
         )
     return by_kind
+
+
+def blurred(image: Image.Image) -> Image.Image:
+    """The image under a Gaussian whose radius is `BLUR` of its shorter side."""
+    return image.filter(ImageFilter.GaussianBlur(BLUR * min(image.size)))
 
 
 def _twin(vlm: VLM, twin: Sample, size: tuple[int, int]) -> Reference:

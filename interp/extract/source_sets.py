@@ -52,7 +52,7 @@ def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
     images each by its number, "image 0" being the first.
     """
     role = np.array(query.tokens.role)
-    sets = {name: role == name for name in ("image", "question", "thinking")}
+    sets = {name: role == name for name in ("image", "earlier", "question", "thinking")}
     if query.has_boxes and sets["image"].any():
         sets["evidence"] = query.tokens.is_evidence
         sets["background"] = sets["image"] & ~sets["evidence"]
@@ -64,8 +64,9 @@ def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _usual_sets(sets: Mapping[str, np.ndarray]) -> list[str]:
-    """Sets with members; one without its sinks only where that makes a difference."""
+    """Sets with members, each of several images too; without sinks where that differs."""
     names = [name for name in SOURCE_SETS if name in sets and sets[name].any()]
+    names += [name for name in sets if name.startswith("image ")]
     without = [name + SINKLESS for name in names if name + SINKLESS in sets]
     differing = [n for n in without if (sets[n] != sets[n.removesuffix(SINKLESS)]).any()]
     return names + [name for name in differing if sets[name].any()]

@@ -20,18 +20,24 @@ class Inputs:
     tokens: Tokens
 
 
-def prompts(processor, pairs: list[tuple], system: str | None) -> BatchFeature:
-    """Left-padded prompts for (image, question) pairs, ending where the model starts to write.
+def prompts(processor, asked: list, system: str | None) -> BatchFeature:
+    """Left-padded prompts, ending where the model starts to write.
+
+    Args:
+        processor: of the model.
+        asked: samples, or pairs (image, question), whose image may be a list or None.
+        system: the system prompt, or None.
 
     Raises:
-        ValueError: an unreadable image, or a special token inside a question.
+        ValueError: an unreadable image, or a special token inside a question or an earlier turn.
     """
     texts, images = [], []
-    for image, question in pairs:
-        texts.append(prompt_text(processor, question, system))
-        images.append(open_image(image))
+    for one in asked:
+        sample = one if isinstance(one, Sample) else Sample(image=one[0], question=one[1])
+        texts.append(prompt_text(processor, sample, system))
+        images += [open_image(image) for image in sample.images]
     return processor(
-        images=images,
+        images=images or None,
         text=texts,
         padding=True,
         padding_side="left",
@@ -40,17 +46,23 @@ def prompts(processor, pairs: list[tuple], system: str | None) -> BatchFeature:
     )
 
 
-def prompt_text(processor, question: str, system: str | None) -> str:
-    """The chat up to where the model starts to write, its image as one placeholder.
+def prompt_text(processor, sample: Sample, system: str | None) -> str:
+    """The chat up to where the model starts to write, each image as one placeholder.
 
     Raises:
-        ValueError: a special token inside the question.
+        ValueError: a special token inside the question or an earlier turn.
     """
-    check_plain(processor.tokenizer, question, "a question")
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
+    questions = [*(question for question, _ in sample.earlier), sample.question]
+    replies = [reply for _, reply in sample.earlier]
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for number, question in enumerate(questions):
+        check_plain(processor.tokenizer, question, "a question")
+        content = [{"type": "image"} for _ in sample.images] if number == 0 else []
+        content.append({"type": "text", "text": question})
+        messages.append({"role": "user", "content": content})
+        if number < len(replies):
+            check_plain(processor.tokenizer, replies[number], "an earlier reply")
+            messages.append({"role": "assistant", "content": replies[number]})
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
@@ -72,7 +84,7 @@ def teacher_forced(
         ValueError: an empty answer, or what `prompts` raises.
     """
     ids = text_ids(processor, sample, text)
-    batch = prompts(processor, [(sample.image, sample.question)], system)
+    batch = prompts(processor, [sample], system)
     extend = torch.tensor([ids])
     batch["input_ids"] = torch.cat([batch["input_ids"], extend], dim=1)
     for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
@@ -87,12 +99,14 @@ def count_tokens(processor, sample: Sample, system: str | None) -> int:
     Raises:
         ValueError: an unreadable header, or a special token inside question, thinking or answer.
     """
-    width, height = upright_size(sample.image)
-    patches = processor.image_processor.get_number_of_image_patches(height, width, {})
-    n_visual = patches // processor.image_processor.merge_size**2
-    prompt = prompt_text(processor, sample.question, system)
+    image_processor, n_visual = processor.image_processor, 0
+    for image in sample.images:
+        width, height = upright_size(image)
+        patches = image_processor.get_number_of_image_patches(height, width, {})
+        n_visual += patches // image_processor.merge_size**2 - 1  # one stands for it in the prompt
+    prompt = prompt_text(processor, sample, system)
     n_prompt = len(processor.tokenizer(prompt, add_special_tokens=False).input_ids)
-    return n_prompt - 1 + n_visual + len(text_ids(processor, sample))  # one stands for the image
+    return n_prompt + n_visual + len(text_ids(processor, sample))
 
 
 def given_text(tokenizer, text) -> Completion | None:

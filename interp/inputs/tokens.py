@@ -114,14 +114,18 @@ def _roles(spelled: list[bytes]) -> list[str]:
     """The role of each token, from the byte ranges of the chat turns."""
     text = b"".join(spelled)
     codes = np.full(len(text) + 1, ROLES.index("template"))
-    for turn in _TURN.finditer(text):
+    turns = list(_TURN.finditer(text))
+    last = max((n for n, turn in enumerate(turns) if turn[1] == b"user"), default=-1)
+    for number, turn in enumerate(turns):
         kind, start, content = turn[1], turn.start(2), turn[2]
-        if kind == b"assistant":
+        if kind == b"assistant" and number > last:
             for role, span in _text_spans(content).items():
                 codes[start + span.start : start + span.stop] = ROLES.index(role)
         else:
             span = _stripped(content, 0, len(content))
-            codes[start + span.start : start + span.stop] = ROLES.index(_TURN_ROLE[kind])
+            is_earlier = kind != b"system" and number < last
+            role = "earlier" if is_earlier else _TURN_ROLE[kind]
+            codes[start + span.start : start + span.stop] = ROLES.index(role)
             for mark in _MARK.finditer(content):
                 codes[start + mark.start() : start + mark.end()] = ROLES.index("template")
     ends = np.cumsum([len(piece) for piece in spelled])

@@ -94,7 +94,7 @@ def on_grid(values: xr.DataArray, image: int | None = None) -> Map:
     if image is None and len(images) == 1:
         image = images[0]
     if image not in images:
-        got = f"image={image}" if image is not None else f"{len(images)} images"
+        got = f"image={image}" if image is not None and images else f"{len(images)} images"
         raise ValueError(
             f"expected tokens of one image, got {got}" + f"; say image= of {images}" * bool(images)
         )

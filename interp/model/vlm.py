@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from interp.data.sample import Sample
 from interp.inputs import completions
 from interp.inputs import prompts as inputs
 from interp.model import families
@@ -85,16 +86,24 @@ class VLM:
         """The device on which inputs have to lie."""
         return self.model.device
 
-    def answer(self, image, question: str, *, max_new_tokens: int = 256):
-        """The model's own greedy text for one image and question, a `Completion`."""
-        return self.answers([(image, question)], max_new_tokens=max_new_tokens)[0]
+    def answer(self, image, question: str, *, earlier=(), max_new_tokens: int = 256):
+        """The model's own greedy text for a question, a `Completion`.
 
-    def answers(self, pairs: Iterable[tuple], *, max_new_tokens: int = 256) -> list:
-        """`answer` for several (image, question) pairs in one left-padded batch."""
-        pairs = list(pairs)
-        if not pairs:
+        Args:
+            image: the picture, a list of several, or None for a question about text alone.
+            question: in plain words.
+            earlier: earlier turns, (question, reply) each; images stand in the first turn.
+            max_new_tokens: limit of the text.
+        """
+        asked = Sample(image=image, question=question, earlier=earlier)
+        return self.answers([asked], max_new_tokens=max_new_tokens)[0]
+
+    def answers(self, asked: Iterable, *, max_new_tokens: int = 256) -> list:
+        """`answer` for several samples or (image, question) pairs in one left-padded batch."""
+        asked = list(asked)
+        if not asked:
             return []
-        batch = inputs.prompts(self.processor, pairs, PROMPTS[self.prompt]).to(self.device)
+        batch = inputs.prompts(self.processor, asked, PROMPTS[self.prompt]).to(self.device)
         with undisturbed(self.model), greedy(self.model), torch.no_grad():
             generated = self.model.generate(
                 **batch, max_new_tokens=max_new_tokens, use_cache=True, do_sample=False

@@ -147,14 +147,15 @@ def test_images_as_people_have_them(tiny, sample, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (None, "as a path, a file's content, an array or a PIL image, got NoneType"),
+        (7, "as a path, a file's content, an array or a PIL image, got int"),
+        ([], "expected images, or None for text alone, got an empty list"),
         ("https://example.org/a.png", "download it first"),
         (np.zeros((3, 8, 9), np.uint8), r"\(height, width, 3 or 4\), got \(3, 8, 9\)"),
         (np.full((4, 4), 300), "pixels in 0..255"),
         (np.full((4, 4), 1.5), "pixels in 0..1"),
         (np.full((4, 4), np.nan), "pixels in 0..1"),
         (np.zeros((0, 4), np.uint8), "got"),
-        ([1, 2], "got list"),
+        ([1, 2], "got int"),
         (Path("nowhere.png"), "expected a readable image file"),
     ],
 )

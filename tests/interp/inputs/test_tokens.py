@@ -167,14 +167,14 @@ def test_empty_boxes_and_answers_are_refused():
         Sample("s", image, "q", " ")
 
 
-def test_a_sample_needs_one_image():
+def test_a_sample_needs_images_or_none():
     """In a process of its own, without the shape checking that would speak first."""
-    for nothing in ("None", "[]", "7"):
+    for nothing, message in (("[]", "images, or None for text"), ("7", "one image as a path")):
         code = f"from interp.data.sample import Sample; Sample('s', {nothing}, 'q', 'a')"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
         )
-        assert "ValueError: sample s: expected one image as a path" in done.stderr
+        assert f"ValueError: sample s: expected {message}" in done.stderr
 
 
 def test_images_are_opened_in_rgb_or_refused(tmp_path):
