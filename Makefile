@@ -1,6 +1,7 @@
 # make report   what training moved, then the main analysis, which links it; into reports/out
 # make test     style, layers and the whole test-suite
 # make soak     what the suite repeats a little, repeated a lot, into reports/faults.json (two hours)
+# make docs     the documentation site, notebooks and gallery run, into docs/_site/html
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
 # make arms     rebuild tiny-cold and its three adapters (twenty minutes)
@@ -22,7 +23,7 @@ FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py
   interp/store/test_opening.py interp/test_hygiene.py interp/test_properties.py interp/test_loading.py \
   interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py)
 
-.PHONY: setup report test soak lint lab tiny arms lock
+.PHONY: setup report test soak lint docs lab tiny arms lock
 
 setup: $(DONE)
 
@@ -45,10 +46,12 @@ lint: setup
 test: lint
 	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-soak: setup
+soak: setup docs
 	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json $(BIN)/python -m pytest -q $(FAULTS)
-	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=300 notebooks
 	$(BIN)/python analyses/faults.py
+
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_site/html
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

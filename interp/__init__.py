@@ -19,7 +19,9 @@ _PUBLIC = {
     "open_run": ("interp.store", "open_run"),
     "wrap": ("interp.loading", "wrap"),
     "Completion": ("interp.inputs.completions", "Completion"),
+    "Explained": ("interp.explained", "Explained"),
     "Sample": ("interp.data.sample", "Sample"),
+    "VLM": ("interp.model.vlm", "VLM"),
 }
 _MODULES = {
     name: f"interp.{name}"

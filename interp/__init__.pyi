@@ -12,11 +12,13 @@ from interp import validate as validate
 from interp import viewer as viewer
 from interp.data import load_samples as load_samples
 from interp.data.sample import Sample as Sample
+from interp.explained import Explained as Explained
 from interp.explained import explain as explain
 from interp.inputs.completions import Completion as Completion
 from interp.loading import load_model as load_model
 from interp.loading import wrap as wrap
 from interp.maps import alignment as alignment
+from interp.model.vlm import VLM as VLM
 from interp.store import open_run as open_run
 
 __version__: str
