@@ -174,23 +174,44 @@ def prefill_with(
     Raises:
         ValueError: a model that brings the clean image's content in by another way too.
     """
-    parts = families.parts(model)
+    return prefills_with(model, clean, [(rows, embeddings)])[0]
+
+
+def prefills_with(
+    model: nn.Module,
+    clean: Prefill,
+    replacements: list[tuple[Int[Tensor, " _"], Float[Tensor, "_ d_model"]]],
+) -> list[Prefill]:
+    """`prefill_with` for several replacements of one sequence, in one forward.
+
+    Raises:
+        ValueError: as `prefill_with`.
+    """
+    parts, n_runs = families.parts(model), len(replacements)
     parts.refuse_injections("replaced content (node effects, Shapley values)")
-    replaced = clean.embeddings.clone()
-    replaced[rows] = embeddings.to(replaced)
-    arguments = clean.given | {"inputs_embeds": replaced[None], "use_cache": True}
+    replaced = repeat(clean.embeddings, "t d -> run t d", run=n_runs).clone()
+    for run, (rows, embeddings) in enumerate(replacements):
+        replaced[run, rows] = embeddings.to(replaced)
+    arguments = clean.given | {"inputs_embeds": replaced, "use_cache": True}
+    mask, positions = clean.given["attention_mask"], clean.given["position_ids"]
+    arguments["attention_mask"] = mask.expand(n_runs, *mask.shape[1:])
+    if positions is not None:
+        arguments["position_ids"] = positions.expand(-1, n_runs, -1)
     with undisturbed(model), torch.no_grad():
         layers = parts.language_model(**arguments).past_key_values.layers
-    return Prefill(
-        keys=[layer.keys for layer in layers],
-        values=[layer.values for layer in layers],
-        embeddings=replaced,
-        position_ids=clean.position_ids,
-        is_visible=clean.is_visible,
-        logits=None,
-        given=arguments,
-        peaks=None,
-    )
+    return [
+        Prefill(
+            keys=[layer.keys[run : run + 1] for layer in layers],
+            values=[layer.values[run : run + 1] for layer in layers],
+            embeddings=replaced[run],
+            position_ids=clean.position_ids,
+            is_visible=clean.is_visible,
+            logits=None,
+            given=clean.given | {"inputs_embeds": replaced[run : run + 1]},
+            peaks=None,
+        )
+        for run in range(n_runs)
+    ]
 
 
 @contextmanager

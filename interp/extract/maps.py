@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from interp.capture.prefill import Prefills, prefill
+from interp.capture.prefill import Prefills
 from interp.capture.replay import replay, replays
 from interp.data.sample import Sample
 from interp.extract.attention_maps import (
@@ -20,7 +20,7 @@ from interp.extract.attention_maps import (
 from interp.extract.dataset import as_array, coordinates, finished
 from interp.extract.first_order import check, members, together
 from interp.extract.patch_effects import patch_effects
-from interp.extract.prefilled import Asked, read_in
+from interp.extract.prefilled import Asked, clean_run, read_in
 from interp.extract.question import target_chunks
 from interp.extract.targets import question
 from interp.inputs.prompts import given_text
@@ -86,7 +86,7 @@ def maps(
     which = {"positions": query.rows.tolist(), "targets": query.targets.tolist()}
     options = {"gauge": gauge, "foils": foils, "completion": completion, **which}
     with torch.no_grad(), undisturbed(query.model):
-        context = prefill(query.model, query.batch, query.rows)
+        context = clean_run(query)
         prefilled = read_in(query, context, gauge, foils)
         played = replay(query.model, context, query.rows)
     attention = [kind for kind in kinds if kind not in ("effect", *EXACT)]

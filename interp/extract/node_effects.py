@@ -7,13 +7,10 @@ from einops import rearrange
 from interp.algebra.node_effects import NodeEffects, node_runs
 from interp.algebra.node_effects import node_effects as split_of
 from interp.algebra.readout import read_out
-from interp.capture.prefill import Prefill
-from interp.capture.replay import replay
-from interp.capture.slots import reading
 from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import asked
 from interp.extract.question import target_chunks
-from interp.extract.replaced import Cases, cases, reference_runs
+from interp.extract.replaced import Case, Cases, cases, grouped_cases, replayed
 from interp.model.state import undisturbed
 from interp.vocabulary import NODE_PATHS, ROLES
 
@@ -58,36 +55,41 @@ def node_effects(
     with torch.no_grad(), undisturbed(prefilled.query.model):
         replacements = cases(prefilled, sources, references)
         effects = [
-            _one(replacements, replacements.members[s], other)
-            for s, _, other in reference_runs(replacements)
+            found
+            for group in grouped_cases(replacements)
+            for found in _together(replacements, group)
         ]
     return _labelled(replacements, effects, {"gauge": gauge})
 
 
-def _one(replacements: Cases, is_source, reference_run: Prefill) -> NodeEffects:
-    """The effects of one set and reference, with `by_role` over all of `ROLES`."""
+def _together(replacements: Cases, group: list[Case]) -> list[NodeEffects]:
+    """The effects of some cases out of one replay, with `by_role` over all of `ROLES`."""
     query = replacements.query
-    present, masks = _roles(replacements, is_source)
-    runs = node_runs(is_source, masks)
-    parts = []
-    for part in target_chunks(query, len(runs)):
+    members = [replacements.members[case.source_set] for case in group]
+    present, masks = zip(*(_roles(replacements, one) for one in members), strict=True)
+    runs = [node_runs(one, own) for one, own in zip(members, masks, strict=True)]
+    by_case: list[list[NodeEffects]] = [[] for _ in group]
+    for part in target_chunks(query, sum(map(len, runs))):
         rows = query.rows[part]
-        variants = reading(runs, len(rows))
-        played = replay(query.model, replacements.context, rows, variants, others=(reference_run,))
-        readout = read_out(query.parts, replacements.asked.gauge_rows[part], played.final[0])
-        parts.append(
-            split_of(
-                query.parts, readout, (replacements.context, reference_run), played, is_source, rows
-            )
-        )
-    by_role = torch.cat([p.by_role for p in parts], dim=-1)
+        all_played = replayed(replacements, rows, group, runs)
+        # The first variant of every case is the clean run.
+        readout = read_out(query.parts, replacements.asked.gauge_rows[part], all_played[0].final[0])
+        for k, (case, played) in enumerate(zip(group, all_played, strict=True)):
+            both = (replacements.context, case.run)
+            by_case[k].append(split_of(query.parts, readout, both, played, members[k], rows))
+    return [_joined(pieces, names) for pieces, names in zip(by_case, present, strict=True)]
+
+
+def _joined(pieces: list[NodeEffects], present: list[str]) -> NodeEffects:
+    """Chunks of targets as one, with `by_role` over all of `ROLES`."""
+    by_role = torch.cat([p.by_role for p in pieces], dim=-1)
     spread = by_role.new_zeros(len(ROLES), by_role.shape[1])
     spread[[ROLES.index(name) for name in present]] = by_role
     return NodeEffects(
-        torch.cat([p.total for p in parts]),
-        torch.cat([p.paths for p in parts], dim=-1),
+        torch.cat([p.total for p in pieces]),
+        torch.cat([p.paths for p in pieces], dim=-1),
         spread,
-        torch.cat([p.alone for p in parts]),
+        torch.cat([p.alone for p in pieces]),
     )
 
 

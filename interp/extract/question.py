@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from interp.algebra.readout import check_gauge, runners_up
 from interp.capture.checks import check_inputs
 from interp.data.sample import Sample, remember
+from interp.extract.sharing import shared
 from interp.inputs import prompts, spelling
 from interp.inputs.tokens import Tokens, patch_table
 from interp.model import families
@@ -108,25 +109,13 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
         )
     parts, tokenizer = families.parts(vlm.model), vlm.processor.tokenizer
     completion = prompts.given_text(tokenizer, completion)
-    inputs = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
-    batch = {name: value.to(vlm.device) for name, value in inputs.batch.items()}
+    inputs, batch, attributes = shared(
+        "inputs", (vlm, sample), lambda: _forced(vlm, sample, completion), completion
+    )
     if positions is None:
         positions = [i - 1 for i in inputs.tokens.targets()]
     rows, ids = _checked_targets(inputs.tokens, positions, _as_ids(tokenizer, targets, "targets"))
     check_ids(parts, ids, "target ids")
-    attributes = {
-        "model": vlm.name,
-        "revision": vlm.revision,
-        "model_hash": fingerprint(vlm.model),
-        "adapter": vlm.adapter,
-        "adapter_hash": fingerprint(vlm.model, adapter=True),
-        "prompt": vlm.prompt,
-        "sample": sample.id,
-        "text_source": "reference" if completion is None else completion.source,
-        "data": f"{sample.dataset}/{sample.split}",
-        "data_hash": sample.fingerprint,
-    }
-    remember(sample, attributes["data_hash"])
     pieces = spelling.token_bytes(tokenizer, ids.tolist())
     text = tuple(piece.decode("utf-8", errors="replace") for piece in pieces)
     return Query(
@@ -141,6 +130,26 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
         attributes=attributes,
         tokenizer=tokenizer,
     )
+
+
+def _forced(vlm: VLM, sample: Sample, completion) -> tuple:
+    """The inputs of a sample with its text, their batch on the model's device, and their origin."""
+    inputs = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
+    batch = {name: value.to(vlm.device) for name, value in inputs.batch.items()}
+    attributes = {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "model_hash": fingerprint(vlm.model),
+        "adapter": vlm.adapter,
+        "adapter_hash": fingerprint(vlm.model, adapter=True),
+        "prompt": vlm.prompt,
+        "sample": sample.id,
+        "text_source": "reference" if completion is None else completion.source,
+        "data": f"{sample.dataset}/{sample.split}",
+        "data_hash": sample.fingerprint,
+    }
+    remember(sample, attributes["data_hash"])
+    return inputs, batch, attributes
 
 
 def _bare_table(parts: Parts, batch) -> Tokens:

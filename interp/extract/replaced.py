@@ -9,11 +9,17 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.algebra.effects import cut_masks
-from interp.capture.prefill import Prefill, prefill_with
+from interp.capture.prefill import Prefill, prefills_with
+from interp.capture.replay import Replay, replay
+from interp.capture.slots import reading
 from interp.extract.prefilled import Asked
 from interp.extract.question import Query
 from interp.extract.references import Reference
+from interp.extract.sharing import kept
 from interp.extract.source_sets import source_sets, visual_sets
+
+TOKENS_AT_ONCE = 2**10  # of reference runs that ride in one forward: a long one fills it alone
+KEPT_TOKENS = 2**13  # of reference runs that `sharing` keeps: a large model's would fill memory
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,81 @@ def checked_references(references, n_visual: int, width: int) -> dict[str, Refer
     return checked
 
 
-def reference_runs(replacements: Cases) -> Iterator[tuple[int, int, Prefill]]:
-    """The prefill of every source set with every reference; with the numbers of both."""
-    visual = replacements.query.is_visual
-    for s, is_source in enumerate(replacements.members):
+@dataclass(frozen=True)
+class Case:
+    """One source set with one reference."""
+
+    source_set: int
+    reference: int
+    run: Prefill
+    """The reference run."""
+
+
+def grouped_cases(replacements: Cases) -> Iterator[list[Case]]:
+    """Every source set with every reference and its run, several at once of a short sequence."""
+    at_once = max(1, TOKENS_AT_ONCE // len(replacements.query.tokens.ids))
+    jobs = [
+        (s, r) for s in range(len(replacements.names)) for r in range(len(replacements.references))
+    ]
+    is_kept = len(replacements.query.tokens.ids) * len(jobs) <= KEPT_TOKENS
+    for start in range(0, len(jobs), at_once):
+        some = jobs[start : start + at_once]
+        yield [
+            Case(s, r, run)
+            for (s, r), run in zip(some, _runs(replacements, some, is_kept), strict=True)
+        ]
+
+
+def _runs(replacements: Cases, jobs: list[tuple[int, int]], is_kept: bool) -> list[Prefill]:
+    """The reference runs of some cases, in one forward; inside `sharing`, those that are there."""
+    context, visual = replacements.context, replacements.query.is_visual
+    references = list(replacements.references.values())
+    store, keys, replaced = kept() if is_kept else None, [], []
+    for s, r in jobs:
+        is_source, content = replacements.members[s], references[r].embeddings
         rows: Int[Tensor, " row"] = is_source.nonzero()[:, 0]
-        for r, reference in enumerate(replacements.references.values()):
-            embeddings = reference.embeddings.to(replacements.context.embeddings)[is_source[visual]]
-            yield (
-                s,
-                r,
-                prefill_with(replacements.query.model, replacements.context, rows, embeddings),
-            )
+        replaced.append((rows, content.to(context.embeddings)[is_source[visual]]))
+        owners = (context.embeddings, content)
+        keys.append((owners, ("reference run", *map(id, owners), tuple(rows.tolist()))))
+    if store is not None and all(key in store for _, key in keys):
+        return [store[key][1] for _, key in keys]
+    runs = prefills_with(replacements.query.model, context, replaced)
+    if store is not None:
+        store.update({key: (own, run) for (own, key), run in zip(keys, runs, strict=True)})
+    return runs
+
+
+def replayed(
+    replacements: Cases,
+    rows: Int[Tensor, " target"],
+    cases: list[Case],
+    runs: list[Int[Tensor, "_ token"]],
+) -> list[Replay]:
+    """The replay of each case, all in one.
+
+    Args:
+        replacements: whose clean run the rows are of.
+        rows: to repeat.
+        cases: whose reference runs slots are read from.
+        runs: of each case, which run each of its variants reads each slot from: 0 the clean one, 1
+            the reference.
+    """
+    numbered = torch.cat([run * number for number, run in enumerate(runs, start=1)])
+    others = tuple(case.run for case in cases)
+    variants = reading(numbered, len(rows))
+    played = replay(replacements.query.model, replacements.context, rows, variants, others)
+    parts, start = [], 0
+    for run in runs:
+        parts.append(_variants_of(played, slice(start, start + len(run))))
+        start += len(run)
+    return parts
+
+
+def _variants_of(played: Replay, variants: slice) -> Replay:
+    return Replay(
+        weights=[layer[variants] for layer in played.weights],
+        own_values=[layer[variants] for layer in played.own_values],
+        attention=[layer[variants] for layer in played.attention],
+        ffn=[layer[variants] for layer in played.ffn],
+        final=played.final[variants],
+    )

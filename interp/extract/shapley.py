@@ -9,13 +9,10 @@ from torch import Tensor
 
 from interp.algebra import shapley as coalitions
 from interp.algebra.readout import check_gauge, read_out
-from interp.capture.prefill import Prefill
-from interp.capture.replay import replay
-from interp.capture.slots import reading
 from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import asked, read_in
 from interp.extract.question import target_chunks
-from interp.extract.replaced import Cases, cases, reference_runs
+from interp.extract.replaced import Case, Cases, cases, grouped_cases, replayed
 from interp.model.state import undisturbed
 from interp.vocabulary import NORMS, PAIRS, PATH_CLASSES, WRITES
 
@@ -62,34 +59,48 @@ def shapley(
         replacements = cases(prefilled, sources, references)
         rows = {one: read_in(query, context, one, foils).gauge_rows for one in gauges}
         by_case = [
-            _one(replacements, rows, s, other) for s, _, other in reference_runs(replacements)
+            found
+            for group in grouped_cases(replacements)
+            for found in _together(replacements, rows, group)
         ]
     return _labelled(replacements, by_case, gauge)
 
 
-def _one(
-    replacements: Cases, by_gauge: dict, source_set: int, reference_run: Prefill
-) -> list[dict[str, Tensor]]:
-    """By gauge: every variable of one set and reference, its target axis last."""
-    query, runs = replacements.query, (replacements.context, reference_run)
-    chosen = coalitions.coalition_runs(replacements.members[source_set])
+def _together(
+    replacements: Cases, by_gauge: dict[str, Tensor], group: list[Case]
+) -> list[list[dict[str, Tensor]]]:
+    """By case and gauge: every variable, its target axis last. One replay for all cases."""
+    query = replacements.query
+    runs = [coalitions.coalition_runs(replacements.members[case.source_set]) for case in group]
     chunks = []
-    for part in target_chunks(query, len(chosen)):
-        rows, is_source = query.rows[part], replacements.before[source_set][part]
-        variants = reading(chosen, len(rows))
-        played = replay(query.model, replacements.context, rows, variants, others=(reference_run,))
-        clean = played.final[-1]
-        written, by_reading = None, []
-        for rows_g in by_gauge.values():
-            readout = read_out(query.parts, rows_g[part], clean)
-            if written is None:
-                written = coalitions.writes(query.parts, readout.biases, runs, played, is_source)
-            by_reading.append(_variables(query.parts, readout, played.final, written))
-        chunks.append(by_reading)
+    for part in target_chunks(query, sum(map(len, runs))):
+        played = replayed(replacements, query.rows[part], group, runs)
+        # The clean run is a coalition of every case.
+        readouts = [
+            read_out(query.parts, rows[part], played[0].final[-1]) for rows in by_gauge.values()
+        ]
+        chunks.append(
+            [
+                _of_case(replacements, readouts, case, one, part)
+                for case, one in zip(group, played, strict=True)
+            ]
+        )
     return [
-        {name: torch.cat([one[name] for one in column], dim=-1) for name in column[0]}
-        for column in zip(*chunks, strict=True)
+        [_joined(column) for column in zip(*case, strict=True)]
+        for case in zip(*chunks, strict=True)
     ]
+
+
+def _of_case(replacements: Cases, readouts, case: Case, played, part) -> list[dict[str, Tensor]]:
+    """Every variable of one case, by gauge."""
+    parts, runs = replacements.query.parts, (replacements.context, case.run)
+    is_source = replacements.before[case.source_set][part]
+    written = coalitions.writes(parts, readouts[0].biases, runs, played, is_source)
+    return [_variables(parts, readout, played.final, written) for readout in readouts]
+
+
+def _joined(pieces: tuple[dict[str, Tensor], ...]) -> dict[str, Tensor]:
+    return {name: torch.cat([one[name] for one in pieces], dim=-1) for name in pieces[0]}
 
 
 def _variables(parts, readout, final, written) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from interp.model.families import base_model, volatile
+from interp.model.families import base_model, held, volatile
 from interp.model.parts import ONE_AT_A_TIME
 
 
@@ -19,7 +19,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     would round the float32 algebra down, and inference mode would forbid the vector-Jacobian
     products of the readout: all are off inside. Threads wait for one another.
     """
-    with ONE_AT_A_TIME, _eval_mode(model):
+    with ONE_AT_A_TIME, held(model), _eval_mode(model):
         yield
 
 

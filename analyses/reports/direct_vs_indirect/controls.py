@@ -20,7 +20,9 @@ from analyses.reports.direct_vs_indirect.sample import GAUGES, REFERENCES, Measu
 from analyses.run.models import random_weights
 from interp.data.images import open_image
 from interp.data.sample import Sample
+from interp.extract.question import ask
 from interp.extract.references import Pool
+from interp.extract.sharing import sharing
 from interp.inputs.completions import Completion
 from interp.model.vlm import embed
 
@@ -41,7 +43,8 @@ def measure_controls(
     pairs = list(zip(samples, texts, strict=True))[:N_CONTROL]
     for sample, text in tqdm(pairs, desc="controls", disable=None):
         try:
-            records += _of_sample(measurer, untrained, sample, text)
+            with sharing():
+                records += _of_sample(measurer, untrained, sample, text)
         except (ValueError, torch.OutOfMemoryError) as error:
             log.warning("no controls of %s: %s", sample.id, error)
     return records
@@ -79,12 +82,12 @@ def _record(control, measurer: Measurer, sample, text, targets_of=None) -> list[
     references = interp.extract.references(
         vlm, sample, pool=pool, kinds=kinds, seed=seed, **options
     )
-    tokens = interp.extract.ledger(vlm, sample, detail="summary", **options)
-    is_answer = tokens["target_role"].values == "answer"
-    options["positions"] = tokens["target_position"].values[is_answer].tolist()
+    query = ask(vlm, sample, **options)
+    is_answer = [role == "answer" for role, _ in query.places]
+    options["positions"] = query.rows[is_answer].tolist()
     if targets_of is not None:
         ids = vlm.processor.tokenizer(targets_of.answer, add_special_tokens=False).input_ids
-        own = tokens["target_token_id"].values[is_answer].tolist()
+        own = query.targets[is_answer].tolist()
         # Where both answers share a token, that target would not be shuffled.
         indices = [k for k, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b]
         options["positions"] = [options["positions"][k] for k in indices]

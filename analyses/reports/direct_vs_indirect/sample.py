@@ -15,6 +15,7 @@ from analyses.run.recipe import Budget, Tick, attempt, nothing
 from interp.capture.memory import is_out_of_memory
 from interp.data.sample import Sample
 from interp.extract.references import Pool
+from interp.extract.sharing import sharing
 from interp.inputs.completions import Completion
 from interp.model.vlm import VLM
 from interp.vocabulary import EDGE_MODES, SINKLESS, SOURCE_SETS, describe
@@ -70,7 +71,8 @@ class Measurer:
         for (k, (sample, text)), outcome in zip(numbered_pairs, shared, strict=True):
             outcomes[k] = outcome
             if not isinstance(outcome, Exception):
-                outcomes[k] = attempt(self._merged, sample, text, *outcome)
+                with sharing():
+                    outcomes[k] = attempt(self._merged, sample, text, *outcome)
             tick(1)
         return [p[1] if isinstance(p, tuple) else p for p in outcomes]
 

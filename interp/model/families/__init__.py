@@ -4,7 +4,8 @@ A family's file has `locate`, from a model to its `Parts`. A family whose attent
 residual stream follow METHODS.md 1 needs nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from peft import PeftModel
 from torch import nn
@@ -29,6 +30,26 @@ def base_model(model: nn.Module) -> nn.Module:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+_HELD: dict[int, Parts | None] = {}  # by id, of the models that are being read
+
+
+@contextmanager
+def held(model: nn.Module) -> Iterator[None]:
+    """Context in which a model's parts are looked up and checked once.
+
+    Nobody may change its modules inside.
+    """
+    key = id(model)
+    if key in _HELD:
+        yield
+        return
+    _HELD[key] = None
+    try:
+        yield
+    finally:
+        del _HELD[key]
+
+
 def parts(model: nn.Module) -> Parts:
     """The parts of a model.
 
@@ -37,6 +58,15 @@ def parts(model: nn.Module) -> Parts:
             architecture, a layer that does not attend to the whole context, positions that are
             encoded by the text's length, or weights that are offloaded or sharded.
     """
+    found = _HELD.get(id(model))
+    if found is None:
+        found = _checked(model)
+        if id(model) in _HELD:
+            _HELD[id(model)] = found
+    return found
+
+
+def _checked(model: nn.Module) -> Parts:
     if isinstance(model, PeftModel):
         _check_adapter(model)
     model = base_model(model)
@@ -92,6 +122,9 @@ def _check_weights(model: nn.Module) -> None:
 
 def volatile(model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:
     """Attributes that a forward changes and generation needs; none for an unknown architecture."""
+    found = _HELD.get(id(model))
+    if found is not None:
+        return found.volatile
     model = base_model(model)
     locate = MODEL_FAMILIES.get(model.config.model_type)
     return locate(model).volatile if locate else ()

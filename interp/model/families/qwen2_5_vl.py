@@ -34,7 +34,7 @@ def locate(model: nn.Module) -> Parts:
         n_vocabulary=linear.sizes(model.lm_head)[1],
         n_heads=text.num_attention_heads,
         n_kv_heads=text.num_key_value_heads,
-        d_head=text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads,
+        d_head=vars(text).get("head_dim") or text.hidden_size // text.num_attention_heads,
         n_activations=text.hidden_size + max(_of_decoder(text), _of_tower(vision)),
         n_tower_heads=vision.num_heads,
         max_positions=text.max_position_embeddings,
