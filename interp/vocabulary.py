@@ -43,6 +43,10 @@ DIMENSIONS = {
     "arm": "Model",
     "rule": "Rule of a saliency reward",
     "text_of": "Text: the model's own, or the first model's",
+    "player": "Path, or the words",
+    "drawn": "How the texts were drawn",
+    "image_side": "Whose image",
+    "text_side": "For whose image the text was written",
     "row": "Patch row",
     "column": "Patch column",
 }
@@ -68,6 +72,7 @@ PATH_CLASSES = (
     "rest of the row",
     "other positions",
 )  # P1, P2, P3 of METHODS.md 3.3
+PLAYERS = (*PATH_CLASSES, "words")  # P1 … P4 of METHODS.md 3.7
 PAIRS = ("P1 P2", "P1 P3", "P2 P3")
 NORMS = ("live", "frozen")
 WRITES = ("values", "pattern")
@@ -204,6 +209,20 @@ VARIABLES = {
     "shapley_strict": ("logit", "Shapley value, only values counted as direct"),
     "pair_interaction": ("logit", "Shapley interaction of two path classes"),
     "direct_write": ("logit", "Direct write under the frozen norm, by what changes in it"),
+    "words_total": ("logit", "Log-odds lost when image and words are the partner's"),
+    "words_owen": ("logit", "Owen value of each path and of the words"),
+    "words_owen_strict": ("logit", "Owen value, only values counted as direct"),
+    "words_shapley": ("logit", "Shapley value of four players"),
+    "words_shapley_strict": ("logit", "Shapley value of four players, only values direct"),
+    "words_interaction": ("logit", "Interaction of the image and the words"),
+    "words_value": ("logit", "Value of each coalition of paths and words"),
+    "words_corner": ("logit", "The model's own output for each image behind each text"),
+    "parting": ("logit", "Shapley value at the first word that differs"),
+    "parting_total": ("logit", "Log-odds of the first word that differs, lost with the image"),
+    "n_texts": ("1", "Texts that were played"),
+    "has_same_words": ("", "Both greedy texts are the same"),
+    "outcome_token": ("", "Token of the answer where the two answers part"),
+    "foil_token": ("", "The other answer's token there"),
     "signed_sum": ("logit", "Sum of the direct map over the image"),
     "positive_mass": ("logit", "Sum of the direct map's positive values"),
     "negative_mass": ("logit", "Sum of the direct map's negative values"),

@@ -86,11 +86,18 @@ def writes(
 
 def cubes(
     parts: Parts,
-    readout: Readout,
+    gauge_rows: Float[Tensor, "target d_model"],
+    vectors: Float[Tensor, "target d_model"],
     final: Float[Tensor, "variant target d_model"],
     written: Float[Tensor, "a b value target d_model"],
 ) -> dict[str, Float[Tensor, "p1 p2 p3 norm target"]]:
     """v(a', a, b) under the live and the frozen norm, for both readings of "direct".
+
+    Args:
+        parts: the model's parts.
+        gauge_rows, vectors: g, and u of the frozen norm.
+        final: states of the coalitions before the final norm.
+        written: as `writes` gives them.
 
     Returns:
         "pattern and values", W as above, and "values", the strict reading.
@@ -102,15 +109,20 @@ def cubes(
         "pattern and values": rest + rearrange(own, "q b t d -> q 1 b t d"),
         "values": rest + rearrange(written, "a b q t d -> q a b t d"),
     }
-    return {name: _both_norms(parts, readout, states) for name, states in swapped.items()}
+    return {
+        name: _both_norms(parts, gauge_rows, vectors, states) for name, states in swapped.items()
+    }
 
 
 def _both_norms(
-    parts: Parts, readout: Readout, states: Float[Tensor, "p1 p2 p3 target d_model"]
+    parts: Parts,
+    gauge_rows: Float[Tensor, "target d_model"],
+    vectors: Float[Tensor, "target d_model"],
+    states: Float[Tensor, "p1 p2 p3 target d_model"],
 ) -> Float[Tensor, "p1 p2 p3 norm target"]:
-    gauge_rows = repeat(readout.gauge_rows, "t d -> q a b t d", q=2, a=2, b=2)
-    live = readout_vectors(gauge_rows, states, parts.norm_weight.to(states.dtype), parts.epsilon)
-    projections = torch.stack([project(live, states), project(readout.vectors, states)])
+    rows = repeat(gauge_rows, "t d -> q a b t d", q=2, a=2, b=2)
+    live = readout_vectors(rows, states, parts.norm_weight.to(states.dtype), parts.epsilon)
+    projections = torch.stack([project(live, states), project(vectors, states)])
     return rearrange(projections, "norm q a b t -> q a b norm t")
 
 

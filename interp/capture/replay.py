@@ -85,13 +85,13 @@ def replays(
     batch: Prefills,
     rows: list[Int[Tensor, " _"]],
     variants: list[Variants] | None = None,
-    others: tuple[Prefill, ...] = (),
+    others: tuple[Prefills | Prefill, ...] = (),
 ) -> list[Replay]:
     """`replay` of rows of several sequences at once, each as if it were alone.
 
     Args:
         model, variants, others: as for `replay`; `variants` by sequence, all of one kind, and
-            `others` for a single sequence alone.
+            `others` with the same sequences, padded alike.
         batch, rows: the clean runs, and the rows of each to repeat, counted without padding.
 
     Raises:

@@ -85,7 +85,7 @@ class Slots:
     rows: Int[Tensor, "sequence target"]
     is_context: Bool[Tensor, "sequence target token"]
     """Before the row, and no padding."""
-    run: Int[Tensor, "variant token"]
+    run: Int[Tensor, "variant sequence token"]
     is_cut: Bool[Tensor, "variant sequence target token"]
     scale: Float[Tensor, " variant"]
     is_masked: bool
@@ -97,9 +97,9 @@ def slots(
 ) -> Slots:
     """The slots of the rows of each sequence; edges that a row does not have are never cut.
 
-    The first run has all sequences, padded; slots of others can be read by one sequence alone.
+    Every run has all sequences, padded alike.
     """
-    assert len(runs) == 1 or len(rows) == 1, "slots of other runs are read by one sequence alone"
+    assert len({run.keys[0].shape for run in runs}) == 1, "runs are of the same sequences"
     batch, n_targets = runs[0], max(len(one) for one in rows)
     n_tokens, n_variants = batch.keys[0].shape[2], max(len(one.run) for one in variants)
     moved = [one + n for one, n in zip(padded_rows(rows), batch.n_padding, strict=True)]
@@ -119,12 +119,16 @@ def slots(
         )
         for one, n in zip(variants, batch.n_padding, strict=True)
     ]
+    run = [
+        functional.pad(one.run, (n, 0, 0, n_variants - len(one.run)))
+        for one, n in zip(variants, batch.n_padding, strict=True)
+    ]
     most = max(variants, key=lambda one: len(one.run))
     return Slots(
         runs=runs,
         rows=at,
         is_context=is_context,
-        run=functional.pad(most.run, (n_tokens - most.run.shape[1], 0)),
+        run=torch.stack(run, dim=1),
         is_cut=torch.stack(is_cut, dim=1) & is_context,
         scale=most.scale,
         is_masked=most.is_masked,
@@ -195,7 +199,7 @@ def _scores(grouped: Tensor, replay: Slots, layer: int) -> Tensor:
     for number, run in enumerate(replay.runs):
         run_scores = by_head @ run.keys[layer].to(grouped.dtype).mT
         run_scores = rearrange(run_scores, "s kv (v g t) p -> s kv v g t p", **sizes)
-        is_read = rearrange(replay.run == number, "v p -> v 1 1 p")
+        is_read = rearrange(replay.run == number, "v s p -> s 1 v 1 1 p")
         scores = run_scores if scores is None else torch.where(is_read, run_scores, scores)
     return scores
 
@@ -207,7 +211,8 @@ def _read(weights: Tensor, replay: Slots, layer: int) -> Tensor:
     for number, run in enumerate(replay.runs):
         run_weights = weights
         if len(replay.runs) > 1:
-            run_weights = weights * rearrange(replay.run == number, "v p -> v 1 1 p")
+            is_read = rearrange(replay.run == number, "v s p -> s 1 v 1 1 p")
+            run_weights = weights * is_read
         by_head = rearrange(run_weights, "s kv v g t p -> s kv (v g t) p")
         run_read = by_head @ run.values[layer].to(weights.dtype)
         read = run_read if read is None else read + run_read

@@ -18,6 +18,7 @@ from interp.extract.patch_effects import patch_effects
 from interp.extract.references import references
 from interp.extract.residual import residual
 from interp.extract.shapley import shapley
+from interp.extract.words import words
 
 __all__ = [
     "each",
@@ -31,4 +32,5 @@ __all__ = [
     "references",
     "residual",
     "shapley",
+    "words",
 ]

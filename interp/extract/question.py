@@ -136,7 +136,14 @@ def _forced(vlm: VLM, sample: Sample, completion) -> tuple:
     """The inputs of a sample with its text, their batch on the model's device, and their origin."""
     inputs = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
     batch = {name: value.to(vlm.device) for name, value in inputs.batch.items()}
-    attributes = {
+    attributes = origin(vlm, sample, completion)
+    remember(sample, attributes["data_hash"])
+    return inputs, batch, attributes
+
+
+def origin(vlm: VLM, sample: Sample, completion) -> dict[str, str]:
+    """Attributes that say which model, text and sample a dataset is about."""
+    return {
         "model": vlm.name,
         "revision": vlm.revision,
         "model_hash": fingerprint(vlm.model),
@@ -148,8 +155,6 @@ def _forced(vlm: VLM, sample: Sample, completion) -> tuple:
         "data": f"{sample.dataset}/{sample.split}",
         "data_hash": sample.fingerprint,
     }
-    remember(sample, attributes["data_hash"])
-    return inputs, batch, attributes
 
 
 def _bare_table(parts: Parts, batch) -> Tokens:

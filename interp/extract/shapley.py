@@ -104,7 +104,7 @@ def _joined(pieces: tuple[dict[str, Tensor], ...]) -> dict[str, Tensor]:
 
 
 def _variables(parts, readout, final, written) -> dict[str, Tensor]:
-    cubes = coalitions.cubes(parts, readout, final, written)
+    cubes = coalitions.cubes(parts, readout.gauge_rows, readout.vectors, final, written)
     split = coalitions.split(cubes["pattern and values"])
     variables = {field.name: getattr(split, field.name) for field in fields(split)}
     variables["pair_interaction"] = variables.pop("interactions")

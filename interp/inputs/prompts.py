@@ -1,5 +1,6 @@
 """From a sample to the model's inputs: the prompt, and the text that is teacher-forced."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -84,13 +85,19 @@ def teacher_forced(
         ValueError: an empty answer, or what `prompts` raises.
     """
     ids = text_ids(processor, sample, text)
-    batch = prompts(processor, [sample], system)
-    extend = torch.tensor([ids])
-    batch["input_ids"] = torch.cat([batch["input_ids"], extend], dim=1)
+    batch = extended(prompts(processor, [sample], system), ids)
+    return Inputs(batch, token_table(processor, batch, sample.boxes))
+
+
+def extended(batch: Mapping, ids: list[int]) -> BatchFeature:
+    """A batch of one prompt with a text behind it."""
+    extend = torch.tensor([ids], dtype=torch.long, device=batch["input_ids"].device)
+    longer = BatchFeature(dict(batch))
+    longer["input_ids"] = torch.cat([batch["input_ids"], extend], dim=1)
     for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
         filled = torch.full_like(extend, value, dtype=batch[name].dtype)
-        batch[name] = torch.cat([batch[name], filled], dim=1)
-    return Inputs(batch, token_table(processor, batch, sample.boxes))
+        longer[name] = torch.cat([batch[name], filled], dim=1)
+    return longer
 
 
 def count_tokens(processor, sample: Sample, system: str | None) -> int:

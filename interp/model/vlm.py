@@ -108,7 +108,31 @@ class VLM:
             generated = self.model.generate(
                 **batch, max_new_tokens=max_new_tokens, use_cache=True, do_sample=False
             )
-        new = generated[:, batch["input_ids"].shape[1] :]
+        return self._texts(generated[:, batch["input_ids"].shape[1] :])
+
+    def sampled(self, sample: Sample, n: int, *, seed: int = 0, max_new_tokens: int = 256) -> list:
+        """Texts drawn from the model's own distribution, at temperature 1 and untruncated."""
+        batch = inputs.prompts(self.processor, [sample], PROMPTS[self.prompt]).to(self.device)
+        device = [self.device] if self.device.type == "cuda" else []
+        with (
+            undisturbed(self.model),
+            greedy(self.model),  # no other rule of the checkpoint's changes the distribution
+            torch.no_grad(),
+            torch.random.fork_rng(device),
+        ):
+            torch.manual_seed(seed)
+            generated = self.model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                num_return_sequences=n,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+            )
+        return self._texts(generated[:, batch["input_ids"].shape[1] :])
+
+    def _texts(self, new: Tensor) -> list:
         ends = families.base_model(self.model).generation_config.eos_token_id
         ends = ends if isinstance(ends, list | tuple) else [ends] if ends is not None else []
         tokenizer = self.processor.tokenizer

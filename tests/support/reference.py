@@ -236,8 +236,11 @@ def node_effect(clean: Clean, reference: Clean, row, target, sources, gauge="cen
     return u @ h - u2 @ h2, parts
 
 
-def value_at(clean: Clean, reference: Clean, row, sources, g, is_strict, is_live):
-    """v(a', a, b) of METHODS.md 3.3 as a dict over triples of 0 and 1."""
+def value_at(clean: Clean, reference: Clean, row, sources, g, is_strict, is_live, u=None):
+    """v(a', a, b) of METHODS.md 3.3 as a dict over triples of 0 and 1.
+
+    The frozen norm is the clean run's, or `u`.
+    """
     rest = [p for p in range(row) if p not in sources]
     run = {0: reference, 1: clean}
     played = {}
@@ -256,7 +259,7 @@ def value_at(clean: Clean, reference: Clean, row, sources, g, is_strict, is_live
                     total = total + weights[head, p] * vector
         return total
 
-    u = clean.readout(played[1, 1][1], g)
+    u = clean.readout(played[1, 1][1], g) if u is None else u
     by_triple = {}
     for q in (0, 1):
         for a in (0, 1):
