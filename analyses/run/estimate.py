@@ -36,10 +36,10 @@ class _Writer(VLM):
 
     texts: dict
 
-    def answers(self, pairs: list[tuple], *, max_new_tokens: int = 256) -> list:
+    def answers(self, asked: list[Sample], *, max_new_tokens: int = 256) -> list:
         """As a model that knows them by heart."""
         tokenizer = self.processor.tokenizer
-        texts = (self.texts[question] for _, question in pairs)
+        texts = (self.texts[sample.question] for sample in asked)
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
         return [completions.completion(tokenizer, [*one, tokenizer.eos_token_id]) for one in ids]
 

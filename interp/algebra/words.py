@@ -17,7 +17,7 @@ N_PLAYERS = 4
 
 @dataclass(frozen=True)
 class Shares:
-    """What the sixteen values of a game give."""
+    """Shares of the four players, as the sixteen values of a game give them."""
 
     total: Float[Tensor, "..."]
     owen: Float[Tensor, "player ..."]

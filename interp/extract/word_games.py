@@ -11,7 +11,7 @@ from interp.extract.question import origin
 from interp.extract.two_images import Context
 from interp.inputs import prompts
 from interp.inputs.completions import Completion
-from interp.inputs.words import Outcome, Words, outcome, parting, words_of
+from interp.inputs.outcomes import Outcome, Words, outcome, parting, words_of
 from interp.model.vlm import PROMPTS, VLM
 
 

@@ -71,7 +71,8 @@ def test_ledger_and_effects_of_a_sample_are_labelled(tiny, sample):
     assert set(ds.target_role.values) == {"thinking", "answer"}
     text = "".join(ds.target_token.values[ds.target_role.values == "answer"])
     assert text == completion.answer
-    assert fx.source_set.values.tolist() == list(interp.vocabulary.SOURCE_SETS)
+    usual = [name for name in interp.vocabulary.SOURCE_SETS if name != "earlier"]
+    assert fx.source_set.values.tolist() == usual
     assert ds.direct.attrs == {"units": "logit", "long_name": "Direct contribution"}
     assert ds.attrs["model"] == "tiny"
     assert ds.attrs["gauge"] == "centered"

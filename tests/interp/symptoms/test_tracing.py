@@ -118,7 +118,7 @@ def test_no_token_is_put_before_the_prompt(tiny, sample):
     TransformerLensOrg/TransformerLens #223 (prepend_bos)
     """
     batch = prompts.teacher_forced(tiny.processor, sample, None).batch
-    text = prompts.prompt_text(tiny.processor, sample.question, None)
+    text = prompts.prompt_text(tiny.processor, sample, None)
     first = tiny.processor.tokenizer(text, add_special_tokens=False).input_ids[0]
     assert int(batch["input_ids"][0, 0]) == first
     ends = (batch["input_ids"][0] == tiny.processor.tokenizer.eos_token_id).nonzero()[:, 0]
