@@ -19,7 +19,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Every process would compile what it imports anew: ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py analyses/test_extract.py \
+FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py analyses/test_hub_folder.py analyses/test_extract.py \
   interp/store/test_opening.py interp/test_hygiene.py interp/test_properties.py interp/test_loading.py \
   interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py)
 

@@ -8,7 +8,7 @@ from interp.inputs.spelling import token_bytes
 
 @dataclass(frozen=True)
 class Words:
-    """What stands before an answer: thinking, tags and white space."""
+    """The text before an answer: thinking, tags and white space."""
 
     ids: tuple[int, ...]
     """As sampled."""
