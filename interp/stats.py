@@ -129,3 +129,50 @@ def _bootstrap(columns: list[np.ndarray], statistic, seed: int) -> np.ndarray:
             rng=np.random.default_rng(seed),
         ).confidence_interval
     return results
+
+
+def drawn_means(
+    arrays: dict[str, xr.DataArray], strata: xr.DataArray, *, over: str = "sample", seed: int = 0
+) -> xr.Dataset:
+    """Means of every stratum in bootstrap draws that all arrays share, with dimension `draw`.
+
+    Draw 0 is the sample itself; in the others the units of each stratum are resampled. What is NaN
+    is left out of its mean. Any statistic of means, with its interval, comes from these: over
+    strata as their unweighted mean, say, or a ratio (`interval_of`).
+
+    Args:
+        arrays: by name, with dimension `over`.
+        strata: the stratum of each unit.
+        over: the sampling unit.
+        seed: of the resampling.
+
+    Returns:
+        The arrays with dimensions (stratum, draw, …) in place of `over`.
+    """
+    rng, by_stratum = np.random.default_rng(seed), []
+    names = np.unique(strata.values)
+    for name in names:
+        chosen = np.flatnonzero(strata.values == name)
+        counts = rng.multinomial(len(chosen), np.full(len(chosen), 1 / len(chosen)), RESAMPLES)
+        counts = np.concatenate([np.ones((1, len(chosen))), counts])
+        weights = xr.DataArray(counts, dims=("draw", over))
+        own = {}
+        for key, array in arrays.items():
+            values = array.isel({over: chosen}).drop_vars(over, errors="ignore").astype(float)
+            n = xr.dot(weights, values.notnull().astype(float), dim=over)
+            own[key] = xr.dot(weights, values.fillna(0), dim=over) / n.where(n > 0)
+        by_stratum.append(xr.Dataset(own))
+    return xr.concat(by_stratum, dim=xr.Variable("stratum", names))
+
+
+def interval_of(draws: xr.DataArray) -> xr.Dataset:
+    """Estimate (draw 0) and 95 % percentile interval of a statistic in bootstrap draws."""
+    low, high = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+    bounds = draws.isel(draw=slice(1, None)).quantile([low, high], dim="draw", skipna=False)
+    return xr.Dataset(
+        {
+            "estimate": draws.isel(draw=0, drop=True),
+            "lower": bounds.isel(quantile=0, drop=True),
+            "upper": bounds.isel(quantile=1, drop=True),
+        }
+    )

@@ -137,7 +137,9 @@ def _edges(names: tuple[str, ...], effects: Iterable[xr.Dataset], ledger: xr.Dat
 
 def _nodes(vlm, sample, references, options, ledger) -> list[xr.Dataset]:
     """Node effects and Shapley values of the visual sets, with every reference."""
-    foils = contrast_foils(references, ledger)
+    foils = contrast_foils(
+        references, ledger["target_role"].values.tolist(), ledger["target_token_id"].values.tolist()
+    )
     nodes = interp.extract.node_effects(vlm, sample, references=references, **options)
     shares = interp.extract.shapley(
         vlm,
@@ -159,20 +161,22 @@ def _nodes(vlm, sample, references, options, ledger) -> list[xr.Dataset]:
     return [one.rename(source_set="visual_set") for one in (nodes, shares)]
 
 
-def contrast_foils(references: dict, ledger: xr.Dataset) -> list[int | None]:
+def contrast_foils(references: dict, roles: list[str], targets: list[int]) -> list[int | None]:
     """The foil of each target (METHODS.md 3.6).
 
-    For an answer token the twin's where it differs; otherwise None, the clean run's runner-up.
+    For an answer token the twin's, where it differs and all answer tokens before it agree;
+    otherwise None, the clean run's runner-up.
     """
-    roles, targets = ledger["target_role"].values, ledger["target_token_id"].values.tolist()
     if "twin" not in references:
         return [None] * len(targets)
-    places = [(str(role), int((roles[:k] == role).sum())) for k, role in enumerate(roles)]
+    places = [(role, roles[:k].count(role)) for k, role in enumerate(roles)]
     others = references["twin"].counterparts(places)
-    return [
-        other if role == "answer" and other != mine else None
-        for other, role, mine in zip(others, roles, targets, strict=True)
-    ]
+    foils, is_alike = [], True
+    for other, role, mine in zip(others, roles, targets, strict=True):
+        is_answer = role == "answer"
+        foils.append(other if is_answer and is_alike and other != mine else None)
+        is_alike = is_alike and (not is_answer or other == mine)
+    return foils
 
 
 def _all_sets(dataset: xr.Dataset, names: tuple[str, ...], ledger: xr.Dataset) -> xr.Dataset:

@@ -1,0 +1,253 @@
+"""The run that the verdict rests on: two games of every scene that it judges (RULE.md).
+
+First game: the image's order-free shares with the text held fixed (METHODS.md 3.3), averaged over
+the targets of a token class. Second game: the words are a player (3.7), with every partner.
+"""
+
+from collections import Counter
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import interp
+from analyses.options import DirectVsIndirect
+from analyses.reports.direct_vs_indirect.partners import KINDS, Partners
+from analyses.reports.direct_vs_indirect.sample import GAUGES, REFERENCES, contrast_foils
+from analyses.run import samples as samples_of
+from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
+from analyses.run.texts import written
+from interp.data.sample import Sample
+from interp.extract.prefilled import asked
+from interp.extract.references import Pool
+from interp.extract.sharing import sharing
+from interp.extract.source_sets import named_sets
+from interp.extract.word_games import alike, prepare
+from interp.extract.words import played_games
+from interp.inputs.completions import Completion
+from interp.measures import TOKEN_CLASSES
+from interp.model.identity import fingerprint
+from interp.model.vlm import VLM
+from interp.vocabulary import NORMS, PATH_CLASSES, PLAYERS, SINKLESS
+
+RULE = Path(__file__).parent / "RULE.md"
+SCENE_SEED = 20261126
+PER_FAMILY, MOST_DRAWN = 115, 300
+ENOUGH = 100  # images of a family that a verdict needs
+POOL_SCENES, POOL = 2000, 200  # scenes that partners, and references, are drawn from
+SINKS = ("with", "without")
+
+
+def games_path(path: Path) -> Path:
+    """Where the run of the games lies, beside the report's."""
+    return path.with_name(path.name + "-games")
+
+
+def rule_hash() -> str:
+    """SHA-256 of the rule's bytes."""
+    return sha256(RULE.read_bytes()).hexdigest()
+
+
+def scenes(options: DirectVsIndirect) -> tuple[list[Sample], list[Sample]]:
+    """The samples that are judged, in order, and the pool from which partners are drawn.
+
+    Embedded scenes are drawn by the rule's own seed, as many of each family; fewer where --limit
+    asks for a small report. Other data are judged as they come.
+    """
+    if options.data != "digits":
+        samples = samples_of.load(options)
+        return samples, samples
+    per_family = PER_FAMILY if options.limit >= ENOUGH else max(1, options.limit // 5)
+    limit = POOL_SCENES if options.limit >= ENOUGH else 200
+    pool = interp.load_samples("digits", split=options.split, limit=limit, seed=SCENE_SEED)
+    drawn: Counter = Counter()
+    chosen = []
+    for sample in pool:
+        drawn[sample.family] += 1
+        if drawn[sample.family] <= min(per_family, MOST_DRAWN):
+            chosen.append(sample)
+    return chosen, pool
+
+
+class Games:
+    """The recipe of the run."""
+
+    def __init__(
+        self, vlm: VLM, pool: list[Sample], options: DirectVsIndirect, *, certificate: dict
+    ):
+        """`pool`: where partners come from; references come from its first samples."""
+        self.vlm, self.options = vlm, options
+        self.partners = Partners(pool, options.seed)
+        self.pool = Pool(vlm, list(islice(samples_of.readable(pool), POOL)))
+        self.settings = {
+            "report": "direct_vs_indirect",
+            "part": "games",
+            "rule": rule_hash(),
+            "scene_seed": SCENE_SEED,
+            "model": vlm.name,
+            "model_hash": vlm.fingerprint,
+            "adapter": vlm.adapter,
+            "adapter_hash": fingerprint(vlm.model, adapter=True),
+            "prompt": vlm.prompt,
+            "revision": vlm.revision,
+            "limit": options.limit,
+            "max_new_tokens": options.max_new_tokens,
+        }
+        self.facts = {"certificate": certificate}
+
+    def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
+        """One shard: those of the samples that work, the others with their reason."""
+        texts = written(self.vlm, samples, budget, self.options.max_new_tokens)
+        second = self._second(samples, texts, budget)
+        statuses, datasets, ok = {}, [], []
+        for sample, text, game in zip(samples, texts, second, strict=True):
+            first = text if isinstance(text, Exception) else attempt(self._first, sample, text)
+            error = first if isinstance(first, Exception) else None
+            statuses[sample.id] = status(sample, error) | {"family": sample.family} | game[1]
+            if isinstance(text, Completion):
+                right = interp.inputs.completions.is_right(text.answer, sample.answer)
+                statuses[sample.id]["is_correct"] = right
+            if error is None:
+                ok.append(sample)
+                datasets.append(xr.merge([first, game[0]], join="exact", compat="override"))
+            tick(1)
+        if not datasets:
+            return Shard(None, statuses)
+        names = xr.Variable("sample", [one.id for one in ok])
+        shard = xr.concat(datasets, dim=names, data_vars="all", join="exact")
+        shard["family"] = ("sample", [one.family for one in ok])
+        shard.attrs = {}
+        hashes = {one.id: one.fingerprint for one in ok}
+        return Shard(shard, statuses, {"data_hashes": hashes, "attributes": self._attributes()})
+
+    def finish(self, _run: xr.Dataset, _samples: list[Sample]) -> dict:
+        """Nothing besides."""
+        return {}
+
+    def _attributes(self) -> dict:
+        names = ("model", "model_hash", "adapter", "adapter_hash", "prompt", "revision", "rule")
+        return {name: self.settings[name] for name in names} | {
+            "dtype": str(self.vlm.model.dtype).removeprefix("torch.")
+        }
+
+    def _first(self, sample: Sample, text: Completion) -> xr.Dataset:
+        """The game with the text held fixed: TE, P1 and its strict reading, by token class."""
+        with sharing():
+            answer_other = bool(self.pool.candidates(sample, text.answer))
+            kinds = [kind for kind in REFERENCES if kind != "other" or answer_other]
+            references = interp.extract.references(
+                self.vlm,
+                sample,
+                pool=self.pool,
+                kinds=kinds,
+                completion=text,
+                seed=self.options.seed,
+            )
+            prefilled = asked(self.vlm, sample, completion=text, gauge="raw", foils=None)
+            sets = named_sets(prefilled.query, prefilled.context.is_sink.cpu().numpy())
+            sources = ["image"]
+            if (sets["image"] != sets["image" + SINKLESS]).any() and sets["image" + SINKLESS].any():
+                sources.append("image" + SINKLESS)
+            ds = interp.extract.shapley(
+                self.vlm,
+                sample,
+                references=references,
+                sources=sources,
+                completion=text,
+                gauge=GAUGES,
+                foils=contrast_foils(
+                    references,
+                    [role for role, _ in prefilled.query.places],
+                    prefilled.query.targets.tolist(),
+                ),
+            )
+        return _by_class(ds)
+
+    def _second(self, samples: list[Sample], texts: list, budget: Budget) -> list[tuple]:
+        """The game in which the words are a player, of every sample with each of its partners."""
+        jobs, found = [], [({}, {}) for _ in samples]
+        for number, (sample, text) in enumerate(zip(samples, texts, strict=True)):
+            for kind, partner in self.partners.of(sample).items():
+                if partner is None or not isinstance(text, Completion):
+                    found[number][1][kind] = "no such partner"
+                else:
+                    like = attempt(alike, sample, partner)
+                    jobs.append((number, kind, like))
+        able = [job for job in jobs if not isinstance(job[2], Exception)]
+        answers = written(self.vlm, [job[2] for job in able], budget, self.options.max_new_tokens)
+        games = []
+        for (number, kind, partner), other in zip(able, answers, strict=True):
+            if isinstance(other, Exception):
+                found[number][1][kind] = str(other)
+                continue
+            game = attempt(prepare, self.vlm, samples[number], partner, texts[number], other)
+            if isinstance(game, Exception):
+                found[number][1][kind] = str(game).removeprefix(f"{samples[number].id}: ")
+            else:
+                games.append((number, kind, game))
+        played = played_games((game for *_, game in games), max_memory=budget.max_memory)
+        for (number, kind, _), one in zip(games, played, strict=True):
+            found[number][0][kind] = _brief(one)
+        return [(_by_kind(by_kind), {"left_out": why}) for by_kind, why in found]
+
+
+def _by_class(ds: xr.Dataset) -> xr.Dataset:
+    """TE, P1 and strict P1, mean over the targets of each class; NaN where there are none."""
+    values = xr.Dataset(
+        {
+            "first_total": ds["total"],
+            "first_direct": ds["shapley"].sel(path_class=PATH_CLASSES[0], drop=True),
+            "first_direct_strict": ds["shapley_strict"].sel(path_class=PATH_CLASSES[0], drop=True),
+        }
+    )
+    roles = ds["target_role"].values
+    by_class = [
+        values.isel(target=np.flatnonzero(roles == name)).mean("target", skipna=True)
+        for name in TOKEN_CLASSES
+    ]
+    joined = xr.concat(by_class, dim=xr.Variable("token_class", list(TOKEN_CLASSES)))
+    joined = joined.reindex(reference=list(REFERENCES))
+    with_sinks = joined.sel(source_set="image", drop=True)
+    has_sinks = "image" + SINKLESS in ds["source_set"].values
+    # Where nothing is a sink the image without its sinks is the image.
+    without = joined.sel(source_set="image" + SINKLESS, drop=True) if has_sinks else with_sinks
+    both = xr.concat([with_sinks, without], dim=xr.Variable("sinks", list(SINKS)))
+    both["has_sinks"] = has_sinks
+    return both.drop_vars([c for c in both.coords if c not in both.dims])
+
+
+def _brief(ds: xr.Dataset) -> xr.Dataset:
+    """The numbers of a game that a verdict is made of."""
+    names = ["words_total", "words_owen", "words_owen_strict"]
+    brief = ds[names].sel(drawn="greedy", drop=True)
+    brief["parting"] = ds["parting"]
+    brief["has_same_words"] = ds["has_same_words"].astype(float)
+    return brief.drop_attrs()
+
+
+def _nothing() -> xr.Dataset:
+    """The numbers of a game that could not be played."""
+    both, norm = ("gauge", "norm"), ("norm",)
+    sizes = {"gauge": len(GAUGES), "norm": len(NORMS)}
+    blank = xr.Dataset(coords={"norm": list(NORMS), "path_class": list(PATH_CLASSES)})
+    blank = blank.assign_coords(gauge=["contrast", "centered"], player=list(PLAYERS))
+    for name, dims in (
+        ("words_total", both),
+        ("words_owen", ("gauge", "player", "norm")),
+        ("words_owen_strict", ("gauge", "player", "norm")),
+        ("parting", ("path_class", *norm)),
+        ("has_same_words", ()),
+    ):
+        shape = [({"player": 4, "path_class": 3} | sizes)[dim] for dim in dims]
+        blank[name] = (dims, np.full(shape, np.nan))
+    return blank
+
+
+def _by_kind(by_kind: dict[str, xr.Dataset]) -> xr.Dataset:
+    all_kinds = [by_kind.get(kind, _nothing()) for kind in KINDS]
+    joined = xr.concat(
+        all_kinds, dim=xr.Variable("partner", list(KINDS)), data_vars="all", join="exact"
+    )
+    return joined.sel(gauge=list(GAUGES))
