@@ -1,0 +1,220 @@
+"""The verdict, version 2: RULE.md applied to the run of the games. Needs no model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from interp import stats
+from interp.vocabulary import PATH_CLASSES, PLAYERS
+
+GATE = 0.5  # logit
+MOST_NEGATIVE = 0.10  # share of images with TE below -GATE
+LEAST_IMAGES = 100
+OVERALL = "over families"
+CELL = {"first": ("reference", "gauge", "norm", "sinks"), "second": ("partner", "gauge", "norm")}
+READINGS = ("", "_strict")
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """All judgements, and the numbers that they rest on."""
+
+    judgements: pd.DataFrame
+    """One row per game, question, token class and family: decision, reason, strict decision."""
+    cells: pd.DataFrame
+    """Δ, its strict reading, TE and the share by game, question, token class, family and cell."""
+    gates: pd.DataFrame
+    """Mean TE, mean |TE| and share of images with TE < −0.5, by what replaces the image."""
+
+
+def judge(run: xr.Dataset, seed: int = 0) -> Verdicts:
+    """The verdicts of a run of the games; bootstraps have the rule's seed."""
+    run = run.load()
+    parts = [_first(run, str(token_class), seed) for token_class in run["token_class"].values] + [
+        _second(run, seed)
+    ]
+    return Verdicts(*(pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True)))
+
+
+# ------------------------------------------------------------------------------------- the games
+
+
+def _first(run: xr.Dataset, token_class: str, seed: int) -> tuple[pd.DataFrame, ...]:
+    """The text held fixed: does the direct write outweigh the rest?"""
+    chosen = run[["first_total", "first_direct", "first_direct_strict", "family"]]
+    chosen = chosen.sel(token_class=token_class, drop=True)
+    if not bool(run["has_sinks"].any()):
+        chosen = chosen.sel(sinks=["with"])
+    chosen = _first_usable(chosen, chosen["first_total"])
+    total = chosen["first_total"]
+    claims = {"direct": ("first_direct", "first_direct_strict")}
+    arrays = {name: chosen[name] for names in claims.values() for name in names}
+    return _judged(("first", token_class), claims, total, arrays, chosen["family"], seed)
+
+
+def _second(run: xr.Dataset, seed: int) -> tuple[pd.DataFrame, ...]:
+    """The words a player: does the direct write outweigh the rest, and do the words?"""
+    names = ["words_total", "words_owen", "words_owen_strict", "parting", "has_same_words"]
+    chosen = _first_usable(run[[*names, "family"]], run["words_total"])
+    arrays = {}
+    for claim, player in (("direct", PLAYERS[0]), ("words", PLAYERS[3])):
+        for end in READINGS:
+            arrays[claim + end] = chosen["words_owen" + end].sel(player=player, drop=True)
+    # Where the texts are the same nobody chose between them, and there is nothing to credit on.
+    is_parted = chosen["parting"].notnull().all("path_class")
+    arrays["chosen_direct"] = chosen["parting"].sel(path_class=PATH_CLASSES[0], drop=True)
+    arrays["chosen"] = chosen["parting"].sum("path_class").where(is_parted)
+    for end in READINGS:
+        arrays["parted_words" + end] = (
+            arrays["words" + end].where(is_parted, 0.0).where(chosen["words_total"].notnull())
+        )
+    claims = {
+        "direct": ("direct", "direct_strict"),
+        "words": ("words", "words_strict"),
+        "direct, with the choice of words": (_credited(""), _credited("_strict")),
+    }
+    return _judged(
+        ("second", "answer"), claims, chosen["words_total"], arrays, chosen["family"], seed
+    )
+
+
+def _credited(end: str):
+    """ψ_1 = φ_1 + φ_4 σ_1, σ_1 = Σφ_1 / ΣTE where the texts part, in every draw and family."""
+
+    def from_draws(draws: xr.Dataset) -> xr.DataArray:
+        sigma = (draws["chosen_direct"] / draws["chosen"]).fillna(0.0)
+        return draws["direct" + end] + draws["parted_words" + end] * sigma
+
+    return from_draws
+
+
+def _first_usable(run: xr.Dataset, total: xr.DataArray) -> xr.Dataset:
+    """Of each family the first LEAST_IMAGES images with all that they can have.
+
+    An image counts as usable if it has every cell that any image of its family has.
+    """
+    keep: list[int] = []
+    rest = [dim for dim in total.dims if dim != "sample"]
+    for family in np.unique(run["family"].values):
+        at = np.flatnonzero(run["family"].values == family)
+        has = total.isel(sample=at).notnull()
+        possible = has.any("sample")
+        usable = at[(has | ~possible).all(rest).values & has.any(rest).values]
+        keep += usable[:LEAST_IMAGES].tolist() if len(usable) >= LEAST_IMAGES else at.tolist()
+    return run.isel(sample=sorted(keep))
+
+
+# --------------------------------------------------------------------------------------- the rule
+
+
+def _judged(of, claims, total, arrays, families, seed) -> tuple[pd.DataFrame, ...]:
+    """Judgements, cells and gates of one game, for every family and over families."""
+    (game, token_class), by = of, CELL[of[0]][0]
+    means = arrays | {
+        "te": total,
+        "size": np.abs(total),
+        "negative": (total < -GATE).where(total.notnull()).astype(float),
+    }
+    draws = stats.drawn_means(means, families, seed=seed)
+    counts = total.notnull().groupby(families).sum("sample").rename(family="stratum")
+    gates, cells, judgements = [], [], []
+    names = [str(name) for name in draws["stratum"].values]
+    complete = [name for name in names if int(counts.sel(stratum=name).min()) >= LEAST_IMAGES]
+    for family in [*names, OVERALL]:
+        members = complete if family == OVERALL else [family]
+        label = {"game": game, "token_class": token_class, "family": family}
+        n = counts.sel(stratum=members).min("stratum") if members else counts.isel(stratum=0) * 0
+        own = draws.sel(stratum=members or names[:1])
+        gate = _gate(own, n, by)
+        gates.append(gate.assign(**label))
+        for claim, readings in claims.items():
+            row = label | {"claim": claim, "families": ", ".join(members)}
+            cell = _cells(own, n, readings)
+            cells.append(cell.assign(**label, claim=claim))
+            judgements.append(row | _decision(cell, gate))
+    return pd.DataFrame(judgements), pd.concat(cells), pd.concat(gates)
+
+
+def _gate(draws: xr.Dataset, n: xr.DataArray, by: str) -> pd.DataFrame:
+    """One row per reference or partner kind and gauge, under the live norm, with sinks."""
+    at = {"norm": "live"} | ({"sinks": "with"} if "sinks" in draws.dims else {})
+    own = draws[["te", "size", "negative"]].sel(at, drop=True).mean("stratum")
+    rows = stats.interval_of(own["te"])
+    size = stats.interval_of(own["size"])
+    rows["size"], rows["size_upper"] = size["estimate"], size["upper"]
+    rows["negative"] = own["negative"].isel(draw=0, drop=True)
+    rows["n"] = n.sel(at, drop=True)
+    frame = rows.to_dataframe(dim_order=[by, "gauge"]).reset_index().rename(columns={by: "by"})
+    passes = (frame.lower >= GATE) & (frame.negative <= MOST_NEGATIVE)
+    return frame.assign(passes=passes)
+
+
+def _cells(draws: xr.Dataset, n: xr.DataArray, readings: tuple) -> pd.DataFrame:
+    """One row per cell: Δ and its strict reading, TE, and the share."""
+    total = draws["te"].mean("stratum")
+    columns = {"te": total}
+    for name, reading in zip(("delta", "strict_delta"), readings, strict=True):
+        part = (reading(draws) if callable(reading) else draws[reading]).mean("stratum")
+        columns[name] = 2 * part - total
+        columns[name.replace("delta", "share")] = part / total
+        columns[name.replace("delta", "part")] = part
+    pieces = []
+    for name, values in columns.items():
+        ends = stats.interval_of(values)
+        pieces.append(ends.rename(estimate=name, lower=f"{name}_lower", upper=f"{name}_upper"))
+    merged = xr.merge(pieces, join="exact", compat="override", combine_attrs="drop")
+    merged["n"] = n
+    dims = [d for d in ("reference", "partner", "gauge", "norm", "sinks") if d in merged.dims]
+    frame = merged.to_dataframe(dim_order=dims).reset_index()
+    return frame.rename(columns={"reference": "by", "partner": "by"})
+
+
+def _decision(cells: pd.DataFrame, gate: pd.DataFrame) -> dict:
+    """The words of the rule: decision, reason and strict decision."""
+    least = int(min(cells.n.min(), gate.n.min()))
+    if least < LEAST_IMAGES:
+        lacking = sorted(set(cells.by[cells.n < LEAST_IMAGES]))
+        said = f"too few images ({least})", f"{LEAST_IMAGES} are needed with {', '.join(lacking)}"
+        return _said(*said)
+    if (gate.size_upper < GATE).all():
+        return _said("no effect", f"the mean |TE| is below {GATE} logits however it is asked")
+    failing = gate[~gate.passes]
+    if len(failing):
+        reasons = [
+            f"{row.by}, {row.gauge}: "
+            + (
+                f"mean TE may be as low as {row.lower:.2f} logits"
+                if row.lower < GATE
+                else f"TE < −{GATE} in {100 * row.negative:.0f} % of images"
+            )
+            for row in failing.itertuples()
+        ]
+        return _said("not assessable", "; ".join(reasons))
+    decision, reason = _decide(cells, "delta")
+    return _said(decision, reason, _decide(cells, "strict_delta")[0])
+
+
+def _said(decision: str, reason: str, strict: str | None = None) -> dict:
+    return {"decision": decision, "reason": reason, "strict_decision": strict or decision}
+
+
+def _decide(cells: pd.DataFrame, name: str) -> tuple[str, str]:
+    above, below = cells[f"{name}_lower"] > 0, cells[f"{name}_upper"] < 0
+    if above.all():
+        return "supported", f"Δ is above 0 in all {len(cells)} cells"
+    if below.all():
+        return "refuted", f"Δ is below 0 in all {len(cells)} cells"
+    larger, word = (above, "above") if above.sum() >= below.sum() else (below, "below")
+    others = "; ".join(cell_name(row) for row in cells[~larger].to_dict("records"))
+    return (
+        "not shown",
+        f"Δ is {word} 0 in {int(larger.sum())} of {len(cells)} cells, not in: {others}",
+    )
+
+
+def cell_name(cell: dict) -> str:
+    """A cell in words: reference or partner, gauge, norm, and whether it is without sinks."""
+    end = ", no sinks" if cell.get("sinks") == "without" else ""
+    return f"{cell['by']}, {cell['gauge']}, {cell['norm']}{end}"
