@@ -74,7 +74,7 @@ def patch_effects(
         reference_run = None
         if form == "slot":
             reference, reference_run = _reference_run(prefilled, reference)
-            fits = reference.is_defined(query.places, query.targets.tolist())
+            fits = reference.is_defined(query)
             is_defined = is_defined & rearrange(torch.tensor(fits).to(is_defined), "t -> t 1")
         by_target = [
             _one_target(prefilled, reference_run, members, k) for k in range(len(query.rows))

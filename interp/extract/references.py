@@ -20,6 +20,7 @@ from torch import Tensor
 
 from interp.data.images import open_image
 from interp.data.sample import Sample
+from interp.extract.question import Query
 from interp.inputs.completions import Completion, is_right
 from interp.inputs.prompts import given_text, teacher_forced
 from interp.inputs.tokens import tokens_by_role
@@ -35,25 +36,31 @@ class Reference:
 
     embeddings: Float[Tensor, "visual d_model"]
     text: dict[str, list[int]] | None = None
-    """Token ids of a twin's own thinking and answer. It is a reference only for targets
-    in whose place its own text has another token."""
+    """Token ids of a twin's own thinking and answer. It is a reference only for targets in whose
+    place its own text has another token, with the same thinking before it."""
 
-    def counterparts(self, places: list[tuple[str, int]]) -> list[int | None]:
-        """The token of the twin's own text in each target's place; None where there is none.
+    def counterparts(self, query: Query) -> list[int | None]:
+        """The token of the twin's own text in each target's place (METHODS.md 3.2).
 
-        Args:
-            places: of each target its role, and how many tokens of that role stand before it.
+        None where there is none, or behind the first thinking token at which the two texts part:
+        from there on places are not aligned.
         """
-        text = self.text or {}
-        return [
-            text[role][place] if place < len(text.get(role, [])) else None for role, place in places
-        ]
+        theirs, own = self.text or {}, tokens_by_role(query.tokens)
+        found = []
+        for role, place in query.places:
+            # All thinking stands before an answer, and answers may differ.
+            before = slice(place) if role == "thinking" else slice(None)
+            is_aligned = theirs.get("thinking", [])[before] == own["thinking"][before]
+            has_one = place < len(theirs.get(role, []))
+            found.append(theirs[role][place] if is_aligned and has_one else None)
+        return found
 
-    def is_defined(self, places: list[tuple[str, int]], targets: list[int]) -> list[bool]:
+    def is_defined(self, query: Query) -> list[bool]:
         """For which targets this is a reference."""
+        targets = query.targets.tolist()
         if self.text is None:
             return [True] * len(targets)
-        counterparts = self.counterparts(places)
+        counterparts = self.counterparts(query)
         return [foil not in (None, mine) for foil, mine in zip(counterparts, targets, strict=True)]
 
 

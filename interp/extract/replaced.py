@@ -65,7 +65,7 @@ def cases(prefilled: Asked, sources, references) -> Cases:
                 "sets of text have edge effects only"
             )
     before = cut_masks(members, query.rows, context.is_visible)
-    fits = [r.is_defined(query.places, query.targets.tolist()) for r in references.values()]
+    fits = [r.is_defined(query) for r in references.values()]
     fits = rearrange(torch.tensor(fits, device=query.rows.device), "r t -> t 1 r")
     is_defined = rearrange(before.any(dim=-1), "s t -> t s 1") & fits
     return Cases(prefilled, names, members, references, before, is_defined)

@@ -88,31 +88,26 @@ READINGS = (
     ("delta", "#D55E00", "o", "pattern and values direct"),
     ("strict_delta", "#0072B2", "^", "strict: values alone direct"),
 )
-FAINT = 0.3
 
 
 def margins(cells: pd.DataFrame, ax: Axes) -> Axes:
-    """Δ of every cell of a verdict with its interval, and its strict reading beside it.
+    """Δ of every cell with its interval, and its strict reading beside it.
 
     Args:
-        cells: rows with label, votes (those without a vote are drawn faint), delta, delta_lower,
-            delta_upper, and the same for strict_delta.
+        cells: rows with label, delta, delta_lower, delta_upper, and the same for strict_delta.
     """
     at = np.arange(len(cells))
     for k, (name, color, marker, _) in enumerate(READINGS):
         errors = np.abs(cells[[f"{name}_lower", f"{name}_upper"]].sub(cells[name], axis=0))
-        for votes, alpha in ((True, 1.0), (False, FAINT)):
-            is_selected = (cells["votes"] == votes).to_numpy()
-            ax.errorbar(
-                cells[name][is_selected],
-                (at + (k - 0.5) * 0.3)[is_selected],
-                xerr=errors[is_selected].to_numpy().T,
-                fmt=marker,
-                color=color,
-                alpha=alpha,
-                markersize=4,
-                capsize=2,
-            )
+        ax.errorbar(
+            cells[name],
+            at + (k - 0.5) * 0.3,
+            xerr=errors.to_numpy().T,
+            fmt=marker,
+            color=color,
+            markersize=4,
+            capsize=2,
+        )
     ax.axvline(0, color="0.3", linewidth=1)
     ax.set_yticks(at, cells["label"])
     ax.set_ylim(len(cells) - 0.5, -0.5)
@@ -122,10 +117,8 @@ def margins(cells: pd.DataFrame, ax: Axes) -> Axes:
 
 def margin_legend() -> tuple[list[Line2D], list[str]]:
     """Handles and names for a legend of `margins`."""
-    marks = [(color, marker, 1.0, title) for _, color, marker, title in READINGS]
-    marks.append(("0.2", "o", FAINT, "faint: reference without a vote"))
-    handles = [Line2D([], [], color=c, marker=m, alpha=a, markersize=4) for c, m, a, _ in marks]
-    return handles, [title for *_, title in marks]
+    handles = [Line2D([], [], color=c, marker=m, markersize=4) for _, c, m, _ in READINGS]
+    return handles, [title for *_, title in READINGS]
 
 
 def shares(interval: xr.Dataset, ax: Axes) -> Axes:

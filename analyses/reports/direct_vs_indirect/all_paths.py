@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analyses.reports.direct_vs_indirect import verdict
+from analyses.reports.direct_vs_indirect import cells
+from analyses.reports.direct_vs_indirect.rule import GATE
 from interp import measures, stats
 
 COLUMNS = (
@@ -26,9 +27,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Indirect:
-    """Verdict, order-free shares, node effects and what puts them in proportion."""
+    """Order-free shares, node effects and what puts them in proportion."""
 
-    verdicts: verdict.Verdicts
+    cells: pd.DataFrame
+    """Δ, TE and shares by token class, source set and cell; exploratory, see `cells`."""
     classes: xr.Dataset
     """Mean Shapley value by (token_class, visual_set, reference, path_class, norm, gauge)."""
     nodes: xr.Dataset
@@ -64,12 +66,12 @@ def find(run: xr.Dataset, seed: int) -> Indirect | None:
     nodes = xr.concat([total.expand_dims(node_path=["total"]), effect], dim="node_path")
     roles = measures.per_image(run, "mediated_by_role").sel(visual_set="image", drop=True)
     return Indirect(
-        verdicts=verdict.judge(run, seed),
+        cells=cells.find(run, seed),
         classes=stats.mean_interval(measures.per_image(run, "shapley"), seed=seed),
         nodes=stats.mean_interval(nodes, seed=seed),
         roles=stats.mean_interval(roles, seed=seed),
         modes=_modes(run, seed),
-        families=verdict.by_family(run, seed) if (run["family"] != "").all() else None,
+        families=cells.by_family(run, seed) if (run["family"] != "").all() else None,
         natural=_natural(run, seed),
         pairs=stats.mean_interval(measures.per_image(run, "pair_interaction"), seed=seed),
         writes=stats.mean_interval(measures.per_image(run, "direct_write"), seed=seed),
@@ -191,9 +193,9 @@ def _controls(records: list[dict] | None, seed: int) -> pd.DataFrame | None:
     for labels, group in pd.DataFrame(records).groupby(keys, sort=False):
         values = xr.DataArray(group.total.to_numpy(), dims="sample")
         row = _row(stats.mean_interval(values, seed=seed), **dict(zip(keys, labels, strict=True)))
-        rows.append(row | {"share_negative": float((group.total <= 0).mean())})
+        rows.append(row | {"share_negative": float((group.total < -GATE).mean())})
     frame = pd.DataFrame(rows)
-    frame["passes"] = verdict.passes(frame)
+    frame["passes"] = cells.passes(frame)
     gated = frame.groupby(["control", "reference"])["passes"].transform("all")
     is_random = frame.control == "random weights"
     holds = (~gated).where(is_random, frame.lower <= 0).astype(object)
@@ -204,7 +206,6 @@ def _controls(records: list[dict] | None, seed: int) -> pd.DataFrame | None:
 
 def tables(indirect: Indirect) -> dict[str, pd.DataFrame]:
     """Every table by file name."""
-    judged = [vars(j) | {"passing": ", ".join(j.passing)} for j in indirect.verdicts.judgements]
     dims = {
         "path_classes": indirect.classes,
         "node_effects": indirect.nodes,
@@ -219,9 +220,7 @@ def tables(indirect: Indirect) -> dict[str, pd.DataFrame]:
     }
     frames = {name: frame[frame.n > 0].reset_index(drop=True) for name, frame in frames.items()}
     frames |= {
-        "verdict": pd.DataFrame(judged),
-        "verdict_cells": indirect.verdicts.cells,
-        "verdict_gates": indirect.verdicts.gates,
+        "cells": indirect.cells,
         "modes": indirect.modes,
         "origins": indirect.origins,
         "map_agreement": indirect.agreement,

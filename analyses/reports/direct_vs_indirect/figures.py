@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analyses.reports.direct_vs_indirect.findings import Findings, points
-from analyses.reports.direct_vs_indirect.verdict import cell_name
+from analyses.reports.direct_vs_indirect.judging import cell_name
 from interp import plots
 from interp.maps import grid as maps
 from interp.store import opening as store
@@ -27,7 +27,7 @@ def draw(findings: Findings, run_path: Path) -> dict[str, Figure | None]:
         "shares": shares(findings),
         "by_layer": by_layer(findings),
         "scatter": scatter(findings),
-        "verdict": verdict(findings),
+        "cells": cells(findings),
         "path_classes": path_classes(findings),
         "nodes": nodes(findings),
         "examples": examples(findings, run_path),
@@ -62,14 +62,14 @@ def paths(findings: Findings) -> Figure:
     return figure
 
 
-def verdict(findings: Findings) -> Figure | None:
+def cells(findings: Findings) -> Figure | None:
     """Δ in every cell, a panel per token class and source set; None without Shapley values."""
     if findings.indirect is None:
         return None
-    cells = findings.indirect.verdicts.cells
-    cells = cells.assign(label=[cell_name(row) for _, row in cells.iterrows()])
-    labels = list(dict.fromkeys(cells["label"]))
-    panels = list(cells.groupby(["token_class", "source_set"], sort=False))
+    found = findings.indirect.cells.assign(by=findings.indirect.cells["reference"])
+    found = found.assign(label=[cell_name(row) for row in found.to_dict("records")])
+    labels = list(dict.fromkeys(found["label"]))
+    panels = list(found.groupby(["token_class", "source_set"], sort=False))
     rows = -(-len(panels) // 2)
     size = (8.4, rows * (0.9 + 0.2 * len(labels)))
     figure, axes = plt.subplots(rows, 2, figsize=size, sharey=True, squeeze=False)

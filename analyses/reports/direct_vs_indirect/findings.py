@@ -8,7 +8,7 @@ import xarray as xr
 
 from analyses.reports.direct_vs_indirect import all_paths as indirect
 from analyses.reports.direct_vs_indirect.all_paths import Indirect
-from analyses.reports.direct_vs_indirect.verdict import GATE
+from analyses.reports.direct_vs_indirect.rule import GATE
 from interp import measures, stats
 from interp.vocabulary import BOUNDS, SINKLESS
 

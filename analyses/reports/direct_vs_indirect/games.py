@@ -5,9 +5,7 @@ the targets of a token class. Second game: the words are a player (3.7), with ev
 """
 
 from collections import Counter
-from hashlib import sha256
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -15,6 +13,12 @@ import xarray as xr
 import interp
 from analyses.options import DirectVsIndirect
 from analyses.reports.direct_vs_indirect.partners import KINDS, Partners
+from analyses.reports.direct_vs_indirect.rule import (
+    LEAST_IMAGES,
+    PER_FAMILY,
+    SCENE_SEED,
+    rule_hash,
+)
 from analyses.reports.direct_vs_indirect.sample import GAUGES, REFERENCES, contrast_foils
 from analyses.run import samples as samples_of
 from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
@@ -32,22 +36,8 @@ from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.vocabulary import NORMS, PATH_CLASSES, PLAYERS, SINKLESS
 
-RULE = Path(__file__).parent / "RULE.md"
-SCENE_SEED = 20261126
-PER_FAMILY, MOST_DRAWN = 115, 300
-ENOUGH = 100  # images of a family that a verdict needs
 POOL_SCENES, POOL = 2000, 200  # scenes that partners, and references, are drawn from
 SINKS = ("with", "without")
-
-
-def games_path(path: Path) -> Path:
-    """Where the run of the games lies, beside the report's."""
-    return path.with_name(path.name + "-games")
-
-
-def rule_hash() -> str:
-    """SHA-256 of the rule's bytes."""
-    return sha256(RULE.read_bytes()).hexdigest()
 
 
 def scenes(options: DirectVsIndirect) -> tuple[list[Sample], list[Sample]]:
@@ -59,14 +49,14 @@ def scenes(options: DirectVsIndirect) -> tuple[list[Sample], list[Sample]]:
     if options.data != "digits":
         samples = samples_of.load(options)
         return samples, samples
-    per_family = PER_FAMILY if options.limit >= ENOUGH else max(1, options.limit // 5)
-    limit = POOL_SCENES if options.limit >= ENOUGH else 200
+    per_family = PER_FAMILY if options.limit >= LEAST_IMAGES else max(1, options.limit // 5)
+    limit = POOL_SCENES if options.limit >= LEAST_IMAGES else 200
     pool = interp.load_samples("digits", split=options.split, limit=limit, seed=SCENE_SEED)
     drawn: Counter = Counter()
     chosen = []
     for sample in pool:
         drawn[sample.family] += 1
-        if drawn[sample.family] <= min(per_family, MOST_DRAWN):
+        if drawn[sample.family] <= per_family:
             chosen.append(sample)
     return chosen, pool
 
@@ -157,11 +147,7 @@ class Games:
                 sources=sources,
                 completion=text,
                 gauge=GAUGES,
-                foils=contrast_foils(
-                    references,
-                    [role for role, _ in prefilled.query.places],
-                    prefilled.query.targets.tolist(),
-                ),
+                foils=contrast_foils(references, prefilled.query),
             )
         return _by_class(ds)
 

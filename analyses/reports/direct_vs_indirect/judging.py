@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.reports.direct_vs_indirect.rule import (
+    GATE,
+    LEAST_IMAGES,
+    MOST_NEGATIVE,
+    OVERALL,
+)
 from interp import stats
 from interp.vocabulary import PATH_CLASSES, PLAYERS
 
-GATE = 0.5  # logit
-MOST_NEGATIVE = 0.10  # share of images with TE below -GATE
-LEAST_IMAGES = 100
-OVERALL = "over families"
 CELL = {"first": ("reference", "gauge", "norm", "sinks"), "second": ("partner", "gauge", "norm")}
 READINGS = ("", "_strict")
 
@@ -175,7 +177,11 @@ def _decision(cells: pd.DataFrame, gate: pd.DataFrame) -> dict:
     """The words of the rule: decision, reason and strict decision."""
     least = int(min(cells.n.min(), gate.n.min()))
     if least < LEAST_IMAGES:
-        lacking = sorted(set(cells.by[cells.n < LEAST_IMAGES]))
+        lacking = [
+            one
+            for one in dict.fromkeys(cells.by)
+            if (cells.n[cells.by == one] < LEAST_IMAGES).any()
+        ]
         said = f"too few images ({least})", f"{LEAST_IMAGES} are needed with {', '.join(lacking)}"
         return _said(*said)
     if (gate.size_upper < GATE).all():
@@ -218,3 +224,25 @@ def cell_name(cell: dict) -> str:
     """A cell in words: reference or partner, gauge, norm, and whether it is without sinks."""
     end = ", no sinks" if cell.get("sinks") == "without" else ""
     return f"{cell['by']}, {cell['gauge']}, {cell['norm']}{end}"
+
+
+def paths(run: xr.Dataset, seed: int = 0) -> pd.DataFrame:
+    """Owen values of the four players in the second game, and their shares of TE.
+
+    One row per family (and over those with all cells), partner, gauge, norm and player.
+    """
+    chosen = _first_usable(run.load(), run["words_total"])
+    draws = stats.drawn_means(
+        {"owen": chosen["words_owen"], "te": chosen["words_total"]}, chosen["family"], seed=seed
+    )
+    counts = chosen["words_total"].notnull().groupby(chosen["family"]).sum("sample")
+    pieces = []
+    names = [str(name) for name in draws["stratum"].values]
+    complete = [one for one in names if int(counts.sel(family=one).min()) >= LEAST_IMAGES]
+    for family in [*names, *([OVERALL] if complete else [])]:
+        own = draws.sel(stratum=complete if family == OVERALL else [family]).mean("stratum")
+        value, share = (stats.interval_of(x) for x in (own["owen"], own["owen"] / own["te"]))
+        merged = value.assign({f"share_{name}": share[name] for name in share.data_vars})
+        frame = merged.to_dataframe(dim_order=["partner", "gauge", "norm", "player"])
+        pieces.append(frame.reset_index().assign(family=family))
+    return pd.concat(pieces, ignore_index=True).dropna(subset="estimate")

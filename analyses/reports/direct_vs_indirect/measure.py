@@ -11,6 +11,8 @@ import interp
 from analyses.options import DirectVsIndirect
 from analyses.reports.direct_vs_indirect.comparison import compared_path
 from analyses.reports.direct_vs_indirect.controls import N_CONTROL, measure_controls
+from analyses.reports.direct_vs_indirect.games import Games, scenes
+from analyses.reports.direct_vs_indirect.rule import games_path
 from analyses.reports.direct_vs_indirect.sample import Measurer
 from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version, load
@@ -60,6 +62,10 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
     vlm = load(options, options.model, options.adapter)
     recipe = Measurement(vlm, samples, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
+    if options.effects != "edge" and options.text == "completion":
+        judged, pool = scenes(options)
+        games = Games(vlm, pool, options, certificate=recipe.facts["certificate"])
+        write_run(games_path(path), judged, games, options)
     if options.compare is not None:
         second = _load_compared(options, vlm.prompt)
         if second.processor.tokenizer.get_vocab() != vlm.processor.tokenizer.get_vocab():

@@ -1,6 +1,8 @@
 """A run → the report: figures, tables, manifest and one self-contained page. Needs no model."""
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +11,19 @@ import xarray as xr
 
 import interp
 from analyses.reports import intervals
-from analyses.reports.direct_vs_indirect import comparison, figures, findings, verdict
+from analyses.reports.direct_vs_indirect import (
+    comparison,
+    figures,
+    findings,
+    game_figures,
+    game_words,
+    judging,
+    rule,
+)
 from analyses.reports.direct_vs_indirect.all_paths import Indirect
 from analyses.reports.direct_vs_indirect.findings import MARK, Findings
-from analyses.reports.direct_vs_indirect.words import caveats, headlines, verdict_sentence
-from analyses.reports.writing import Report
+from analyses.reports.direct_vs_indirect.words import caveats, headlines
+from analyses.reports.writing import Report, statuses
 from interp.vocabulary import PATH_TITLES
 
 CELL_NUMBERS = ("te", "delta", "share", "weighted_share", "median_share", "strict_share")
@@ -32,16 +42,78 @@ def make_report(run_path: Path) -> Report:
     compared = interp.open_run(second) if second.is_dir() else None
     if compared is not None:
         tables["comparison"] = comparison.compare(run, compared)
+    judged = _judged(rule.games_path(run_path))
+    tables |= {} if judged is None else judged.tables
     return Report(
         name="direct_vs_indirect",
         run=results.run,
         run_path=run_path,
-        draw=partial(figures.draw, results, run_path),
+        draw=partial(_draw, results, run_path, judged),
         tables=tables,
-        page=_page(results, _compared(tables, compared)),
+        page=_page(results, _compared(tables, compared)) | {"judged": judged and judged.page},
         linked="before_after",
-        records={} if results.indirect is None else {"verdict": _verdict(results)},
+        records={} if judged is None else {"verdict": judged.record},
     )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The verdict: its numbers, and what the page says of them."""
+
+    verdicts: judging.Verdicts
+    paths: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
+    page: dict
+    record: dict
+
+
+def _judged(path: Path) -> _Judged | None:
+    """The verdict on the run of the games; None where there is none."""
+    if not path.is_dir():
+        return None
+    run = interp.open_run(path)
+    verdicts, paths = judging.judge(run), judging.paths(run)
+    left_out = Counter(
+        f"{kind}: {reason}"
+        for entry in run.attrs["statuses"].values()
+        for kind, reason in entry.get("left_out", {}).items()
+    )
+    page = {
+        "headline": game_words.headline(paths),
+        "rows": game_words.verdict_rows(verdicts),
+        "disagreement": game_words.disagreement(verdicts),
+        "gates": [row | {"text": intervals.text(row)} for row in verdicts.gates.to_dict("records")],
+        "cells": [_judged_cell(row) for row in verdicts.cells.to_dict("records")],
+        "n": statuses(run),
+        "drawn": run["family"].to_series().value_counts().to_dict(),
+        "left_out": dict(left_out),
+        "rule": run.attrs["rule"],
+        "is_rule": run.attrs["rule"] == rule.rule_hash(),
+        "scene_seed": run.attrs["scene_seed"],
+        "data": run.attrs["data"],
+    }
+    frames = {
+        "verdict": verdicts.judgements,
+        "verdict_cells": verdicts.cells,
+        "verdict_gates": verdicts.gates,
+        "four_paths": paths,
+    }
+    record = {"rule_sha256": run.attrs["rule"], "scene_seed": run.attrs["scene_seed"]} | {
+        # What is missing becomes null; NaN is no JSON.
+        name: json.loads(frame.to_json(orient="records"))
+        for name, frame in frames.items()
+    }
+    return _Judged(verdicts, paths, frames, page, record)
+
+
+def _judged_cell(row: dict) -> dict:
+    names = ("te", "delta", "share", "strict_share")
+    return row | {"name": judging.cell_name(row)} | {n: intervals.text(row, n) for n in names}
+
+
+def _draw(results: Findings, run_path: Path, judged: _Judged | None) -> dict:
+    drawn = figures.draw(results, run_path)
+    return drawn if judged is None else drawn | game_figures.draw(judged.paths, judged.verdicts)
 
 
 def _page(results: Findings, compared: dict | None) -> dict:
@@ -71,7 +143,7 @@ def _page(results: Findings, compared: dict | None) -> dict:
         is_exact=findings.is_exact(results),
         skipped=skipped,
         reduced=list(run.attrs.get("reduced", {})),
-        gate=verdict.GATE,
+        gate=rule.GATE,
         n_targets={c: int((run["target_role"] == c).sum()) for c in ("answer", "thinking")},
         n_sequence=(int(run["n_sources"].min()), int(run["n_sources"].max())),
     )
@@ -95,16 +167,15 @@ def _indirect(results: Findings) -> dict:
     """Values of the sections beyond edge effects; empty for a run of edge effects alone."""
     indirect = results.indirect
     if indirect is None:
-        return {"verdicts": None}
-    headline = indirect.verdicts.cells.query("token_class == 'answer' and source_set == 'image'")
+        return {"has_paths": False}
+    headline = indirect.cells.query("token_class == 'answer' and source_set == 'image'")
     return {
-        "verdicts": [(j, verdict_sentence(j)) for j in indirect.verdicts.judgements],
+        "has_paths": True,
         "cells": [
-            {"name": verdict.cell_name(row), "n": row["n"], "votes": row["votes"]}
+            {"name": judging.cell_name(row | {"by": row["reference"]}), "n": row["n"]}
             | {name: _cell_text(row, name) for name in CELL_NUMBERS}
             for row in headline.to_dict("records")
         ],
-        "gates": _with_text(indirect.verdicts.gates),
         "modes": [_mode_row(row) for row in indirect.modes.to_dict("records")],
         "families": None
         if indirect.families is None
@@ -121,7 +192,6 @@ def _indirect(results: Findings) -> dict:
         "agreement": _with_text(indirect.agreement),
         "masses": _with_text(indirect.masses),
         "controls": None if indirect.controls is None else _with_text(indirect.controls),
-        "rules": {"images": verdict.LEAST_IMAGES, "negative": verdict.MOST_NEGATIVE},
         "n_sinks": int(results.run["n_sinks"].sum()),
         "peak": float(results.run["largest_peak"].max()),
     }
@@ -134,7 +204,7 @@ def _with_text(table: pd.DataFrame) -> list[dict]:
 
 def _mode_row(row: dict) -> dict:
     """Edge effects of the image in one mode of the cut; no share of a total that may be small."""
-    has_share = row["total_lower"] >= verdict.GATE
+    has_share = row["total_lower"] >= rule.GATE
     changes = ("total_change", "direct_change")
     return {
         "mode": row["mode"],
@@ -142,23 +212,6 @@ def _mode_row(row: dict) -> dict:
         "total": intervals.text(row, "total"),
         "share": intervals.text(row, "share") if has_share else "no share",
         **{name: intervals.text(row, name) for name in changes},
-    }
-
-
-def _verdict(results: Findings) -> dict:
-    """The verdict with its rule, gates and cells, for machines."""
-    verdicts = results.indirect.verdicts
-    return {
-        "rule": {
-            "gate_logit": verdict.GATE,
-            "most_negative": verdict.MOST_NEGATIVE,
-            "least_images": verdict.LEAST_IMAGES,
-            "least_references": verdict.LEAST_REFERENCES,
-        },
-        "judgements": [vars(judgement) for judgement in verdicts.judgements],
-        # What is missing becomes null; NaN is no JSON.
-        "gates": json.loads(verdicts.gates.to_json(orient="records")),
-        "cells": json.loads(verdicts.cells.to_json(orient="records")),
     }
 
 
@@ -175,12 +228,10 @@ def _natural_rows(indirect: Indirect) -> list[dict]:
 
 
 def _cell_text(row: dict, name: str) -> str:
-    """A number of a verdict's cell; no share where the total effect is too small for one."""
+    """A number of a cell; no share where the total effect is too small for one."""
     is_share = name.endswith("share")
     return (
-        "no share"
-        if is_share and not row["te_lower"] >= verdict.GATE
-        else intervals.text(row, name)
+        "no share" if is_share and not row["te_lower"] >= rule.GATE else intervals.text(row, name)
     )
 
 

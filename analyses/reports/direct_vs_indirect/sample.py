@@ -14,6 +14,7 @@ import interp
 from analyses.run.recipe import Budget, Tick, attempt, nothing
 from interp.capture.memory import is_out_of_memory
 from interp.data.sample import Sample
+from interp.extract.question import Query, ask
 from interp.extract.references import Pool
 from interp.extract.sharing import sharing
 from interp.inputs.completions import Completion
@@ -137,9 +138,7 @@ def _edges(names: tuple[str, ...], effects: Iterable[xr.Dataset], ledger: xr.Dat
 
 def _nodes(vlm, sample, references, options, ledger) -> list[xr.Dataset]:
     """Node effects and Shapley values of the visual sets, with every reference."""
-    foils = contrast_foils(
-        references, ledger["target_role"].values.tolist(), ledger["target_token_id"].values.tolist()
-    )
+    foils = contrast_foils(references, ask(vlm, sample, completion=options["completion"]))
     nodes = interp.extract.node_effects(vlm, sample, references=references, **options)
     shares = interp.extract.shapley(
         vlm,
@@ -161,18 +160,19 @@ def _nodes(vlm, sample, references, options, ledger) -> list[xr.Dataset]:
     return [one.rename(source_set="visual_set") for one in (nodes, shares)]
 
 
-def contrast_foils(references: dict, roles: list[str], targets: list[int]) -> list[int | None]:
+def contrast_foils(references: dict, query: Query) -> list[int | None]:
     """The foil of each target (METHODS.md 3.6).
 
     For an answer token the twin's, where it differs and all answer tokens before it agree;
     otherwise None, the clean run's runner-up.
     """
+    targets = query.targets.tolist()
     if "twin" not in references:
         return [None] * len(targets)
-    places = [(role, roles[:k].count(role)) for k, role in enumerate(roles)]
-    others = references["twin"].counterparts(places)
     foils, is_alike = [], True
-    for other, role, mine in zip(others, roles, targets, strict=True):
+    for (role, _), mine, other in zip(
+        query.places, targets, references["twin"].counterparts(query), strict=True
+    ):
         is_answer = role == "answer"
         foils.append(other if is_answer and is_alike and other != mine else None)
         is_alike = is_alike and (not is_answer or other == mine)

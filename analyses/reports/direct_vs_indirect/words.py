@@ -5,7 +5,7 @@ import xarray as xr
 from analyses.reports import intervals
 from analyses.reports.direct_vs_indirect import findings
 from analyses.reports.direct_vs_indirect.findings import Findings
-from analyses.reports.direct_vs_indirect.verdict import GATE, Judgement
+from analyses.reports.direct_vs_indirect.rule import GATE
 from interp.vocabulary import PATH_TITLES
 
 READINGS = {
@@ -79,28 +79,3 @@ def _shared(effects: xr.Dataset, share: xr.Dataset) -> str:
         "largest other part is "
         f"{PATH_TITLES[largest]} with {intervals.text(effects.sel(path=largest))} logits.{remark}"
     )
-
-
-DECISIONS = {
-    "supported": "the direct path carries more than everything else together",
-    "refuted": "the direct path carries less than everything else together",
-    "not shown": "neither can be said",
-    "no effect": (
-        "no reference passes the gate, which the rule calls no effect, however large the mean"
-    ),
-}
-
-
-def verdict_sentence(judgement: Judgement) -> str:
-    """The decision on one token class and source set, why, and what the strict reading says."""
-    sentence = f"{DECISIONS[judgement.decision].capitalize()}: {judgement.reason}."
-    if judgement.passing:
-        sentence += f" References that pass the gate: {', '.join(judgement.passing)}."
-    if judgement.strict_decision != judgement.decision:
-        sentence += (
-            " The strict reading, in which only values and not their attention pattern count as "
-            f"direct, gives another verdict: {judgement.strict_decision}."
-        )
-    elif judgement.decision in ("supported", "refuted"):
-        sentence += " The strict reading, in which only values count as direct, agrees."
-    return sentence
