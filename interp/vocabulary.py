@@ -276,6 +276,7 @@ ATTRIBUTES = {
     "adapter_hash": "Hash over the adapters' weights, and over which are active and merged",
     "prompt": "The system prompt: plain, the chat template's own, or think, Saliency-R1's",
     "sample": "The sample's id",
+    "partner": "Id of the partner, whose image and words stand against the sample's",
     "text_source": "Whose text is explained: own (the model's greedy one), reference or given",
     "data": "Data set and split",
     "data_hash": "Hash over image, question, text, boxes and twin",

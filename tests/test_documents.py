@@ -57,6 +57,7 @@ def datasets():
         "first_order": extract.first_order(vlm, sample, **row),
         "patch_effects": extract.patch_effects(vlm, sample, **row),
         "residual": extract.residual(vlm, sample, positions=[3]),
+        "words": extract.words(vlm, sample, sample.twin),
     }
 
 

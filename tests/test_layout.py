@@ -13,7 +13,8 @@ from interp import vocabulary
 from tests.support import ROOT
 
 TORCH = ("torch", "nnsight", "transformers")
-WITH_MODELS = ("measure", "sample", "controls", "models")  # rooms of a report that load models
+# Rooms of a report that load models.
+WITH_MODELS = ("measure", "sample", "controls", "models", "games", "partners")
 MODULE_PATHS = re.compile(
     r"self_attn|input_layernorm|post_attention_layernorm|\blm_head\b(?! )|rope_deltas|"
     r"get_image_features|\.mlp\b|\.model\.language_model|\.language_model\.(layers|norm)|"

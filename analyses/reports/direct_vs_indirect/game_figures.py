@@ -32,7 +32,7 @@ def draw(paths: pd.DataFrame, verdicts: Verdicts) -> dict[str, Figure | None]:
     chosen = _usual(paths)
     return {
         "four_paths": None if chosen is None else four_paths(chosen),
-        "by_family": by_family(paths),
+        "by_family": by_family(paths) if len(paths) else None,
         "verdict": judged_cells(verdicts),
     }
 
@@ -96,6 +96,8 @@ def by_family(paths: pd.DataFrame) -> Figure:
         for at, family in enumerate(families):
             if (family, PLAYERS[0]) in panel.index:
                 _stacked(ax, at, panel.loc[family])
+            else:
+                ax.text(0.01, at, "no partner of this kind", va="center", fontsize=8, color="0.4")
         names = [one.replace("_", " ") or "all" for one in families]
         ax.set_yticks(range(len(families)), names)
         ax.set_ylim(len(families) - 0.5, -0.5)

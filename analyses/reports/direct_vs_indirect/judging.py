@@ -93,7 +93,7 @@ def _credited(end: str):
 
 
 def _first_usable(run: xr.Dataset, total: xr.DataArray) -> xr.Dataset:
-    """Of each family the first LEAST_IMAGES images with all that they can have.
+    """The first LEAST_IMAGES images of each family with all that they can have.
 
     An image counts as usable if it has every cell that any image of its family has.
     """

@@ -18,7 +18,7 @@ import interp
 from analyses import direct_vs_indirect
 from analyses.options import DirectVsIndirectReport
 from analyses.reports import writing
-from analyses.reports.direct_vs_indirect import figures, findings
+from analyses.reports.direct_vs_indirect import figures, findings, rule
 from analyses.run.shards import write_run
 from interp.data.sample import Sample
 from interp.store import opening as store
@@ -59,7 +59,8 @@ def test_every_file_is_there(out):
         "scatter",
         "examples",
         "exactness",
-        "verdict",
+        "by_family",
+        "cells",
         "path_classes",
         "nodes",
     )
@@ -77,6 +78,8 @@ def test_every_file_is_there(out):
         "verdict",
         "verdict_cells",
         "verdict_gates",
+        "four_paths",
+        "cells",
         "path_classes",
         "node_effects",
         "mediated_roles",
@@ -100,16 +103,18 @@ def test_every_file_is_there(out):
     assert manifest["counts"] == {"ok": 7, "skipped": 0, "failed": 0}
     assert manifest["provenance"]["gauge"] == "centered"
     judged = json.loads((out / "verdict.json").read_text())
-    assert {j["token_class"] for j in judged["judgements"]} == {"answer", "thinking"}
-    assert judged["rule"]["least_images"] == 100
-    assert {c["reference"] for c in judged["cells"]} == {"mean", "other", "twin"}
+    assert {j["token_class"] for j in judged["verdict"]} == {"answer", "thinking"}
+    assert {j["game"] for j in judged["verdict"]} == {"first", "second"}
+    assert all(j["decision"].startswith("too few images") for j in judged["verdict"])
+    assert judged["rule_sha256"] == rule.rule_hash()
     assert len(list((out / "run/shards").glob("*.zarr"))) == 2
 
 
 def test_the_page_stands_alone_and_says_what_it_found(out):
     page = (out / "index.html").read_text()
     assert not re.search(r"(src|href)=[\"']?https?:", page)
-    assert page.count("data:image/png;base64,") == 9
+    n_figures = len(list((out / "figures").glob("*.png")))
+    assert page.count("data:image/png;base64,") == n_figures
     share = pd.read_csv(out / "tables/shares.csv").query("token_class == 'thinking'")
     image = share.query("source_set == 'image'").iloc[0]
     assert (f"carries {100 * image.estimate:.0f} % of it" in page) == bool(image.is_shown)
@@ -201,7 +206,7 @@ def test_one_image_has_no_intervals_and_the_page_says_so(tmp_path):
     report("--limit", 1, "--no-witness", "--out", tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert not has_nan(page)
-    assert "100 images with each of two references are needed, got 1" in page
+    assert "too few images (0)" in page
     assert "[–]" in page
 
 
