@@ -6,10 +6,12 @@
 
 For every sample: the model's own greedy text, the exact ledger of each thinking and answer token
 (METHODS.md 2), what that token loses when its row cannot read a source set (3.1), when the set's
-content is replaced (3.2), the order-free shares of the direct path (3.3), maps (3.4, 3.5), and from
-all of it the verdict (3.6). Before that the extractor has to pass its oracles on the loaded model
-(section 6). Writes OUT/index.html, figures, tables, run, verdict.json and manifest.json; the page
-links the report of `analyses/before_after.py` where one lies in OUT/before_after.
+content is replaced (3.2), the order-free shares of the direct path (3.3), and maps (3.4, 3.5). The
+verdict (3.6, 3.7) is made on scenes of its own, with the words as a fourth path: its rule is
+analyses/reports/direct_vs_indirect/RULE.md. Before all that the extractor has to pass its oracles
+on the loaded model (section 6). Writes OUT/index.html, figures, tables, run, run-games,
+verdict.json and manifest.json; the page links the report of `analyses/before_after.py` where one
+lies in OUT/before_after.
 """
 
 import sys

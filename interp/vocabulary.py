@@ -225,6 +225,8 @@ VARIABLES = {
     "first_total": ("logit", "Total effect of the image, the text held fixed"),
     "first_direct": ("logit", "Shapley value of the direct write, the text held fixed"),
     "first_direct_strict": ("logit", "The same, only values counted as direct"),
+    "control_right": ("logit", "Effect of the image on the answer against a neutral foil"),
+    "control_wrong": ("logit", "The same with another image before the text"),
     "has_sinks": ("", "The image has sinks, and other tokens"),
     "n_texts": ("1", "Texts that were played"),
     "has_same_words": ("", "Both greedy texts are the same"),

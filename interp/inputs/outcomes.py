@@ -78,6 +78,15 @@ def _answer_ids(tokenizer, words: Words, answer: str) -> list[int]:
     raise ValueError(f"expected an answer of tokens of its own, got {answer!r} merged with a tag")
 
 
+def first_token(tokenizer, words: Words, answer: str) -> int:
+    """The first token of an answer behind the words.
+
+    Raises:
+        ValueError: a first token that merges with the words.
+    """
+    return _answer_ids(tokenizer, words, answer)[0]
+
+
 def parting(own: tuple[int, ...], other: tuple[int, ...]) -> int | None:
     """How many tokens two texts begin with together; None where one begins with the other."""
     for number, (mine, theirs) in enumerate(zip(own, other, strict=False)):

@@ -5,6 +5,7 @@ the targets of a token class. Second game: the words are a player (3.7), with ev
 """
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -25,12 +26,14 @@ from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
 from analyses.run.texts import written
 from interp.data.sample import Sample
 from interp.extract.prefilled import asked
+from interp.extract.question import ask
 from interp.extract.references import Pool
 from interp.extract.sharing import sharing
 from interp.extract.source_sets import named_sets
 from interp.extract.word_games import alike, prepare
 from interp.extract.words import played_games
 from interp.inputs.completions import Completion
+from interp.inputs.outcomes import first_token, words_of
 from interp.measures import TOKEN_CLASSES
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
@@ -149,7 +152,52 @@ class Games:
                 gauge=GAUGES,
                 foils=contrast_foils(references, prefilled.query),
             )
-        return _by_class(ds)
+        return _by_class(ds).merge(self._control(sample, text))
+
+    def _control(self, sample: Sample, text: Completion) -> xr.Dataset:
+        """Against a neutral foil: what the image, and a wrong one, does for the answer (3.6).
+
+        The foil is the first token of an answer of this kind of question that neither image shows.
+        """
+        partner, tokenizer = self.partners.of(sample)[KINDS[1]], self.vlm.processor.tokenizer
+        found = dict.fromkeys(("control_right", "control_wrong"), np.nan)
+        if partner is not None and text.thinking is not None and text.answer:
+            words = words_of(tokenizer, text)
+            mine, shown = text.token_ids[len(words.ids)], partner.answer
+            taken = {mine, first_token(tokenizer, words, shown)}
+            answers = self.partners.answers(sample.family)
+            free = sorted({first_token(tokenizer, words, one) for one in answers} - taken)
+            if free:
+                rng = np.random.default_rng([self.options.seed, int(sample.fingerprint, 16)])
+                foil = free[int(rng.integers(len(free)))]
+                wrong = replace(sample, image=alike(sample, partner).image, twin=None, boxes=None)
+                for name, one in (("control_right", sample), ("control_wrong", wrong)):
+                    found[name] = self._against(one, text, mine, foil)
+        return xr.Dataset(found)
+
+    def _against(self, sample: Sample, text: Completion, target: int, foil: int) -> float:
+        """Total effect of the image, replaced by the mean, on the first token of the answer."""
+        query = ask(self.vlm, sample, completion=text)
+        row = next(
+            row
+            for row, (role, place) in zip(query.rows.tolist(), query.places, strict=True)
+            if (role, place) == ("answer", 0)
+        )
+        references = interp.extract.references(
+            self.vlm, sample, pool=self.pool, kinds=["mean"], completion=text
+        )
+        ds = interp.extract.shapley(
+            self.vlm,
+            sample,
+            references=references,
+            sources=["image"],
+            completion=text,
+            positions=[row],
+            targets=[target],
+            gauge="contrast",
+            foils=[foil],
+        )
+        return float(ds["total"].sel(norm="live").squeeze())
 
     def _second(self, samples: list[Sample], texts: list, budget: Budget) -> list[tuple]:
         """The game in which the words are a player, of every sample with each of its partners."""

@@ -29,6 +29,8 @@ class Verdicts:
     """Δ, its strict reading, TE and the share by game, question, token class, family and cell."""
     gates: pd.DataFrame
     """Mean TE, mean |TE| and share of images with TE < −0.5, by what replaces the image."""
+    control: pd.DataFrame
+    """The wrong image against a neutral foil: mean TE with interval, the right image's, `holds`."""
 
 
 def judge(run: xr.Dataset, seed: int = 0) -> Verdicts:
@@ -37,7 +39,45 @@ def judge(run: xr.Dataset, seed: int = 0) -> Verdicts:
     parts = [_first(run, str(token_class), seed) for token_class in run["token_class"].values] + [
         _second(run, seed)
     ]
-    return Verdicts(*(pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True)))
+    judgements, cells, gates = (
+        pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True)
+    )
+    control = _control(run, seed)
+    if (control.family.eq(OVERALL) & control.holds.eq(False)).any():
+        is_judged = ~judgements.decision.str.startswith("too few")
+        said = "a wrong image before the text speaks for its answer too, or may"
+        judgements.loc[is_judged, ["decision", "strict_decision"]] = "not assessable"
+        judgements.loc[is_judged, "reason"] = said
+    return Verdicts(judgements, cells, gates, control)
+
+
+def _control(run: xr.Dataset, seed: int) -> pd.DataFrame:
+    """One row per family, and over those that the first game judges; `holds` where that is known.
+
+    The wrong image must do nothing, and so surely that a fifth of the right one would show.
+    """
+    chosen = run[["control_right", "control_wrong", "family"]].dropna("sample")
+    if chosen.sizes["sample"] == 0:
+        return pd.DataFrame(columns=["family", "n", "holds"])
+    arrays = {"right": chosen["control_right"], "wrong": chosen["control_wrong"]}
+    draws = stats.drawn_means(arrays, chosen["family"], seed=seed)
+    counts = chosen["family"].to_series().value_counts()
+    first = run["first_total"].sel(token_class="answer", sinks="with")
+    n_first = first.notnull().groupby(run["family"]).sum("sample")
+    names = [str(name) for name in draws["stratum"].values]
+    complete = [one for one in names if int(n_first.sel(family=one).min()) >= LEAST_IMAGES]
+    rows = []
+    for family in [*names, *([OVERALL] if complete else [])]:
+        members = complete if family == OVERALL else [family]
+        row = {"family": family, "n": int(counts[members].min()), "holds": None}
+        for name in arrays:
+            ends = stats.interval_of(draws[name].sel(stratum=members).mean("stratum"))
+            row |= {f"{name}_{end}": float(ends[end]) for end in ("estimate", "lower", "upper")}
+        if row["n"] >= LEAST_IMAGES:
+            is_sharp = row["wrong_upper"] - row["wrong_lower"] <= 2 / 5 * row["right_estimate"]
+            row["holds"] = bool(row["wrong_lower"] <= 0 <= row["wrong_upper"] and is_sharp)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 # ------------------------------------------------------------------------------------- the games

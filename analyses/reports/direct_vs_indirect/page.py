@@ -84,6 +84,7 @@ def _judged(path: Path) -> _Judged | None:
         "disagreement": game_words.disagreement(verdicts),
         "gates": [row | {"text": intervals.text(row)} for row in verdicts.gates.to_dict("records")],
         "cells": [_judged_cell(row) for row in verdicts.cells.to_dict("records")],
+        "control": _control_rows(verdicts.control),
         "n": statuses(run),
         "drawn": run["family"].to_series().value_counts().to_dict(),
         "left_out": dict(left_out),
@@ -98,12 +99,24 @@ def _judged(path: Path) -> _Judged | None:
         "verdict_gates": verdicts.gates,
         "four_paths": paths,
     }
-    record = {"rule_sha256": run.attrs["rule"], "scene_seed": run.attrs["scene_seed"]} | {
+    record = {
+        "control": verdicts.control,
+        "rule_sha256": run.attrs["rule"],
+        "scene_seed": run.attrs["scene_seed"],
+    } | {
         # What is missing becomes null; NaN is no JSON.
         name: json.loads(frame.to_json(orient="records"))
         for name, frame in frames.items()
     }
     return _Judged(verdicts, paths, frames, page, record)
+
+
+def _control_rows(control: pd.DataFrame) -> list[dict]:
+    """The control's rows with their numbers as text."""
+    return [
+        row | {name: intervals.text(row, f"{name}_") for name in ("right", "wrong")}
+        for row in control.to_dict("records")
+    ]
 
 
 def _judged_cell(row: dict) -> dict:

@@ -18,9 +18,15 @@ class Partners:
     def __init__(self, pool: Iterable[Sample], seed: int):
         self.seed = seed
         self._by_question: dict[str, list[Sample]] = defaultdict(list)
+        self._answers: dict[str, set[str]] = defaultdict(set)
         for sample in pool:
             if sample.answer is not None and len(sample.images) == 1 and not sample.earlier:
                 self._by_question[sample.question].append(sample)
+                self._answers[sample.family].add(sample.answer)
+
+    def answers(self, family: str) -> list[str]:
+        """The answers of a kind of question in the pool."""
+        return sorted(self._answers[family])
 
     def of(self, sample: Sample) -> dict[str, Sample | None]:
         """The partner of each kind; None where there is none.

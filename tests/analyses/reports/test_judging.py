@@ -47,6 +47,8 @@ def made_run(*, te=3.0, direct=0.9, words=0.0, noise=0.3, families=2, each=100, 
             ),
             "has_same_words": (("sample", "partner"), np.ones((n, 2))),
             "has_sinks": ("sample", np.zeros(n, bool)),
+            "control_right": ("sample", np.full(n, np.nan)),
+            "control_wrong": ("sample", np.full(n, np.nan)),
             "family": ("sample", [f"family {k % families}" for k in range(n)]),
         },
         coords={
@@ -189,3 +191,34 @@ def test_the_rules_hash_is_that_of_its_bytes():
     assert str(rule.SCENE_SEED) in text.decode()
     for number in (str(rule.LEAST_IMAGES), "10 %", "0.5 logits"):
         assert number in text.decode()
+
+
+def test_a_wrong_image_that_speaks_takes_every_verdict():
+    run = made_run()
+    rng = np.random.default_rng(2)
+    run["control_right"] = ("sample", 10 + rng.standard_normal(200))
+    for mean, spread, holds in ((0, 1, True), (2, 1, False), (0, 40, False)):
+        run["control_wrong"] = ("sample", mean + spread * rng.standard_normal(200))
+        run["control_wrong"] -= run["control_wrong"].mean() - mean
+        found = judging.judge(run)
+        over = found.control.set_index("family").loc[rule.OVERALL]
+        assert bool(over.holds) == holds
+        assert over.wrong_estimate == pytest.approx(mean)
+        decided = set(found.judgements.query("game == 'first' and claim == 'direct'").decision)
+        assert decided == ({"supported"} if holds else {"not assessable"})
+    run["control_wrong"][20:] = np.nan
+    assert set(judging.judge(run).control.holds) == {None}
+
+
+def test_the_control_is_over_the_families_that_the_first_game_judges():
+    run = made_run()
+    in_first = (run["family"] == "family 0").values
+    run["first_total"].loc[{"reference": "twin", "sample": in_first}] = np.nan
+    rng = np.random.default_rng(3)
+    run["control_right"] = ("sample", 10 + rng.standard_normal(200))
+    wrong = rng.standard_normal(200)
+    wrong[~in_first] -= wrong[~in_first].mean()
+    run["control_wrong"] = ("sample", wrong + 5 * in_first)
+    control = judging.judge(run).control.set_index("family")
+    assert not control.loc["family 0", "holds"]
+    assert control.loc[rule.OVERALL, "holds"]
