@@ -39,7 +39,7 @@ def draw(paths: pd.DataFrame, verdicts: Verdicts) -> dict[str, Figure | None]:
 
 def four_paths(chosen: pd.DataFrame) -> Figure:
     """The drawing: image → answer along four paths, widths and numbers are shares."""
-    figure, ax = plt.subplots(figsize=(7.6, 3.4))
+    figure, ax = plt.subplots(figsize=(6.2, 3.2))
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     by_player = chosen.set_index("player")
@@ -89,7 +89,7 @@ def by_family(paths: pd.DataFrame) -> Figure:
     for name, value in CELL.items():
         rows = rows[rows[name] == value]
     families = list(dict.fromkeys(rows["family"]))
-    size = (7.6, 0.9 + 0.42 * len(families) * len(kinds))
+    size = (6.2, 0.9 + 0.40 * len(families) * len(kinds))
     figure, axes = plt.subplots(len(kinds), 1, figsize=size, squeeze=False, sharex=True)
     for kind, ax in zip(kinds, axes[:, 0], strict=True):
         panel = rows[rows.partner == kind].set_index(["family", "player"])["share_estimate"]

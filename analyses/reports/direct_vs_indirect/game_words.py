@@ -45,7 +45,7 @@ def headline(paths: pd.DataFrame) -> str | None:
     ]
     kind = chosen["partner"].iloc[0]
     return (
-        f"Put another image in its place (the {kind}) and the answer loses {total:.1f} logits "
+        f"Put another image in the image's place ({kind}) and the answer loses {total:.1f} logits "
         f"against that image's answer: {'; '.join(pieces)}."
     )
 

@@ -128,31 +128,32 @@ class Games:
     def _first(self, sample: Sample, text: Completion) -> xr.Dataset:
         """The game with the text held fixed: TE, P1 and its strict reading, by token class."""
         with sharing():
-            answer_other = bool(self.pool.candidates(sample, text.answer))
-            kinds = [kind for kind in REFERENCES if kind != "other" or answer_other]
-            references = interp.extract.references(
-                self.vlm,
-                sample,
-                pool=self.pool,
-                kinds=kinds,
-                completion=text,
-                seed=self.options.seed,
-            )
-            prefilled = asked(self.vlm, sample, completion=text, gauge="raw", foils=None)
-            sets = named_sets(prefilled.query, prefilled.context.is_sink.cpu().numpy())
-            sources = ["image"]
-            if (sets["image"] != sets["image" + SINKLESS]).any() and sets["image" + SINKLESS].any():
-                sources.append("image" + SINKLESS)
-            ds = interp.extract.shapley(
-                self.vlm,
-                sample,
-                references=references,
-                sources=sources,
-                completion=text,
-                gauge=GAUGES,
-                foils=contrast_foils(references, prefilled.query),
-            )
-        return _by_class(ds).merge(self._control(sample, text))
+            return _by_class(self._shares(sample, text)).merge(self._control(sample, text))
+
+    def _shares(self, sample: Sample, text: Completion) -> xr.Dataset:
+        """Shapley values of the image, with and without its sinks, for every reference."""
+        has_other = bool(self.pool.candidates(sample, text.answer))
+        references = interp.extract.references(
+            self.vlm,
+            sample,
+            pool=self.pool,
+            kinds=[kind for kind in REFERENCES if kind != "other" or has_other],
+            completion=text,
+            seed=self.options.seed,
+        )
+        prefilled = asked(self.vlm, sample, completion=text, gauge="raw", foils=None)
+        sets = named_sets(prefilled.query, prefilled.context.is_sink.cpu().numpy())
+        without = sets["image" + SINKLESS]
+        has_sinks = (sets["image"] != without).any() and without.any()
+        return interp.extract.shapley(
+            self.vlm,
+            sample,
+            references=references,
+            sources=["image", "image" + SINKLESS] if has_sinks else ["image"],
+            completion=text,
+            gauge=GAUGES,
+            foils=contrast_foils(references, prefilled.query),
+        )
 
     def _control(self, sample: Sample, text: Completion) -> xr.Dataset:
         """Against a neutral foil: what the image, and a wrong one, does for the answer (3.6).
@@ -183,13 +184,11 @@ class Games:
             for row, (role, place) in zip(query.rows.tolist(), query.places, strict=True)
             if (role, place) == ("answer", 0)
         )
-        references = interp.extract.references(
-            self.vlm, sample, pool=self.pool, kinds=["mean"], completion=text
-        )
+        mean = self.pool.mean.expand(int(query.is_visual.sum()), -1)
         ds = interp.extract.shapley(
             self.vlm,
             sample,
-            references=references,
+            references={"mean": mean},
             sources=["image"],
             completion=text,
             positions=[row],

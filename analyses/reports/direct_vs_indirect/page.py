@@ -98,17 +98,12 @@ def _judged(path: Path) -> _Judged | None:
         "verdict_cells": verdicts.cells,
         "verdict_gates": verdicts.gates,
         "four_paths": paths,
+        "verdict_control": verdicts.control,
     }
-    record = {
-        "control": verdicts.control,
-        "rule_sha256": run.attrs["rule"],
-        "scene_seed": run.attrs["scene_seed"],
-    } | {
-        # What is missing becomes null; NaN is no JSON.
-        name: json.loads(frame.to_json(orient="records"))
-        for name, frame in frames.items()
-    }
-    return _Judged(verdicts, paths, frames, page, record)
+    facts = {"rule_sha256": run.attrs["rule"], "scene_seed": run.attrs["scene_seed"]}
+    # What is missing becomes null; NaN is no JSON.
+    records = {name: json.loads(one.to_json(orient="records")) for name, one in frames.items()}
+    return _Judged(verdicts, paths, frames, page, facts | records)
 
 
 def _control_rows(control: pd.DataFrame) -> list[dict]:
