@@ -1,6 +1,6 @@
 """Through the words: the four-path game of an image and its partner (METHODS.md 3.7)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 import xarray as xr
@@ -24,7 +24,6 @@ from interp.vocabulary import NORMS, PATH_CLASSES, PLAYERS, describe
 GAUGES = ("contrast", "centered")
 SIDES = ("own", "partner")
 MAX_MEMORY = 2 * 2**30
-Texts = Completion | str | Sequence
 
 
 def words(
@@ -32,8 +31,8 @@ def words(
     sample: Sample,
     partner: Sample,
     *,
-    texts: Texts | None = None,
-    partner_texts: Texts | None = None,
+    text: Completion | str | None = None,
+    partner_text: Completion | str | None = None,
     n_sampled: int = 0,
     seed: int = 0,
     max_new_tokens: int = 256,
@@ -41,17 +40,18 @@ def words(
     """Shares of four paths from an image to its answer: three inside a text, and the words.
 
     The outcome is the log-odds of the data's two answers at the first token where they differ
-    (gauge "contrast"), and the centered logit of the sample's own token there. `owen` and `shapley`
-    (player) sum to `total`; `value` has all sixteen values; `corner` the model's own forwards;
-    `parting` (path_class) the shares of the choice of the first word that differs. Numbers are
-    given for the greedy texts and, where there are any, for sampled ones (dimension `drawn`).
+    (gauge "contrast"), and the centered logit of the sample's own token there. `words_owen` and
+    `words_shapley` (player) sum to `words_total`; `words_value` has all sixteen values;
+    `words_corner` the model's own forwards; `parting` (path_class) the shares of the choice of the
+    first word that differs. Numbers are given for the greedy texts and, where there are any, for
+    sampled ones (dimension `drawn`). METHODS.md 3.7.
 
     Args:
         vlm: the model.
         sample: with an answer and an image.
         partner: the same question about another image, with another answer. Its image is brought
             to the sample's size.
-        texts, partner_texts: the model's own greedy texts, where they are there already.
+        text, partner_text: the model's own greedy texts, where they are there already.
         n_sampled: texts drawn from the model besides, for either image, at temperature 1.
         seed: of the drawing.
         max_new_tokens: limit of every text.
@@ -60,18 +60,15 @@ def words(
         ValueError: questions that differ, answers that agree or are not known, several images, or a
             text without a thinking span or an answer.
     """
-    texts, partner_texts = (
-        [one] if isinstance(one, Completion | str) else one for one in (texts, partner_texts)
-    )
     like = alike(sample, partner)
-    if texts is None or partner_texts is None:
-        limit = {"max_new_tokens": max_new_tokens}
-        texts, partner_texts = ([one] for one in vlm.answers([sample, like], **limit))
-    drawn = [
-        vlm.sampled(one, n_sampled, seed=seed, max_new_tokens=max_new_tokens) if n_sampled else []
-        for one in (sample, like)
-    ]
-    ready = prepare(vlm, sample, like, texts[0], partner_texts[0], drawn=tuple(drawn))
+    if text is None or partner_text is None:
+        own, other = vlm.answers([sample, like], max_new_tokens=max_new_tokens)
+        text, partner_text = text or own, partner_text or other
+    drawn = []
+    for side, one in enumerate((sample, like)):  # drawn independently of each other
+        limit = {"seed": 2 * seed + side, "max_new_tokens": max_new_tokens}
+        drawn.append(vlm.sampled(one, n_sampled, **limit) if n_sampled else [])
+    ready = prepare(vlm, sample, like, text, partner_text, drawn=tuple(drawn))
     return next(played_games([ready]))
 
 

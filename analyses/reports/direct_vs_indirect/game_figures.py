@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from analyses.reports import intervals
-from analyses.reports.direct_vs_indirect.game_words import CELL, _percent, _usual
+from analyses.reports.direct_vs_indirect.game_words import CELL, percent, usual
 from analyses.reports.direct_vs_indirect.judging import Verdicts, cell_name
 from analyses.reports.direct_vs_indirect.rule import OVERALL
 from interp import plots
@@ -29,7 +29,7 @@ STATIONS = {
 def draw(paths: pd.DataFrame, verdicts: Verdicts) -> dict[str, Figure | None]:
     """Every figure of the verdict by name; None where there is nothing to draw."""
     plots.use_style()
-    chosen = _usual(paths)
+    chosen = usual(paths)
     return {
         "four_paths": None if chosen is None else four_paths(chosen),
         "by_family": by_family(paths) if len(paths) else None,
@@ -45,12 +45,12 @@ def four_paths(chosen: pd.DataFrame) -> Figure:
     by_player = chosen.set_index("player")
     direct = PLAYERS[0]
     _arrow(ax, (PLACES["image"], PLACES["logit"]), direct, by_player, bend=-0.42)
-    ax.text(0.5, 0.945, f"directly (Eq. 1)  {_percent(by_player.loc[direct])}", **_label(direct))
+    ax.text(0.5, 0.945, f"directly (Eq. 1)  {percent(by_player.loc[direct])}", **_label(direct))
     for player, at in STOPS.items():
         bend = 0.0 if player == "rest of the row" else 0.05
         _arrow(ax, (PLACES["image"], at), player, by_player, bend=bend, head=False)
         _arrow(ax, (at, PLACES["logit"]), player, by_player, bend=bend)
-        text = f"{STATIONS[player]}  {_percent(by_player.loc[player])}"
+        text = f"{STATIONS[player]}  {percent(by_player.loc[player])}"
         ax.text(*at, text, **_label(player))
     for name, at in PLACES.items():
         title = {"image": "image", "logit": "answer's\nlogit"}[name]

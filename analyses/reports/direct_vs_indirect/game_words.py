@@ -32,15 +32,15 @@ CLAIMS = {
 
 def headline(paths: pd.DataFrame) -> str | None:
     """One sentence with the estimates; None where no family has enough images."""
-    chosen = _usual(paths)
+    chosen = usual(paths)
     if chosen is None:
         return None
     by_player = chosen.set_index("player")
     total = by_player["estimate"].sum()
     pieces = [
-        f"{_percent(by_player.loc[player])} of it travels {words}"
+        f"{percent(by_player.loc[player])} of it travels {words}"
         if number == 0
-        else f"{_percent(by_player.loc[player])} {words}"
+        else f"{percent(by_player.loc[player])} {words}"
         for number, (player, words) in enumerate(PATH_WORDS.items())
     ]
     kind = chosen["partner"].iloc[0]
@@ -50,7 +50,7 @@ def headline(paths: pd.DataFrame) -> str | None:
     )
 
 
-def _usual(paths: pd.DataFrame) -> pd.DataFrame | None:
+def usual(paths: pd.DataFrame) -> pd.DataFrame | None:
     """The rows of the headline: over families, contrast, live, the first partner kind."""
     rows = paths[(paths.family == OVERALL)]
     for name, value in CELL.items():
@@ -58,7 +58,7 @@ def _usual(paths: pd.DataFrame) -> pd.DataFrame | None:
     return rows[rows.partner == rows.partner.iloc[0]] if len(rows) else None
 
 
-def _percent(row: pd.Series) -> str:
+def percent(row: pd.Series) -> str:
     """A share with its interval, in per cent."""
     ends = (100 * row[f"share_{end}"] for end in ("estimate", "lower", "upper"))
     estimate, low, high = (intervals.number(end, 0) for end in ends)
