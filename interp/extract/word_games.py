@@ -7,7 +7,6 @@ import torch
 
 from interp.data.images import open_image
 from interp.data.sample import Sample
-from interp.extract.question import origin
 from interp.extract.two_images import Context
 from interp.inputs import prompts
 from interp.inputs.completions import Completion
@@ -29,7 +28,6 @@ class Game:
     """By "greedy" and "sampled": the contexts of the sample's texts, and of the partner's."""
     parted: tuple[int, int] | None
     """The tokens w, w' at which the greedy texts part."""
-    attributes: dict[str, str]
 
 
 def alike(sample: Sample, partner: Sample) -> Sample:
@@ -110,5 +108,4 @@ def _game(vlm, pair, part: Outcome, greedy: list[Words], sampled, at: int | None
             )
         )
     parted = None if at is None else (greedy[0].ids[at], greedy[1].ids[at])
-    attributes = origin(vlm, pair[0], None) | {"text_source": "own", "partner": pair[1].id}
-    return Game(vlm, *pair, part, contexts, sides, parted, attributes)
+    return Game(vlm, *pair, part, contexts, sides, parted)

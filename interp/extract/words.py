@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -12,6 +13,7 @@ from interp.algebra.readout import gauge_logits, gauge_rows
 from interp.capture.memory import Load, needed
 from interp.data.sample import Sample
 from interp.extract.dataset import as_array, shown
+from interp.extract.question import origin
 from interp.extract.two_images import Played, cube, four_paths, frozen, play
 from interp.extract.word_games import Game, alike, prepare
 from interp.inputs.completions import Completion
@@ -74,6 +76,14 @@ def words(
 
 def played_games(games: Iterable[Game], max_memory: int = MAX_MEMORY) -> Iterator[xr.Dataset]:
     """`words` of several games of one model, in order, batches packed into a budget of memory."""
+    for game, numbers in played_numbers(games, max_memory):
+        yield _labelled(game, numbers)
+
+
+def played_numbers(
+    games: Iterable[Game], max_memory: int = MAX_MEMORY
+) -> Iterator[tuple[Game, dict]]:
+    """Every game with its variables, (dimensions, values) by name, without labels."""
     waiting: list[Game] = []
     for game in games:
         if waiting and _bytes([*waiting, game]) > max_memory:
@@ -95,60 +105,70 @@ def _bytes(games: list[Game]) -> int:
     return needed(families.parts(model), loads * 2, next(model.parameters()).element_size())
 
 
-def _computed(games: list[Game]) -> list[xr.Dataset]:
+def _computed(games: list[Game]) -> list[tuple[Game, dict]]:
     model = games[0].vlm.model
     all_played = play(model, [context for game in games for context in game.contexts])
-    datasets, start = [], 0
+    found, start = [], 0
     for game in games:
         own = all_played[start : start + len(game.contexts)]
         start += len(own)
-        datasets.append(_labelled(game, own))
-    return datasets
+        found.append((game, _numbers(game, own)))
+    return found
 
 
-def _labelled(game: Game, played: list[Played]) -> xr.Dataset:
-    model, tokenizer = game.vlm.model, game.vlm.processor.tokenizer
-    target, foil = (torch.tensor([i]) for i in (game.outcome.target, game.outcome.foil))
-    target, foil = target.to(model.device), foil.to(model.device)
-    head = families.parts(model).output_embedding
-    by_draw = []
+def _numbers(game: Game, played: list[Played]) -> dict[str, tuple]:
+    """Every variable of a game as (dimensions, values)."""
+    model = game.vlm.model
+    target, foil = (
+        torch.tensor([i], device=model.device) for i in (game.outcome.target, game.outcome.foil)
+    )
+    head, by_draw = families.parts(model).output_embedding, []
     with torch.no_grad(), undisturbed(model):
         g = {name: gauge_rows(head, target, name, foil)[0] for name in GAUGES}
         for own, partner in game.sides.values():
             texts = [played[k] for k in own], [played[k] for k in partner]
-            by_draw.append(
-                xr.concat([_variables(model, texts, g[name]) for name in GAUGES], dim="gauge")
-            )
-        variables = xr.concat(by_draw, dim="drawn")
-        corners = _corners(game, played, target, foil)
-        choice = _choice(game, played)
-    dataset = variables.assign(corners | choice).assign_coords(
-        player=list(PLAYERS),
-        path_class=list(PATH_CLASSES),
-        gauge=list(GAUGES),
-        norm=list(NORMS),
-        drawn=list(game.sides),
-        image_side=list(SIDES),
-        text_side=list(SIDES),
-    )
-    dataset = dataset.assign(
-        n_texts=(("drawn", "text_side"), [list(map(len, one)) for one in game.sides.values()]),
-        has_same_words=game.sides["greedy"][0] == game.sides["greedy"][1],
-        outcome_token=_spelled(tokenizer, game.outcome.target),
-        foil_token=_spelled(tokenizer, game.outcome.foil),
-    )
-    dataset = describe(dataset)
-    dataset.attrs = game.attributes | {"dtype": str(model.dtype).removeprefix("torch.")}
+            by_draw.append([_variables(model, texts, g[name]) for name in GAUGES])
+        found = _corners(game, played, target, foil) | _choice(game, played)
+    for name, (dims, _) in by_draw[0][0].items():
+        values = np.stack([np.stack([one[name][1] for one in draw]) for draw in by_draw])
+        found[name] = (("drawn", "gauge", *dims), values)
+    return found
+
+
+def _labelled(game: Game, numbers: dict[str, tuple]) -> xr.Dataset:
+    tokenizer = game.vlm.processor.tokenizer
+    sides = game.sides
+    facts = {
+        "n_texts": (("drawn", "text_side"), [list(map(len, one)) for one in sides.values()]),
+        "has_same_words": ((), sides["greedy"][0] == sides["greedy"][1]),
+        "outcome_token": ((), _spelled(tokenizer, game.outcome.target)),
+        "foil_token": ((), _spelled(tokenizer, game.outcome.foil)),
+    }
+    coords = {
+        "player": list(PLAYERS),
+        "path_class": list(PATH_CLASSES),
+        "gauge": list(GAUGES),
+        "norm": list(NORMS),
+        "drawn": list(sides),
+        "image_side": list(SIDES),
+        "text_side": list(SIDES),
+    }
+    dataset = describe(xr.Dataset(numbers | facts, coords=coords))
+    dataset.attrs = origin(game.vlm, game.sample, None) | {
+        "text_source": "own",
+        "partner": game.partner.id,
+        "dtype": str(game.vlm.model.dtype).removeprefix("torch."),
+    }
     return dataset
 
 
-def _variables(model, texts: tuple[list[Played], list[Played]], g: Tensor) -> xr.Dataset:
+def _variables(model, texts: tuple[list[Played], list[Played]], g: Tensor) -> dict[str, tuple]:
     """Every variable of the game in one gauge."""
     readings = four_paths(model, *texts, g)
     found = algebra.shares(readings["pattern and values"])
     strict = algebra.shares(readings["values"])
     players = ("player", "norm")
-    variables = {
+    return {
         "words_total": (("norm",), as_array(found.total)),
         "words_owen": (players, as_array(found.owen)),
         "words_owen_strict": (players, as_array(strict.owen)),
@@ -157,7 +177,6 @@ def _variables(model, texts: tuple[list[Played], list[Played]], g: Tensor) -> xr
         "words_interaction": (("norm",), as_array(found.interaction)),
         "words_value": (("p1", "p2", "p3", "p4", "norm"), as_array(readings["pattern and values"])),
     }
-    return xr.Dataset(variables)
 
 
 def _corners(game: Game, played: list[Played], target: Tensor, foil: Tensor) -> dict:

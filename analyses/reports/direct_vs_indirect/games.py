@@ -30,8 +30,9 @@ from interp.extract.question import ask
 from interp.extract.references import Pool
 from interp.extract.sharing import sharing
 from interp.extract.source_sets import named_sets
-from interp.extract.word_games import alike, prepare
-from interp.extract.words import played_games
+from interp.extract.word_games import Game, alike, prepare
+from interp.extract.words import GAUGES as GAMES_GAUGES
+from interp.extract.words import played_numbers
 from interp.inputs.completions import Completion
 from interp.inputs.outcomes import first_token, words_of
 from interp.measures import TOKEN_CLASSES
@@ -41,6 +42,11 @@ from interp.vocabulary import NORMS, PATH_CLASSES, PLAYERS, SINKLESS
 
 POOL_SCENES, POOL = 2000, 200  # scenes that partners, and references, are drawn from
 SINKS = ("with", "without")
+BRIEF = {
+    "words_total": ("gauge", "norm"),
+    "words_owen": ("gauge", "player", "norm"),
+    "words_owen_strict": ("gauge", "player", "norm"),
+}
 
 
 def scenes(options: DirectVsIndirect) -> tuple[list[Sample], list[Sample]]:
@@ -205,24 +211,26 @@ class Games:
             for kind, partner in self.partners.of(sample).items():
                 if partner is None or not isinstance(text, Completion):
                     found[number][1][kind] = "no such partner"
+                    continue
+                like = attempt(alike, sample, partner)
+                if isinstance(like, Exception):
+                    found[number][1][kind] = str(like)
                 else:
-                    like = attempt(alike, sample, partner)
                     jobs.append((number, kind, like))
-        able = [job for job in jobs if not isinstance(job[2], Exception)]
-        answers = written(self.vlm, [job[2] for job in able], budget, self.options.max_new_tokens)
-        games = []
-        for (number, kind, partner), other in zip(able, answers, strict=True):
-            if isinstance(other, Exception):
-                found[number][1][kind] = str(other)
-                continue
-            game = attempt(prepare, self.vlm, samples[number], partner, texts[number], other)
+        answers = written(self.vlm, [job[2] for job in jobs], budget, self.options.max_new_tokens)
+        games, places = [], []
+        for (number, kind, partner), other in zip(jobs, answers, strict=True):
+            game = other
+            if not isinstance(other, Exception):
+                game = attempt(prepare, self.vlm, samples[number], partner, texts[number], other)
             if isinstance(game, Exception):
                 found[number][1][kind] = str(game).removeprefix(f"{samples[number].id}: ")
             else:
-                games.append((number, kind, game))
-        played = played_games((game for *_, game in games), max_memory=budget.max_memory)
-        for (number, kind, _), one in zip(games, played, strict=True):
-            found[number][0][kind] = _brief(one)
+                games.append(game)
+                places.append((number, kind))
+        played = played_numbers(games, max_memory=budget.max_memory)
+        for (number, kind), (game, numbers) in zip(places, played, strict=True):
+            found[number][0][kind] = _brief(game, numbers)
         return [(_by_kind(by_kind), {"left_out": why}) for by_kind, why in found]
 
 
@@ -251,36 +259,22 @@ def _by_class(ds: xr.Dataset) -> xr.Dataset:
     return both.drop_vars([c for c in both.coords if c not in both.dims])
 
 
-def _brief(ds: xr.Dataset) -> xr.Dataset:
-    """The numbers of a game that a verdict is made of."""
-    names = ["words_total", "words_owen", "words_owen_strict"]
-    brief = ds[names].sel(drawn="greedy", drop=True)
-    brief["parting"] = ds["parting"]
-    brief["has_same_words"] = ds["has_same_words"].astype(float)
-    return brief.drop_attrs()
+def _brief(game: Game, numbers: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """The numbers of a game's greedy texts that a verdict is made of."""
+    brief = {name: numbers[name][1][0] for name in BRIEF}  # drawn greedily
+    own, partner = game.sides["greedy"]
+    return brief | {"parting": numbers["parting"][1], "has_same_words": np.array(own == partner)}
 
 
-def _nothing() -> xr.Dataset:
-    """The numbers of a game that could not be played."""
-    both, norm = ("gauge", "norm"), ("norm",)
-    sizes = {"gauge": len(GAUGES), "norm": len(NORMS)}
-    blank = xr.Dataset(coords={"norm": list(NORMS), "path_class": list(PATH_CLASSES)})
-    blank = blank.assign_coords(gauge=["contrast", "centered"], player=list(PLAYERS))
-    for name, dims in (
-        ("words_total", both),
-        ("words_owen", ("gauge", "player", "norm")),
-        ("words_owen_strict", ("gauge", "player", "norm")),
-        ("parting", ("path_class", *norm)),
-        ("has_same_words", ()),
-    ):
-        shape = [({"player": 4, "path_class": 3} | sizes)[dim] for dim in dims]
-        blank[name] = (dims, np.full(shape, np.nan))
-    return blank
-
-
-def _by_kind(by_kind: dict[str, xr.Dataset]) -> xr.Dataset:
-    all_kinds = [by_kind.get(kind, _nothing()) for kind in KINDS]
-    joined = xr.concat(
-        all_kinds, dim=xr.Variable("partner", list(KINDS)), data_vars="all", join="exact"
-    )
-    return joined.sel(gauge=list(GAUGES))
+def _by_kind(by_kind: dict[str, dict]) -> xr.Dataset:
+    """The games of a sample by kind of partner; NaN where there was none."""
+    sizes = {"gauge": len(GAMES_GAUGES), "norm": len(NORMS)}
+    sizes |= {"player": len(PLAYERS), "path_class": len(PATH_CLASSES)}
+    variables = {}
+    for name, dims in (BRIEF | {"parting": ("path_class", "norm"), "has_same_words": ()}).items():
+        nothing = np.full([sizes[dim] for dim in dims], np.nan)
+        values = np.stack([by_kind.get(kind, {}).get(name, nothing) for kind in KINDS])
+        variables[name] = (("partner", *dims), values.astype(float))
+    coords = {"partner": list(KINDS), "gauge": list(GAMES_GAUGES), "norm": list(NORMS)}
+    coords |= {"player": list(PLAYERS), "path_class": list(PATH_CLASSES)}
+    return xr.Dataset(variables, coords=coords).sel(gauge=list(GAUGES))
