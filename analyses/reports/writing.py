@@ -6,6 +6,7 @@ it down. The same run gives the same files.
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -47,9 +48,15 @@ LATEX = {
     "×": r"$\times$",
     "Δ": r"$\Delta$",
     "Σ": r"$\Sigma$",
+    "ρ": r"$\rho$",
+    "φ": r"$\varphi$",
+    "ψ": r"$\psi$",
+    "σ": r"$\sigma$",
     "²": r"$^2$",
     "→": r"$\to$",
 }
+_READ_ON = re.compile(r"^([\[*])", re.MULTILINE)  # the end of the row before it would take it
+LATIN = {*map(chr, (10, *range(32, 127), *range(161, 384))), *"‘’“”…€"}  # what it knows
 
 
 @dataclass(frozen=True)
@@ -141,8 +148,18 @@ def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
         inert(table).to_csv(folder / f"{name}.csv", index=False)
         if len(table) <= MOST_ROWS:
             latex = with_intervals(table).to_latex(index=False, float_format="%.3g", escape=True)
-            latex = "% \\usepackage{booktabs}\n" + latex.translate(str.maketrans(LATEX))
+            latex = "% \\usepackage{booktabs}\n" + in_latin(latex)
             (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
+
+
+def in_latin(latex: str) -> str:
+    """LaTeX that pdflatex reads: signs as its commands, other scripts as code points, [U+4E00]."""
+    known = [LATEX.get(char) or (char if char in LATIN else None) for char in latex]
+    text = "".join(
+        f"[U+{ord(char):04X}]" if written is None else written
+        for char, written in zip(latex, known, strict=True)
+    )
+    return _READ_ON.sub(r"{\1}", text)
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
