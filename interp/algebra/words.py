@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.algebra.shapley import split
+
 N_PLAYERS = 4
 
 
@@ -39,22 +41,22 @@ def shares(v: Float[Tensor, "p1 p2 p3 p4 ..."]) -> Shares:
     """Owen and Shapley values of a game, and the interaction of the image with the words."""
     full, empty = v[1, 1, 1, 1], v[0, 0, 0, 0]
     other_words, other_image = v[1, 1, 1, 0], v[0, 0, 0, 1]
-    inside = (shapley_values(v[:, :, :, 1], 3) + shapley_values(v[:, :, :, 0], 3)) / 2
+    inside = (split(v[:, :, :, 1]).shapley + split(v[:, :, :, 0]).shapley) / 2
     through = (full - other_words + other_image - empty) / 2
     return Shares(
         total=full - empty,
         owen=torch.cat([inside, through[None]]),
-        shapley=shapley_values(v, N_PLAYERS),
+        shapley=shapley_values(v),
         interaction=full - other_words - other_image + empty,
     )
 
 
-def shapley_values(v: Float[Tensor, "..."], n_players: int) -> Float[Tensor, "player ..."]:
-    """Mean over all orders of what each player adds, one leading axis of v for each."""
-    orders = list(permutations(range(n_players)))
-    values = v.new_zeros(n_players, *v.shape[n_players:])
+def shapley_values(v: Float[Tensor, "p1 p2 p3 p4 ..."]) -> Float[Tensor, "player ..."]:
+    """Mean over all orders of what each of the four players adds."""
+    orders = list(permutations(range(N_PLAYERS)))
+    values = v.new_zeros(N_PLAYERS, *v.shape[N_PLAYERS:])
     for order in orders:
-        at = [0] * n_players
+        at = [0] * N_PLAYERS
         for player in order:
             before = v[tuple(at)]
             at[player] = 1

@@ -24,6 +24,7 @@ from analyses.reports.direct_vs_indirect.sample import GAUGES, REFERENCES, contr
 from analyses.run import samples as samples_of
 from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
 from analyses.run.texts import written
+from interp.capture.memory import is_out_of_memory
 from interp.data.sample import Sample
 from interp.extract.prefilled import asked
 from interp.extract.question import ask
@@ -77,6 +78,7 @@ class Games:
         self, vlm: VLM, pool: list[Sample], options: DirectVsIndirect, *, certificate: dict
     ):
         """`pool`: where partners come from; references come from its first samples."""
+        has_twins = any(one.twin is not None for one in pool)
         self.vlm, self.options = vlm, options
         self.partners = Partners(pool, options.seed)
         self.pool = Pool(vlm, list(islice(samples_of.readable(pool), POOL)))
@@ -94,7 +96,7 @@ class Games:
             "limit": options.limit,
             "max_new_tokens": options.max_new_tokens,
         }
-        self.facts = {"certificate": certificate}
+        self.facts = {"certificate": certificate, "has_twins": has_twins}
 
     def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
         """One shard: those of the samples that work, the others with their reason."""
@@ -228,9 +230,11 @@ class Games:
             else:
                 games.append(game)
                 places.append((number, kind))
-        played = played_numbers(games, max_memory=budget.max_memory)
-        for (number, kind), (game, numbers) in zip(places, played, strict=True):
-            found[number][0][kind] = _brief(game, numbers)
+        for (number, kind), one in zip(places, _played(games, budget), strict=True):
+            if isinstance(one, Exception):
+                found[number][1][kind] = str(one).splitlines()[0]
+            else:
+                found[number][0][kind] = one
         return [(_by_kind(by_kind), {"left_out": why}) for by_kind, why in found]
 
 
@@ -257,6 +261,19 @@ def _by_class(ds: xr.Dataset) -> xr.Dataset:
     both = xr.concat([with_sinks, without], dim=xr.Variable("sinks", list(SINKS)))
     both["has_sinks"] = has_sinks
     return both.drop_vars([c for c in both.coords if c not in both.dims])
+
+
+def _played(games: list[Game], budget: Budget) -> list[dict | Exception]:
+    """The numbers of each game, or why there are none: one game's fault is that game's."""
+    try:
+        played = list(played_numbers(games, max_memory=budget.max_memory))
+    except (ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        if len(games) == 1:
+            return [error]
+        return [one for game in games for one in _played([game], budget)]
+    return [_brief(game, numbers) for game, numbers in played]
 
 
 def _brief(game: Game, numbers: dict[str, tuple]) -> dict[str, np.ndarray]:

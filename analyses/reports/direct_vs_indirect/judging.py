@@ -35,7 +35,7 @@ class Verdicts:
 
 def judge(run: xr.Dataset, seed: int = 0) -> Verdicts:
     """The verdicts of a run of the games; bootstraps have the rule's seed."""
-    run = run.load()
+    run = _as_the_data_has_it(run)
     parts = [_first(run, str(token_class), seed) for token_class in run["token_class"].values] + [
         _second(run, seed)
     ]
@@ -43,12 +43,23 @@ def judge(run: xr.Dataset, seed: int = 0) -> Verdicts:
         pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True)
     )
     control = _control(run, seed)
-    if (control.family.eq(OVERALL) & control.holds.eq(False)).any():
+    over = control[control.family == OVERALL]
+    if not (len(over) and over.holds.eq(True).all()):
         is_judged = ~judgements.decision.str.startswith("too few")
+        is_played = len(over) and over.n.item() >= LEAST_IMAGES
         said = "a wrong image before the text speaks for its answer too, or may"
+        said = said if is_played else f"the control needs {LEAST_IMAGES} images of every kind"
         judgements.loc[is_judged, ["decision", "strict_decision"]] = "not assessable"
         judgements.loc[is_judged, "reason"] = said
     return Verdicts(judgements, cells, gates, control)
+
+
+def _as_the_data_has_it(run: xr.Dataset) -> xr.Dataset:
+    """The run in memory; without the twin as reference and partner where no sample has one."""
+    run = run.load()
+    if run.attrs.get("has_twins", True):
+        return run
+    return run.drop_sel(reference=["twin"], partner=["twin"])
 
 
 def _control(run: xr.Dataset, seed: int) -> pd.DataFrame:
@@ -62,12 +73,15 @@ def _control(run: xr.Dataset, seed: int) -> pd.DataFrame:
     arrays = {"right": chosen["control_right"], "wrong": chosen["control_wrong"]}
     draws = stats.drawn_means(arrays, chosen["family"], seed=seed)
     counts = chosen["family"].to_series().value_counts()
-    first = run["first_total"].sel(token_class="answer", sinks="with")
+    first = run["first_total"].sel(token_class="answer")
+    first = first if bool(run["has_sinks"].any()) else first.sel(sinks="with")
     n_first = first.notnull().groupby(run["family"]).sum("sample")
     names = [str(name) for name in draws["stratum"].values]
-    complete = [one for one in names if int(n_first.sel(family=one).min()) >= LEAST_IMAGES]
+    judged = [str(one) for one in np.unique(run["family"].values)]
+    complete = [one for one in judged if int(n_first.sel(family=one).min()) >= LEAST_IMAGES]
+    can_all = bool(complete) and set(complete) <= set(names)
     rows = []
-    for family in [*names, *([OVERALL] if complete else [])]:
+    for family in [*names, *([OVERALL] if can_all else [])]:
         members = complete if family == OVERALL else [family]
         row = {"family": family, "n": int(counts[members].min()), "holds": None}
         for name in arrays:
@@ -271,7 +285,8 @@ def paths(run: xr.Dataset, seed: int = 0) -> pd.DataFrame:
 
     One row per family (and over those with all cells), partner, gauge, norm and player.
     """
-    chosen = _first_usable(run.load(), run["words_total"])
+    run = _as_the_data_has_it(run)
+    chosen = _first_usable(run, run["words_total"])
     draws = stats.drawn_means(
         {"owen": chosen["words_owen"], "te": chosen["words_total"]}, chosen["family"], seed=seed
     )

@@ -47,8 +47,8 @@ def made_run(*, te=3.0, direct=0.9, words=0.0, noise=0.3, families=2, each=100, 
             ),
             "has_same_words": (("sample", "partner"), np.ones((n, 2))),
             "has_sinks": ("sample", np.zeros(n, bool)),
-            "control_right": ("sample", np.full(n, np.nan)),
-            "control_wrong": ("sample", np.full(n, np.nan)),
+            "control_right": ("sample", 10 + rng.standard_normal(n)),
+            "control_wrong": ("sample", np.resize([-0.5, -0.5, 0.5, 0.5], n)),
             "family": ("sample", [f"family {k % families}" for k in range(n)]),
         },
         coords={
@@ -207,7 +207,35 @@ def test_a_wrong_image_that_speaks_takes_every_verdict():
         decided = set(found.judgements.query("game == 'first' and claim == 'direct'").decision)
         assert decided == ({"supported"} if holds else {"not assessable"})
     run["control_wrong"][20:] = np.nan
-    assert set(judging.judge(run).control.holds) == {None}
+    found = judging.judge(run)
+    assert set(found.control.holds) == {None}
+    assert set(found.judgements.decision) == {"not assessable"}
+
+
+def test_a_control_that_cannot_be_played_takes_every_verdict():
+    """Two answers alone have no third one that neither image shows."""
+    run = made_run()
+    run["control_wrong"].loc[{"sample": (run["family"] == "family 0").values}] = np.nan
+    found = judging.judge(run)
+    assert set(found.control.family) == {"family 1"}
+    assert set(found.judgements.decision) == {"not assessable"}
+    run["control_wrong"][:] = np.nan
+    found = judging.judge(run)
+    assert len(found.control) == 0 and set(found.judgements.decision) == {"not assessable"}
+    assert "the control needs 100 images" in found.judgements.reason.iloc[0]
+
+
+def test_data_without_twins_are_judged_without_them():
+    run = made_run()
+    run["first_total"].loc[{"reference": "twin"}] = np.nan
+    run["words_total"].loc[{"partner": "twin"}] = np.nan
+    for name in ("words_owen", "words_owen_strict"):
+        run[name].loc[{"partner": "twin"}] = np.nan
+    assert decisions(run, "first")[rule.OVERALL].startswith("too few images")
+    bare = run.assign_attrs(has_twins=False)
+    for game in ("first", "second"):
+        assert set(decisions(bare, game).values()) == {"supported"}
+    assert set(judging.paths(bare).partner) == {"other-same-question"}
 
 
 def test_the_control_is_over_the_families_that_the_first_game_judges():
