@@ -111,7 +111,7 @@ def margins(cells: pd.DataFrame, ax: Axes) -> Axes:
     ax.axvline(0, color="0.3", linewidth=1)
     ax.set_yticks(at, cells["label"])
     ax.set_ylim(len(cells) - 0.5, -0.5)
-    ax.set_xlabel("Δ = direct minus everything else [logit]")
+    ax.set_xlabel("Δ = the path minus everything else [logit]")
     return ax
 
 

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from analyses.reports import intervals
-from analyses.reports.direct_vs_indirect.game_words import CELL, percent, usual
+from analyses.reports.direct_vs_indirect.game_words import CELL, is_assessable, percent, usual
 from analyses.reports.direct_vs_indirect.judging import Verdicts, cell_name
-from analyses.reports.direct_vs_indirect.rule import OVERALL
+from analyses.reports.direct_vs_indirect.rule import LEAST_IMAGES, OVERALL
 from interp import plots
 from interp.vocabulary import PLAYERS
 
@@ -29,9 +29,9 @@ STATIONS = {
 def draw(paths: pd.DataFrame, verdicts: Verdicts) -> dict[str, Figure | None]:
     """Every figure of the verdict by name; None where there is nothing to draw."""
     plots.use_style()
-    chosen = usual(paths)
+    chosen = usual(paths) if is_assessable(verdicts) else []
     return {
-        "four_paths": None if chosen is None else four_paths(chosen),
+        "four_paths": four_paths(chosen[0]) if chosen else None,
         "by_family": by_family(paths) if len(paths) else None,
         "verdict": judged_cells(verdicts),
     }
@@ -45,6 +45,7 @@ def four_paths(chosen: pd.DataFrame) -> Figure:
     by_player = chosen.set_index("player")
     direct = PLAYERS[0]
     _arrow(ax, (PLACES["image"], PLACES["logit"]), direct, by_player, bend=-0.42)
+    ax.set_title(f"partner: {chosen['partner'].iloc[0]}", fontsize=9)
     ax.text(0.5, 0.945, f"directly (Eq. 1)  {percent(by_player.loc[direct])}", **_label(direct))
     for player, at in STOPS.items():
         bend = 0.0 if player == "rest of the row" else 0.05
@@ -125,7 +126,8 @@ def _stacked(ax, at: int, shares: pd.Series) -> None:
 
 def judged_cells(verdicts: Verdicts) -> Figure | None:
     """Δ of every cell over families, a panel per question."""
-    over = verdicts.cells[verdicts.cells.family == OVERALL].dropna(subset="delta_lower")
+    found = verdicts.cells
+    over = found[(found.family == OVERALL) & (found.n >= LEAST_IMAGES)]
     panels = list(over.groupby(["game", "token_class", "claim"], sort=False))
     if not panels:
         return None

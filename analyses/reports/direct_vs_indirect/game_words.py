@@ -13,7 +13,7 @@ PATH_WORDS = dict(
         PLAYERS,
         (
             "straight from the image's tokens into the answer's logit (Eq. 1)",
-            "through what else the answer's own row computes of them, mostly its FFNs",
+            "through what else the answer's own row computes of them (FFNs, attention)",
             "through other tokens that carried the image's content",
             "through the words that the model wrote before its answer",
         ),
@@ -30,32 +30,42 @@ CLAIMS = {
 }
 
 
-def headline(paths: pd.DataFrame) -> str | None:
-    """One sentence with the estimates; None where no family has enough images."""
-    chosen = usual(paths)
-    if chosen is None:
-        return None
-    by_player = chosen.set_index("player")
-    total = by_player["estimate"].sum()
+def is_assessable(verdicts: Verdicts) -> bool:
+    """Whether the second game over families has an effect that may be shared out."""
+    found = verdicts.judgements
+    row = found[(found.game == "second") & (found.claim == "direct") & (found.family == OVERALL)]
+    return bool(row.decision.isin(["supported", "refuted", "not shown"]).all())
+
+
+def headlines(paths: pd.DataFrame, verdicts: Verdicts) -> list[str]:
+    """One sentence per kind of partner, with the estimates; none where there is no verdict."""
+    if not is_assessable(verdicts):
+        return []
+    return [_headline(rows, verdicts.gates) for rows in usual(paths)]
+
+
+def _headline(chosen: pd.DataFrame, gates: pd.DataFrame) -> str:
+    by_player, kind = chosen.set_index("player"), chosen["partner"].iloc[0]
+    at = (gates.game == "second") & (gates.family == OVERALL) & (gates.by == kind)
+    total = intervals.text(gates[at & (gates.gauge == CELL["gauge"])].iloc[0], digits=1)
     pieces = [
         f"{percent(by_player.loc[player])} of it travels {words}"
         if number == 0
         else f"{percent(by_player.loc[player])} {words}"
         for number, (player, words) in enumerate(PATH_WORDS.items())
     ]
-    kind = chosen["partner"].iloc[0]
     return (
-        f"Put another image in the image's place ({kind}) and the answer loses {total:.1f} logits "
+        f"Put another image in the image's place ({kind}) and the answer loses {total} logits "
         f"against that image's answer: {'; '.join(pieces)}."
     )
 
 
-def usual(paths: pd.DataFrame) -> pd.DataFrame | None:
-    """The rows of the headline: over families, contrast, live, the first partner kind."""
+def usual(paths: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of the headlines by kind of partner: over families, contrast gauge, live norm."""
     rows = paths[(paths.family == OVERALL)]
     for name, value in CELL.items():
         rows = rows[rows[name] == value]
-    return rows[rows.partner == rows.partner.iloc[0]] if len(rows) else None
+    return [group for _, group in rows.groupby("partner", sort=False)]
 
 
 def percent(row: pd.Series) -> str:
@@ -82,10 +92,17 @@ def verdict_rows(verdicts: Verdicts) -> list[dict]:
                     "reason": over.reason,
                     "strict": over.strict_decision,
                     "families": over.families,
+                    "n": _count(verdicts.gates, game, token_class),
                     "by_family": by_family.drop(OVERALL)[["decision", "reason"]].to_dict("index"),
                 }
             )
     return rows
+
+
+def _count(gates: pd.DataFrame, game: str, token_class: str) -> int:
+    """Images of every kind of question that a verdict over families rests on."""
+    own = gates[(gates.game == game) & (gates.token_class == token_class)]
+    return int(own[own.family == OVERALL].n.min())
 
 
 def disagreement(verdicts: Verdicts) -> str | None:

@@ -4,6 +4,7 @@ First game: the image's order-free shares with the text held fixed (METHODS.md 3
 the targets of a token class. Second game: the words are a player (3.7), with every partner.
 """
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -41,8 +42,10 @@ from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.vocabulary import NORMS, PATH_CLASSES, PLAYERS, SINKLESS
 
+log = logging.getLogger("extraction")
 POOL_SCENES, POOL = 2000, 200  # scenes that partners, and references, are drawn from
 SINKS = ("with", "without")
+CONTROL = ("control_right", "control_wrong")
 BRIEF = {
     "words_total": ("gauge", "norm"),
     "words_owen": ("gauge", "player", "norm"),
@@ -136,7 +139,11 @@ class Games:
     def _first(self, sample: Sample, text: Completion) -> xr.Dataset:
         """The game with the text held fixed: TE, P1 and its strict reading, by token class."""
         with sharing():
-            return _by_class(self._shares(sample, text)).merge(self._control(sample, text))
+            shares, control = self._shares(sample, text), attempt(self._control, sample, text)
+        if isinstance(control, Exception):
+            log.warning("no control of %s: %s", sample.id, control)
+            control = xr.Dataset(dict.fromkeys(CONTROL, np.nan))
+        return _by_class(shares).merge(control)
 
     def _shares(self, sample: Sample, text: Completion) -> xr.Dataset:
         """Shapley values of the image, with and without its sinks, for every reference."""
@@ -169,18 +176,21 @@ class Games:
         The foil is the first token of an answer of this kind of question that neither image shows.
         """
         partner, tokenizer = self.partners.of(sample)[KINDS[1]], self.vlm.processor.tokenizer
-        found = dict.fromkeys(("control_right", "control_wrong"), np.nan)
+        found = dict.fromkeys(CONTROL, np.nan)
         if partner is not None and text.thinking is not None and text.answer:
             words = words_of(tokenizer, text)
-            mine, shown = text.token_ids[len(words.ids)], partner.answer
-            taken = {mine, first_token(tokenizer, words, shown)}
+            mine = text.token_ids[len(words.ids)]
+            shown = {first_token(tokenizer, words, one.answer) for one in (sample, partner)}
+            if mine == first_token(tokenizer, words, partner.answer):
+                return xr.Dataset(found)  # the wrong image shows what the text says
+            taken = shown | {mine}
             answers = self.partners.answers(sample.family)
             free = sorted({first_token(tokenizer, words, one) for one in answers} - taken)
             if free:
                 rng = np.random.default_rng([self.options.seed, int(sample.fingerprint, 16)])
                 foil = free[int(rng.integers(len(free)))]
                 wrong = replace(sample, image=alike(sample, partner).image, twin=None, boxes=None)
-                for name, one in (("control_right", sample), ("control_wrong", wrong)):
+                for name, one in zip(CONTROL, (sample, wrong), strict=True):
                     found[name] = self._against(one, text, mine, foil)
         return xr.Dataset(found)
 
@@ -206,19 +216,27 @@ class Games:
         )
         return float(ds["total"].sel(norm="live").squeeze())
 
+    def _jobs(self, samples: list[Sample], texts: list, found: list[tuple]) -> list[tuple]:
+        """Number of the sample, kind and partner of every game; in `found` why there is none."""
+        jobs = []
+        for number, (sample, text) in enumerate(zip(samples, texts, strict=True)):
+            partners = attempt(self.partners.of, sample)
+            if isinstance(partners, Exception):
+                found[number][1].update(dict.fromkeys(KINDS, str(partners)))
+                continue
+            for kind, partner in partners.items():
+                is_able = partner is not None and isinstance(text, Completion)
+                like = attempt(alike, sample, partner) if is_able else "no such partner"
+                if isinstance(like, Sample):
+                    jobs.append((number, kind, like))
+                else:
+                    found[number][1][kind] = str(like)
+        return jobs
+
     def _second(self, samples: list[Sample], texts: list, budget: Budget) -> list[tuple]:
         """The game in which the words are a player, of every sample with each of its partners."""
-        jobs, found = [], [({}, {}) for _ in samples]
-        for number, (sample, text) in enumerate(zip(samples, texts, strict=True)):
-            for kind, partner in self.partners.of(sample).items():
-                if partner is None or not isinstance(text, Completion):
-                    found[number][1][kind] = "no such partner"
-                    continue
-                like = attempt(alike, sample, partner)
-                if isinstance(like, Exception):
-                    found[number][1][kind] = str(like)
-                else:
-                    jobs.append((number, kind, like))
+        found: list[tuple[dict, dict]] = [({}, {}) for _ in samples]
+        jobs = self._jobs(samples, texts, found)
         answers = written(self.vlm, [job[2] for job in jobs], budget, self.options.max_new_tokens)
         games, places = [], []
         for (number, kind, partner), other in zip(jobs, answers, strict=True):

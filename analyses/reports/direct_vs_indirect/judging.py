@@ -79,7 +79,8 @@ def _control(run: xr.Dataset, seed: int) -> pd.DataFrame:
     names = [str(name) for name in draws["stratum"].values]
     judged = [str(one) for one in np.unique(run["family"].values)]
     complete = [one for one in judged if int(n_first.sel(family=one).min()) >= LEAST_IMAGES]
-    can_all = bool(complete) and set(complete) <= set(names)
+    complete = complete or judged  # the first game judges none: over all of the second's
+    can_all = set(complete) <= set(names)
     rows = []
     for family in [*names, *([OVERALL] if can_all else [])]:
         members = complete if family == OVERALL else [family]
@@ -100,7 +101,7 @@ def _control(run: xr.Dataset, seed: int) -> pd.DataFrame:
 def _first(run: xr.Dataset, token_class: str, seed: int) -> tuple[pd.DataFrame, ...]:
     """The text held fixed: does the direct write outweigh the rest?"""
     chosen = run[["first_total", "first_direct", "first_direct_strict", "family"]]
-    chosen = chosen.sel(token_class=token_class, drop=True)
+    chosen = _without_parted_twins(chosen).sel(token_class=token_class, drop=True)
     if not bool(run["has_sinks"].any()):
         chosen = chosen.sel(sinks=["with"])
     chosen = _first_usable(chosen, chosen["first_total"])
@@ -108,6 +109,24 @@ def _first(run: xr.Dataset, token_class: str, seed: int) -> tuple[pd.DataFrame, 
     claims = {"direct": ("first_direct", "first_direct_strict")}
     arrays = {name: chosen[name] for names in claims.values() for name in names}
     return _judged(("first", token_class), claims, total, arrays, chosen["family"], seed)
+
+
+def _without_parted_twins(run: xr.Dataset) -> xr.Dataset:
+    """The run; kinds of question whose thinking texts part have no cells of the twin.
+
+    Such a twin is defined at the one thinking token at which the texts part, and nowhere else.
+    """
+    if "twin" not in run["reference"].values:
+        return run
+    answered = run["first_total"].sel(reference="twin", token_class="answer", drop=True).notnull()
+    is_answered = answered.any([dim for dim in answered.dims if dim != "sample"]).values
+    families = run["family"].values
+    has_twins = np.isin(families, families[is_answered])
+    keep = has_twins[:, np.newaxis] | (run["reference"].values != "twin")
+    keep = xr.DataArray(keep, dims=("sample", "reference"))
+    return run.assign(
+        {name: run[name].where(keep) for name in run.data_vars if "reference" in run[name].dims}
+    )
 
 
 def _second(run: xr.Dataset, seed: int) -> tuple[pd.DataFrame, ...]:
@@ -182,7 +201,7 @@ def _judged(of, claims, total, arrays, families, seed) -> tuple[pd.DataFrame, ..
         members = complete if family == OVERALL else [family]
         label = {"game": game, "token_class": token_class, "family": family}
         n = counts.sel(stratum=members).min("stratum") if members else counts.isel(stratum=0) * 0
-        own = draws.sel(stratum=members or names[:1])
+        own = draws.sel(stratum=members) if members else draws.isel(stratum=[0]) * np.nan
         gate = _gate(own, n, by)
         gates.append(gate.assign(**label))
         for claim, readings in claims.items():

@@ -79,7 +79,7 @@ def _judged(path: Path) -> _Judged | None:
         for kind, reason in entry.get("left_out", {}).items()
     )
     page = {
-        "headline": game_words.headline(paths),
+        "headlines": game_words.headlines(paths, verdicts),
         "rows": game_words.verdict_rows(verdicts),
         "disagreement": game_words.disagreement(verdicts),
         "gates": [row | {"text": intervals.text(row)} for row in verdicts.gates.to_dict("records")],
@@ -116,7 +116,7 @@ def _control_rows(control: pd.DataFrame) -> list[dict]:
 
 def _judged_cell(row: dict) -> dict:
     names = ("te", "delta", "share", "strict_share")
-    return row | {"name": judging.cell_name(row)} | {n: intervals.text(row, n) for n in names}
+    return row | {"name": judging.cell_name(row)} | {n: _cell_text(row, n) for n in names}
 
 
 def _draw(results: Findings, run_path: Path, judged: _Judged | None) -> dict:

@@ -42,9 +42,19 @@ class Partners:
             for one in self._by_question[sample.question]
             if one.id != sample.id and not is_right(one.answer, sample.answer)
         ]
+        if len(sample.images) != 1:
+            return None
         size = upright_size(sample.image)
-        fits = [one for one in fits if upright_size(one.image) == size] or fits
+        fits = [one for one in fits if _size(one) == size] or fits
         if not fits:
             return None
         rng = np.random.default_rng([self.seed, int(sample.fingerprint, 16)])
         return fits[int(rng.integers(len(fits)))]
+
+
+def _size(sample: Sample) -> tuple[int, int] | None:
+    """Width and height; None for an image that cannot be read, which is no partner's size."""
+    try:
+        return upright_size(sample.image)
+    except ValueError:
+        return None

@@ -146,6 +146,8 @@ def test_the_first_hundred_usable_images_of_a_family_are_judged():
 
 def test_over_families_is_their_unweighted_mean():
     run = made_run(families=2, each=100)
+    extra = run.isel(sample=np.flatnonzero(run["family"].values == "family 0"))
+    run = xr.concat([run, extra, extra], dim="sample", data_vars="minimal")  # three of one kind
     in_first = run["family"].values == "family 0"
     run["first_total"][in_first] *= 10
     run["first_direct"][in_first] *= 10
@@ -156,10 +158,12 @@ def test_over_families_is_their_unweighted_mean():
 
 
 def test_the_choice_of_words_is_credited_on():
-    """ψ_1 = φ_1 + φ_4 σ_1 with σ_1 from the images whose texts part, by hand."""
+    """ψ_1 = φ_1 + φ_4 σ_1 with σ_1 a ratio of sums over the images whose texts part, by hand."""
     run = made_run(direct=0.1, words=0.6)
-    shares = np.array([0.75, 0.25, 0.0])[:, None] * np.array([2.0, 4.0])
-    run["parting"][1::2] = shares
+    sizes = np.random.default_rng(4).uniform(1, 9, (100, 1, 1, 2))  # by image and norm
+    first = np.array([0.9, 0.3]) * np.where(sizes > 5, 1, 0.2)
+    run["parting"][1::2] = np.concatenate([sizes * first, sizes * (1 - first), 0 * sizes], axis=2)
+    run["parting"][1::20] = np.nan  # the same words: φ_4 is not credited on
     at_words = {"player": "words", "sample": run["family"].values == "family 0"}
     run["words_owen"].loc[at_words] = 0.0  # family 0: those of even number, whose texts are one
     cells = judging.judge(run).cells
@@ -170,7 +174,11 @@ def test_the_choice_of_words_is_credited_on():
         phi_1, phi_4 = (
             cell["words_owen"].sel(player=name).values.mean() for name in (PLAYERS[0], "words")
         )
-        assert row.part == pytest.approx(phi_1 + 0.75 * phi_4)
+        parted = own["parting"].sel(norm=row.norm, partner=row.by).values
+        sigma = np.nansum(parted[:, 0]) / np.nansum(parted)
+        credited = cell["words_owen"].sel(player="words").values * ~np.isnan(parted[:, 0])
+        assert row.part == pytest.approx(phi_1 + sigma * credited.mean())
+        assert phi_4 != credited.mean()
 
 
 def test_a_ratio_of_means_has_the_interval_of_a_plain_bootstrap():
@@ -250,3 +258,44 @@ def test_the_control_is_over_the_families_that_the_first_game_judges():
     control = judging.judge(run).control.set_index("family")
     assert not control.loc["family 0", "holds"]
     assert control.loc[rule.OVERALL, "holds"]
+
+
+def test_kinds_whose_thinking_parts_have_no_cells_of_the_twin():
+    """The twin is defined at the one thinking token at which the texts part: that is no cell."""
+    run = made_run()
+    in_first = (run["family"] == "family 0").values
+    answers = {"reference": "twin", "token_class": "answer", "sample": in_first}
+    run["first_total"].loc[answers] = np.nan
+    for token_class in ("answer", "thinking"):
+        found = decisions(run, "first", token_class=token_class)
+        assert found["family 0"] == "too few images (0)" and found["family 1"] == "supported"
+
+
+def test_where_no_kind_is_complete_nothing_stands_over_them():
+    from analyses.reports.direct_vs_indirect import game_figures, game_words
+
+    run = made_run(each=20)
+    found, paths = judging.judge(run), judging.paths(run)
+    over = found.cells[found.cells.family == rule.OVERALL]
+    assert over[["te", "delta"]].isna().all(axis=None) and (over.n == 0).all()
+    assert game_figures.judged_cells(found) is None
+    assert game_words.headlines(paths, found) == []
+    assert game_figures.draw(paths, found)["four_paths"] is None
+
+
+def test_headlines_stand_on_a_verdict_alone_and_have_their_intervals():
+    from analyses.reports.direct_vs_indirect import game_words
+
+    run = made_run(direct=0.2, words=0.4)
+    sentences = game_words.headlines(judging.paths(run), judging.judge(run))
+    assert len(sentences) == 2 and "(twin)" in sentences[0] and "other-same" in sentences[1]
+    assert "loses 3.0 [" in sentences[0] and "40 % [" in sentences[0]
+    run["control_wrong"] += 5
+    assert game_words.headlines(judging.paths(run), judging.judge(run)) == []
+
+
+def test_where_the_first_game_judges_none_the_control_is_over_all():
+    run = made_run()
+    run["first_total"].loc[{"reference": "twin", "token_class": "answer"}] = np.nan
+    assert set(decisions(run, "second").values()) == {"supported"}
+    assert set(decisions(run, "first").values()) == {"too few images (0)"}
