@@ -101,8 +101,11 @@ class Games:
         }
         self.facts = {"certificate": certificate, "has_twins": has_twins}
 
-    def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
-        """One shard: those of the samples that work, the others with their reason."""
+    def measure(self, samples: list[Sample], budget: Budget, _tick: Tick = nothing) -> Shard:
+        """One shard: those of the samples that work, the others with their reason.
+
+        It is made of batches over all samples, so none is done before the others.
+        """
         texts = written(self.vlm, samples, budget, self.options.max_new_tokens)
         second = self._second(samples, texts, budget)
         statuses, datasets, ok = {}, [], []
@@ -116,7 +119,6 @@ class Games:
             if error is None:
                 ok.append(sample)
                 datasets.append(xr.merge([first, game[0]], join="exact", compat="override"))
-            tick(1)
         if not datasets:
             return Shard(None, statuses)
         names = xr.Variable("sample", [one.id for one in ok])

@@ -9,6 +9,7 @@ import interp
 from interp import extract
 from interp.attribution import METHODS
 from interp.model.vlm import PROMPTS
+from tests.support import reference
 
 TURNS = (("what is at the top left?", "a red 3"), ("and below it?", "nothing"))
 
@@ -114,6 +115,15 @@ def test_several_images_can_be_replaced(tiny, scenes, asked):
     np.testing.assert_allclose(
         shares["total"].sel(norm="live").isel(source_set=0), total, atol=1e-4
     )
+    # Against the model's own forward with the embeddings replaced, images in their order.
+    inputs = interp.inputs.prompts.teacher_forced(tiny.processor, sample, PROMPTS[tiny.prompt])
+    visual = np.flatnonzero(inputs.tokens.is_visual).tolist()
+    replaced = dict(zip(visual, references["blur"].embeddings, strict=True))
+    runs = [reference.Clean(tiny.model, inputs.batch, one) for one in (None, replaced)]
+    for k, row in enumerate(node["target_position"].values):
+        target = int(node["target_token_id"][k])
+        before, after = (float(r.logits[row, target] - r.logits[row].mean()) for r in runs)
+        assert float(total.sel(reference="blur")[k]) == pytest.approx(before - after, abs=1e-3)
     with pytest.raises(ValueError, match="expected one image for kinds=\\['twin'\\], got 2"):
         extract.references(tiny, sample, kinds=("twin",))
     with pytest.raises(ValueError, match="got 0"):

@@ -53,6 +53,31 @@ def test_shared_calls_give_the_same_and_make_fewer_forwards(tiny, cases, monkeyp
     assert (n_alone, len(calls) - n_alone) == (14, 2)  # a clean run for each text
 
 
+def test_rows_that_were_not_asked_for_before_are_computed(tiny, cases):
+    sample, _, _ = cases
+    full = extract.ledger(tiny, sample)
+    rows = full["target_position"].values.tolist()
+    with sharing():
+        extract.ledger(tiny, sample, positions=rows[-1:])
+        after = extract.ledger(tiny, sample)  # more rows than are there
+        backwards = extract.ledger(tiny, sample, positions=rows[::-1])
+    xr.testing.assert_allclose(after, full, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(backwards["logit"][::-1], full["logit"], atol=1e-4)
+
+
+def test_long_reference_runs_are_not_kept(tiny, cases, monkeypatch):
+    sample, references, _ = cases
+    plain = extract.shapley(tiny, sample, references=references)
+    monkeypatch.setattr(replaced, "KEPT_TOKENS", 0)
+    calls, forward = [], replaced.prefills_with
+    monkeypatch.setattr(replaced, "prefills_with", lambda *args: calls.append(1) or forward(*args))
+    with sharing():
+        for _ in range(2):
+            found = extract.shapley(tiny, sample, references=references)
+            xr.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
+    assert len(calls) >= 2  # made anew by the second call
+
+
 def test_what_was_shared_is_forgotten(tiny, cases):
     """Behind the block a changed model gives its own numbers."""
     sample, _, _ = cases

@@ -14,7 +14,9 @@ from interp.extract.two_images import Context, four_paths, play
 from interp.extract.word_games import alike, prepare
 from interp.extract.words import played_games
 from interp.inputs import prompts
+from interp.inputs.outcomes import words_of
 from interp.model import families
+from interp.model.vlm import PROMPTS, embed
 from tests.support import odd_models, planted, reference
 from tests.support.odd_models import batch
 
@@ -314,6 +316,29 @@ def test_the_call_on_a_scene_and_its_twin(tiny, by_family):
             assert float(ds["parting_total"].sel(norm="live")) > 0  # both texts are greedy
 
 
+def test_the_choice_of_the_first_word_is_the_split_of_three_paths(tiny, by_family):
+    """As `extract.shapley` gives it at that row, for the word against the partner's."""
+    sample = by_family["sum"]
+    texts = tiny.answers([sample, sample.twin])
+    ids = [words_of(tiny.processor.tokenizer, one).ids for one in texts]
+    at = next(k for k, (w, other) in enumerate(zip(*ids, strict=False)) if w != other)
+    ds = extract.words(tiny, sample, sample.twin, text=texts[0], partner_text=texts[1])
+    n_prompt = prompts.prompts(tiny.processor, [sample], PROMPTS[tiny.prompt])["input_ids"].shape[1]
+    alone = extract.shapley(
+        tiny,
+        sample,
+        completion=texts[0],
+        references={"partner": embed(tiny, sample.twin.image)[0]},
+        sources=["image"],
+        positions=[n_prompt + at - 1],
+        targets=[ids[0][at]],
+        gauge="contrast",
+        foils=[ids[1][at]],
+    ).squeeze()
+    np.testing.assert_allclose(ds["parting"], alone["shapley"], atol=1e-4)
+    np.testing.assert_allclose(ds["parting_total"], alone["total"], atol=1e-4)
+
+
 def test_random_weights_have_nothing_to_say_with_the_datas_answers(tiny, scenes):
     from analyses.run.models import random_weights
 
@@ -364,6 +389,9 @@ def test_sampling_is_seeded_and_leaves_the_callers_numbers_alone(tiny, by_family
     one = tiny.sampled(sample, 3, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     assert [t.text for t in one] == [t.text for t in tiny.sampled(sample, 3, seed=1)]
+    hot = interp.load_model("tiny-cold", device="cpu")  # of two minds, so that draws differ
+    drawn = [[t.text for t in hot.sampled(sample, 6, seed=seed)] for seed in (1, 2)]
+    assert len(set(drawn[0])) > 1 and drawn[0] != drawn[1]
     ds = extract.words(tiny, sample, sample.twin, n_sampled=3, seed=1)
     assert ds["drawn"].values.tolist() == ["greedy", "sampled"]
 
