@@ -101,7 +101,7 @@ class Games:
         }
         self.facts = {"certificate": certificate, "has_twins": has_twins}
 
-    def measure(self, samples: list[Sample], budget: Budget, _tick: Tick = nothing) -> Shard:
+    def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
         """One shard: those of the samples that work, the others with their reason.
 
         It is made of batches over all samples, so none is done before the others.
