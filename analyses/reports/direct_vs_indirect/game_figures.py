@@ -131,15 +131,13 @@ def judged_cells(verdicts: Verdicts) -> Figure | None:
     panels = list(over.groupby(["game", "token_class", "claim"], sort=False))
     if not panels:
         return None
-    rows = -(-len(panels) // 2)
-    lines = max(len(panel) for _, panel in panels)
-    figure, axes = plt.subplots(rows, 2, figsize=(8.8, rows * (1.1 + 0.2 * lines)), squeeze=False)
-    for ax, ((game, token_class, claim), panel) in zip(axes.flat, panels, strict=False):
+    lines = [len(panel) for _, panel in panels]
+    size = (6.6, sum(0.75 + 0.19 * n for n in lines))
+    figure, axes = plt.subplots(len(panels), 1, figsize=size, squeeze=False, height_ratios=lines)
+    for ax, ((game, token_class, claim), panel) in zip(axes[:, 0], panels, strict=True):
         labels = [cell_name(row) for row in panel.to_dict("records")]
         plots.margins(panel.assign(label=labels), ax)
-        ax.set_title(f"{game} game, {token_class}: {claim}", fontsize=9)
-    for ax in axes.flat[len(panels) :]:
-        ax.axis("off")
+        ax.set_title(f"{game} game, {token_class} tokens: {claim}", fontsize=9)
     handles, names = plots.margin_legend()
     figure.legend(handles, names, loc="outside lower center", ncols=2)
     assert np.isfinite(over["delta"]).all()
