@@ -199,14 +199,19 @@ def resolve(name: str | Path) -> tuple[str, bool]:
     return str(name), False
 
 
-def outline(name: str | Path, *, is_narrow: bool) -> VLM:
+def outline(
+    name: str | Path, *, is_narrow: bool = False, depth: tuple[int, int] | None = None
+) -> VLM:
     """A model by its config and processor alone, for what depends on sizes and not on weights.
+
+    The whole model is on torch's device "meta", which has shapes and no numbers.
 
     Args:
         name: as for `load_model`.
         is_narrow: layers, heads and vocabulary of the model, random weights, and as little width as
-            can be, so that every array which is extracted has its true shape; otherwise the whole
-            model on torch's device "meta", which has shapes and no numbers.
+            can be, so that every array which is extracted has its true shape.
+        depth: the model's width and dtype with so many layers of text and of the vision tower, and
+            random weights.
     """
     source, embedded = resolve(name)
     record = base_of(source)
@@ -216,7 +221,9 @@ def outline(name: str | Path, *, is_narrow: bool) -> VLM:
     config = AutoConfig.from_pretrained(source)
     if is_narrow:
         _narrow(config)
-    with torch.device("cpu" if is_narrow else "meta"):
+    if depth is not None:
+        _shorten(config, *depth)
+    with torch.device("cpu" if is_narrow or depth else "meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=config.dtype)
     if is_narrow:
         model = model.float()
@@ -233,6 +240,15 @@ def _narrow(config) -> None:
     text.rope_parameters = text.rope_parameters | {"mrope_section": [2, 1, 1]}
     vision.hidden_size, vision.intermediate_size, vision.num_heads = 32, 32, 2
     vision.depth, vision.fullatt_block_indexes, vision.out_hidden_size = 1, [0], width
+
+
+def _shorten(config, n_layers: int, n_vision_layers: int) -> None:
+    """So many layers; in the tower, all with full attention only where the model's first are."""
+    text, vision = config.text_config, config.vision_config
+    text.num_hidden_layers, vision.depth = n_layers, n_vision_layers
+    text.layer_types = text.layer_types[:n_layers]
+    kept = [k for k in vision.fullatt_block_indexes if k < n_vision_layers]
+    vision.fullatt_block_indexes = kept
 
 
 def self_check(model: nn.Module) -> None:

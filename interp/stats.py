@@ -5,6 +5,7 @@ So whole images are resampled, with all their targets; resampling targets would 
 tokens of one answer are independent and give intervals that are too narrow.
 """
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -114,9 +115,19 @@ def _bootstrap(columns: list[np.ndarray], statistic, seed: int) -> np.ndarray:
     results = np.full((4, n_cells), np.nan)
     results[3] = n
     if n > 0:
-        results[0] = statistic(*columns, axis=-1)
+        with np.errstate(invalid="ignore"):  # a share of nothing is NaN
+            results[0] = statistic(*columns, axis=-1)
     if n > 1:
-        results[1:3] = stats.bootstrap(
+        results[1:3] = _resampled(columns, statistic, seed)
+    return results
+
+
+def _resampled(columns: list[np.ndarray], statistic, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Percentiles; of a statistic that is the same in every draw, NaN or that value."""
+    n_cells, n = columns[0].shape
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        return stats.bootstrap(
             columns,
             statistic,
             paired=True,
@@ -128,7 +139,6 @@ def _bootstrap(columns: list[np.ndarray], statistic, seed: int) -> np.ndarray:
             confidence_level=CONFIDENCE,
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    return results
 
 
 def drawn_means(

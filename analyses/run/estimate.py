@@ -15,11 +15,12 @@ import xarray as xr
 
 from analyses.options import DirectVsIndirect, Extraction
 from analyses.run import samples as samples_of
+from analyses.run.duration import seconds_per_sample, writer
+from analyses.run.progress import span
 from analyses.run.recipe import Budget
 from analyses.run.shards import in_shards
 from interp.capture.memory import Load, needed
 from interp.data.sample import Sample
-from interp.inputs import completions
 from interp.inputs import prompts as inputs
 from interp.loading import outline
 from interp.model import families
@@ -29,19 +30,6 @@ from interp.store import writing
 N_PROBES = 8  # samples that are tokenized
 N_STORED = 1  # of those, samples that are measured on the narrow model
 GIB = 2**30
-
-
-class _Writer(VLM):
-    """Writes the samples' reference texts."""
-
-    texts: dict
-
-    def answers(self, asked: list[Sample], *, max_new_tokens: int = 256) -> list:
-        """As a model that knows them by heart."""
-        tokenizer = self.processor.tokenizer
-        texts = (self.texts[sample.question] for sample in asked)
-        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        return [completions.completion(tokenizer, [*one, tokenizer.eos_token_id]) for one in ids]
 
 
 def tell(report: str, options: Extraction) -> None:
@@ -55,15 +43,18 @@ def tell(report: str, options: Extraction) -> None:
     if not probes:
         raise ValueError("expected at least one readable sample, got none")
     name = options.before if report == "before_after" else options.model
-    vlm = outline(name, is_narrow=False)
+    vlm = outline(name)
     lengths = [_lengths(vlm, sample) for sample in probes]
     shards = in_shards(samples, options)
     print(f"{len(samples)} samples in {len(shards)} shards of at most {len(shards[0])}")
     tokens, targets = (np.array(column) for column in zip(*lengths, strict=True))
-    print(f"tokens  {_span(tokens)} per sample, {_span(targets)} of them targets, as the samples'")
+    print(
+        f"tokens  {_range(tokens)} per sample, {_range(targets)} of them targets, as the samples'"
+    )
     print(f"        own texts have them; a text of the model may have {options.max_new_tokens}")
     _tell_memory(vlm, options, int(tokens.max()), int(targets.max()))
     _tell_disk(name, report, options, probes[:N_STORED], len(samples), len(shards))
+    _tell_time(name, report, options, probes[0], len(samples))
 
 
 def _lengths(vlm: VLM, sample: Sample) -> tuple[int, int]:
@@ -76,7 +67,7 @@ def _with_text(sample: Sample) -> Sample:
     return sample if sample.answer is not None else replace(sample, answer="?")
 
 
-def _span(numbers: np.ndarray) -> str:
+def _range(numbers: np.ndarray) -> str:
     low, middle, high = numbers.min(), np.median(numbers), numbers.max()
     return f"{low:.0f} to {high:.0f} (median {middle:.0f})" if high > low else f"{low:.0f}"
 
@@ -105,8 +96,7 @@ def _tell_disk(
     name: str, report: str, options: Extraction, probes: list[Sample], n: int, n_shards: int
 ) -> None:
     narrow = outline(name, is_narrow=True)
-    vlm = _Writer(**vars(narrow))
-    vlm.__dict__["texts"] = {sample.question: sample.text for sample in probes}
+    vlm = writer(narrow, probes, generates=False)
     shard = (
         import_module(f"analyses.reports.{report}.measure")
         .probe(vlm, probes, options)
@@ -132,6 +122,14 @@ def _tell_disk(
         f"        {each:.0f} KiB per sample and {fixed:.0f} KiB per shard, as a narrow random model"
     )
     print("        stores them; longer texts take more in proportion")
+
+
+def _tell_time(name: str, report: str, options: Extraction, sample: Sample, n: int) -> None:
+    each = seconds_per_sample(name, report, options, sample)
+    n_arms = 1 + len(options.after) if report == "before_after" else 1
+    print(f"time    about {span(n_arms * n * each)} in one process here, {n_arms * each:.3g} s a")
+    print("        sample: layer by layer from models of its width with one and two of them, one")
+    print("        sample at a time, without loading, certificate and longer texts")
 
 
 def _tell_arrays(dataset: xr.Dataset) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText
+from transformers.utils import logging
 
 import interp
 from analyses.options import Command
@@ -27,6 +29,8 @@ def load(options: Command, model: str, adapter: str | None, prompt: str | None =
         adapter: to put on it.
         prompt: where the command does not name one.
     """
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # of tensors, in the midst of a log
     revision = options.revision if model == getattr(options, "model", None) else None
     return interp.load_model(
         model,

@@ -37,11 +37,14 @@ class Progress:
         """Done, of how many, and the time left at the pace so far."""
         left = (now - self.start) / max(self.done, 1) * (self.total - self.done)
         return (
-            f"{self.done} of {self.total} samples, {_span(now - self.start)} so far, about "
-            f"{_span(left)} left"
+            f"{self.done} of {self.total} samples, {span(now - self.start)} so far, about "
+            f"{span(left)} left"
         )
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Hours and minutes in words, or seconds below a minute."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from PIL import Image
+
 import interp
 from analyses.options import OfSamples
 from analyses.run.recipe import attempt
@@ -21,5 +23,19 @@ def load(options: OfSamples) -> list[Sample]:
 
 
 def readable(samples: list[Sample]) -> Iterator[Sample]:
-    """Samples whose image opens; the others get their reason when they are measured."""
-    return (one for one in samples if not isinstance(attempt(open_image, one.image), Exception))
+    """Samples of one image, which opens; the others get their reason when they are measured."""
+    return (one for one in samples if not isinstance(attempt(only_image, one), Exception))
+
+
+def only_image(sample: Sample) -> Image.Image:
+    """The image of a sample that a report can measure.
+
+    Raises:
+        ValueError: none or several, or an image that does not open.
+    """
+    if len(sample.images) != 1:
+        raise ValueError(
+            f"{sample.id}: expected one image in a report, got {len(sample.images)}; "
+            "interp.explain takes several, or none"
+        )
+    return open_image(sample.image)

@@ -1,13 +1,14 @@
 """A Hugging Face data set on disk: parquet files, or a folder as `datasets` saves it.
 
-Columns image, question and answer; thinking, boxes ([[x0, y0, x1, y1], …] in 0..1), family and id
-may be missing. Images are decoded when they are measured, so that a broken one costs itself alone.
+Columns image (or a list of several), question and answer; thinking, boxes ([[x0, y0, x1, y1], …] in
+0..1), family, id and earlier ([[question, reply], …]) may be missing. Images are decoded when they
+are measured, so that a broken one costs itself alone.
 """
 
 from collections import Counter
 from pathlib import Path
 
-from interp.data.readers import as_id, collect, encoded, fields, in_order, sample_of
+from interp.data.readers import as_id, collect, each_image, encoded, fields, in_order, sample_of
 from interp.data.saliency_r1 import table_in
 from interp.data.sample import Sample
 
@@ -32,7 +33,7 @@ def load(path: Path, *, split: str, limit: int, seed: int | None = None) -> list
                 row,
                 mended,
                 id=as_id(f"{split}-{number:06d}" if name in (None, "") else name),
-                image=encoded(row["image"]),
+                image=each_image(row["image"], encoded),
                 dataset="hf",
                 split=split,
             )

@@ -3,15 +3,17 @@
     {"id": "a", "image": "images/a.png", "question": "…", "answer": "…",
      "thinking": "…" or null, "boxes": [[x0, y0, x1, y1], …] or null, "family": "…"}
 
-`image` is a path relative to the file and may not leave its folder; boxes are in 0..1 of the
-upright image. `answer`, `thinking`, `boxes`, `family` and `id` may be missing or null.
+`image` is a path relative to the file, which may not leave its folder, or a list of several; boxes
+are in 0..1 of the one upright image. `answer`, `thinking`, `boxes`, `family`, `id` and `earlier`
+([[question, reply], …]) may be missing or null.
 """
 
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from interp.data.readers import collect, fields, in_order, json_lines, sample_of
+from interp.data.readers import collect, each_image, fields, in_order, json_lines, sample_of
 from interp.data.sample import Sample
 
 
@@ -34,7 +36,7 @@ def load(folder: Path, *, split: str, limit: int, seed: int | None = None) -> li
                 row | {"answer": _as_text(row.get("answer"))},
                 mended,
                 id=f"{path.stem}-{number:06d}" if name is None else str(name),
-                image=contained(path.parent, row["image"]),
+                image=each_image(row["image"], partial(contained, path.parent)),
                 dataset="jsonl",
                 split=split,
             )

@@ -145,6 +145,11 @@ def encoded(image: dict | None) -> Path | bytes:
     raise Unfit("no image in the row")
 
 
+def each_image(field, read: Callable):
+    """A row's image, or a list of them, each as `read` gives it."""
+    return [read(one) for one in field] if isinstance(field, list) else read(field)
+
+
 def in_order(n_rows: int, seed: int | None) -> Iterator[int]:
     """Row numbers in the file's order, or in a seeded one."""
     order = range(n_rows) if seed is None else np.random.default_rng(seed).permutation(n_rows)
@@ -188,6 +193,7 @@ def sample_of(row: dict, mended: Counter[str], **facts) -> Sample:
         thinking=row.get("thinking"),
         boxes=None if boxes is None else inside(boxes, mended),
         family="" if row.get("family") is None else str(row["family"]),
+        earlier=row.get("earlier") or (),
         **facts,
     )
 

@@ -1,8 +1,10 @@
 """A vision-language model with its processor: it answers, and it embeds images."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -10,12 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from interp.data.digits.question_families import is_strange_to
 from interp.data.sample import Sample
 from interp.inputs import completions
 from interp.inputs import prompts as inputs
 from interp.model import families
 from interp.model.state import undisturbed
 
+log = logging.getLogger("interp.model")
 PROMPTS = {
     "plain": None,
     # Saliency-R1's system prompt, which makes an untuned model think.
@@ -52,6 +56,15 @@ def greedy(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         base.generation_config = own
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning(message)
+
+
+def _question(asked) -> str:
+    return asked.question if isinstance(asked, Sample) else asked[1]
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,12 +116,21 @@ class VLM:
         asked = list(asked)
         if not asked:
             return []
+        self._warn_of_strange(asked)
         batch = inputs.prompts(self.processor, asked, PROMPTS[self.prompt]).to(self.device)
         with undisturbed(self.model), greedy(self.model), torch.no_grad():
             generated = self.model.generate(
                 **batch, max_new_tokens=max_new_tokens, use_cache=True, do_sample=False
             )
         return self._texts(generated[:, batch["input_ids"].shape[1] :])
+
+    def _warn_of_strange(self, asked: list) -> None:
+        """Logs, once a process, that an embedded model is asked about other things than scenes."""
+        if any(is_strange_to(self.name, _question(one)) for one in asked):
+            _say_once(
+                f"{self.name} knows scenes of handwritten digits and five kinds of question about "
+                "them, nothing else: what it says here means nothing. Load a model of your own"
+            )
 
     def sampled(self, sample: Sample, n: int, *, seed: int = 0, max_new_tokens: int = 256) -> list:
         """Texts drawn from the model's own distribution, at temperature 1 and untruncated."""

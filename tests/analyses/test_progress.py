@@ -31,7 +31,7 @@ def test_a_line_a_minute_says_how_much_is_left(capsys, monkeypatch):
     assert len(lines) == 10
     assert lines[0] == "7 of 200 samples, 1 min so far, about 28 min left"
     assert lines[-1] == "61 of 200 samples, 10 min so far, about 23 min left"
-    assert progress._span(3 * 3600 + 61) == "3 h 1 min"
+    assert progress.span(3 * 3600 + 61) == "3 h 1 min"
 
 
 @pytest.mark.parametrize(("n", "most"), [(1, 1), (8, 1), (9, 2), (200, 25), (512, 64), (20000, 64)])

@@ -169,7 +169,7 @@ def _is_error(outcome) -> bool:
 
 def _checked(sample: Sample) -> None:
     """Raises ValueError for a sample that has no boxes or an image that cannot be read."""
-    open_image(sample.image)
+    samples_of.only_image(sample)
     if sample.boxes is None:
         raise ValueError(f"{sample.id}: expected evidence boxes, got none")
 

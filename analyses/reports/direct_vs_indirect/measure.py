@@ -16,7 +16,7 @@ from analyses.reports.direct_vs_indirect.rule import games_path
 from analyses.reports.direct_vs_indirect.sample import Measurer
 from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version, load
-from analyses.run.recipe import Budget, Shard, Tick, nothing, status
+from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
 from analyses.run.shards import write_run
 from analyses.run.texts import Text, filled, stored_texts, written
 from interp import measures
@@ -121,6 +121,9 @@ class Measurement:
     def measure(self, samples: list[Sample], budget: Budget, tick: Tick = nothing) -> Shard:
         """One shard: those of the samples that work, the others with their reason."""
         texts = self._texts(samples, budget)
+        images = [attempt(samples_of.only_image, sample) for sample in samples]
+        unfit = [one if isinstance(one, Exception) else None for one in images]
+        texts = [reason or text for reason, text in zip(unfit, texts, strict=True)]
         outcomes = self.measurer.measure(list(zip(samples, texts, strict=True)), budget, tick)
         statuses, triples = {}, []
         for sample, text, outcome in zip(samples, texts, outcomes, strict=True):

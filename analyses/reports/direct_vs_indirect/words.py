@@ -6,6 +6,7 @@ from analyses.reports import intervals
 from analyses.reports.direct_vs_indirect import findings
 from analyses.reports.direct_vs_indirect.findings import Findings
 from analyses.reports.direct_vs_indirect.rule import GATE
+from interp.data.digits.question_families import is_strange_to
 from interp.vocabulary import PATH_TITLES
 
 READINGS = {
@@ -24,6 +25,12 @@ def caveats(results: Findings) -> list[str]:
     answered = [one["is_correct"] for one in statuses if "is_correct" in one]
     cut = [one for one in statuses if not one.get("is_complete", True)]
     found = []
+    strange = sum(is_strange_to(run.attrs["model"], one) for one in run["question"].values.tolist())
+    if strange:
+        found.append(
+            f"{run.attrs['model']} knows scenes of handwritten digits and five kinds of question; "
+            f"{strange} of {run.sizes['sample']} are others; what it says of them means nothing."
+        )
     if run.sizes["sample"] < FEW:
         n = run.sizes["sample"]
         few = f"Only {n} images: intervals over so few say little."

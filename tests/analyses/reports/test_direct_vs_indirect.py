@@ -254,6 +254,22 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
     assert counts == {"ok": 3, "skipped": 4, "failed": 0}
 
 
+def test_other_questions_and_several_images_are_said(tmp_path, caplog):
+    """`tiny` knows scenes alone, and a report measures samples of one image."""
+    rows = []
+    for number, scene in enumerate(interp.load_samples("digits", split="test", limit=3)):
+        scene.image.save(tmp_path / f"{number}.png")
+        rows.append({"id": f"s{number}", "image": f"{number}.png", "question": scene.question})
+    rows[1]["question"] = "What is on the table?"
+    rows.append({"id": "two", "image": ["0.png", "1.png"], "question": rows[0]["question"]})
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = ("--data", f"jsonl:{tmp_path}", "--out", tmp_path / "out", "--effects", "edge")
+    said = report(*asked, "--max-new-tokens", 24)
+    assert "3 samples ok, 1 skipped" in said.stdout
+    assert "skipped two: expected one image in a report, got 2" in caplog.text
+    assert "1 of 3 are others" in (tmp_path / "out/index.html").read_text()
+
+
 def test_unfinished_texts_count_as_wrong(tmp_path):
     report(
         "--limit", 3, "--max-new-tokens", 16, "--effects", "edge", "--no-witness", "--out", tmp_path

@@ -61,6 +61,29 @@ def test_jsonl(folder, caplog):
         interp.load_samples(f"jsonl:{folder}/images", split="train")
 
 
+def test_rows_of_several_images_and_of_later_turns(folder, caplog):
+    names = ["images/wide.png", "images/tall.png"]
+    rows = [
+        {"id": "two", "image": names, "question": "which is wider?", "answer": "the first"},
+        {"id": "turn", "image": names[1], "question": "and now?", "earlier": [["hello?", "yes."]]},
+        {"id": "out", "image": [names[0], "../secret.png"], "question": "q"},
+        {"id": "boxed", "image": names, "question": "q", "boxes": [[0, 0, 1, 1]]},
+        {"id": "lost", "image": None, "question": "q"},
+        {"id": "empty", "image": [], "question": "q"},
+    ]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with caplog.at_level(logging.WARNING):
+        found = interp.load_samples(f"jsonl:{folder}", limit=10)
+    assert [one.id for one in found] == ["two", "turn"]
+    assert [path.name for path in found[0].images] == ["wide.png", "tall.png"]
+    assert found[1].earlier == (("hello?", "yes."),)
+    reasons = " ".join(record.message for record in caplog.records)
+    assert "one image with boxes" in reasons and "inside the folder" in reasons
+    vlm = interp.load_model("tiny")
+    ds = interp.extract.effects(vlm, found[0], completion="<think>\nx\n</think>\n3")
+    assert {"image", "image 0", "image 1"} <= set(ds["source_set"].values.tolist())
+
+
 def test_visual_cot_in_both_formats(folder, caplog):
     """Its own example: 391 × 500, [217, 343, 242, 393] → [.542, .686, .592, .786] when padded."""
     meta = {
