@@ -7,6 +7,7 @@ tokens of one answer are independent and give intervals that are too narrow.
 
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import xarray as xr
@@ -159,30 +160,52 @@ def drawn_means(
     Returns:
         The arrays with dimensions (stratum, draw, …) in place of `over`.
     """
-    rng, by_stratum = np.random.default_rng(seed), []
-    names = np.unique(strata.values)
-    for name in names:
-        chosen = np.flatnonzero(strata.values == name)
-        counts = rng.multinomial(len(chosen), np.full(len(chosen), 1 / len(chosen)), RESAMPLES)
-        counts = np.concatenate([np.ones((1, len(chosen))), counts])
-        weights = xr.DataArray(counts, dims=("draw", over))
-        own = {}
-        for key, array in arrays.items():
-            values = array.isel({over: chosen}).drop_vars(over, errors="ignore").astype(float)
-            n = xr.dot(weights, values.notnull().astype(float), dim=over)
-            own[key] = xr.dot(weights, values.fillna(0), dim=over) / n.where(n > 0)
+    names, by_stratum = np.unique(strata.values), []
+    places = [np.flatnonzero(strata.values == name) for name in names]
+    counts = _resampled_counts(seed, RESAMPLES, tuple(len(one) for one in places))
+    for chosen, weights in zip(places, counts, strict=True):
+        own = {key: _weighted(array, over, chosen, weights) for key, array in arrays.items()}
         by_stratum.append(xr.Dataset(own))
     return xr.concat(by_stratum, dim=xr.Variable("stratum", names))
+
+
+@lru_cache(maxsize=4)
+def _resampled_counts(seed: int, n_draws: int, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """How often each unit of each stratum is drawn: (draw, unit), once each in draw 0."""
+    rng, found = np.random.default_rng(seed), []
+    for n in sizes:
+        drawn = rng.multinomial(n, np.full(n, 1 / n), n_draws)
+        found.append(np.concatenate([np.ones((1, n)), drawn]))
+    return found
+
+
+def _weighted(array: xr.DataArray, over: str, chosen: np.ndarray, weights) -> xr.DataArray:
+    """Weighted means of what is not NaN, with dimension `draw` in place of `over`."""
+    first = array.transpose(over, ...).drop_vars(over, errors="ignore")
+    values = first.values[chosen].astype(float)
+    flat = values.reshape(len(chosen), -1)
+    is_there = ~np.isnan(flat)
+    n = weights @ is_there.astype(float)
+    means = np.divide(
+        weights @ np.where(is_there, flat, 0.0), n, out=np.full(n.shape, np.nan), where=n > 0
+    )
+    dims = ("draw", *first.dims[1:])
+    coords = {name: one for name, one in first.coords.items() if over not in one.dims}
+    return xr.DataArray(means.reshape(len(weights), *values.shape[1:]), coords, dims)
 
 
 def interval_of(draws: xr.DataArray) -> xr.Dataset:
     """Estimate (draw 0) and 95 % percentile interval of a statistic in bootstrap draws."""
     low, high = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
-    bounds = draws.isel(draw=slice(1, None)).quantile([low, high], dim="draw", skipna=False)
+    estimate = draws.isel(draw=0, drop=True)
+    at = draws.dims.index("draw")
+    resampled = np.take(draws.values, np.arange(1, draws.sizes["draw"]), axis=at)
+    with np.errstate(invalid="ignore"):  # a share of nothing
+        lower, upper = np.quantile(resampled, [low, high], axis=at)
     return xr.Dataset(
         {
-            "estimate": draws.isel(draw=0, drop=True),
-            "lower": bounds.isel(quantile=0, drop=True),
-            "upper": bounds.isel(quantile=1, drop=True),
+            "estimate": estimate,
+            "lower": estimate.copy(data=lower),
+            "upper": estimate.copy(data=upper),
         }
     )

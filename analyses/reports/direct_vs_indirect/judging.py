@@ -187,6 +187,7 @@ def _first_usable(run: xr.Dataset, total: xr.DataArray) -> xr.Dataset:
 def _judged(of, claims, total, arrays, families, seed) -> tuple[pd.DataFrame, ...]:
     """Judgements, cells and gates of one game, for every family and over families."""
     (game, token_class), by = of, CELL[of[0]][0]
+    label = {"game": game, "token_class": token_class}
     means = arrays | {
         "te": total,
         "size": np.abs(total),
@@ -194,44 +195,57 @@ def _judged(of, claims, total, arrays, families, seed) -> tuple[pd.DataFrame, ..
     }
     draws = stats.drawn_means(means, families, seed=seed)
     counts = total.notnull().groupby(families).sum("sample").rename(family="stratum")
-    gates, cells, judgements = [], [], []
     names = [str(name) for name in draws["stratum"].values]
     complete = [name for name in names if int(counts.sel(stratum=name).min()) >= LEAST_IMAGES]
+    least = counts.sel(stratum=complete).min("stratum") if complete else counts[0] * 0
+    n = _joined(counts, least)
+    gates = _gate(draws, n, by, complete).assign(**label)
+    cells = {claim: _cells(draws, n, readings, complete) for claim, readings in claims.items()}
+    judgements, ordered = [], []
     for family in [*names, OVERALL]:
         members = complete if family == OVERALL else [family]
-        label = {"game": game, "token_class": token_class, "family": family}
-        n = counts.sel(stratum=members).min("stratum") if members else counts.isel(stratum=0) * 0
-        own = draws.sel(stratum=members) if members else draws.isel(stratum=[0]) * np.nan
-        gate = _gate(own, n, by)
-        gates.append(gate.assign(**label))
-        for claim, readings in claims.items():
-            row = label | {"claim": claim, "families": ", ".join(members)}
-            cell = _cells(own, n, readings)
-            cells.append(cell.assign(**label, claim=claim))
-            judgements.append(row | _decision(cell, gate))
-    return pd.DataFrame(judgements), pd.concat(cells), pd.concat(gates)
+        for claim in claims:
+            row = label | {"family": family, "claim": claim, "families": ", ".join(members)}
+            cell = cells[claim][cells[claim].family == family]
+            ordered.append(cell.assign(**label, claim=claim))
+            judgements.append(row | _decision(cell, gates[gates.family == family]))
+    return pd.DataFrame(judgements), pd.concat(ordered), gates
 
 
-def _gate(draws: xr.Dataset, n: xr.DataArray, by: str) -> pd.DataFrame:
-    """One row per reference or partner kind and gauge, under the live norm, with sinks."""
+def _joined(by_family: xr.DataArray, overall: xr.DataArray) -> xr.DataArray:
+    """The families' values, and behind them those over families."""
+    return xr.concat([by_family, overall.assign_coords(stratum=OVERALL)], "stratum")
+
+
+def _over(draws: xr.DataArray, complete: list[str]) -> xr.DataArray:
+    """The families' means and, behind them, the unweighted mean of those with all cells."""
+    overall = draws.sel(stratum=complete) if complete else draws[:1] * np.nan
+    return _joined(draws, overall.mean("stratum"))
+
+
+def _gate(draws: xr.Dataset, n: xr.DataArray, by: str, complete: list[str]) -> pd.DataFrame:
+    """A row per family, reference or partner kind, and gauge, under the live norm, with sinks."""
     at = {"norm": "live"} | ({"sinks": "with"} if "sinks" in draws.dims else {})
-    own = draws[["te", "size", "negative"]].sel(at, drop=True).mean("stratum")
-    rows = stats.interval_of(own["te"])
-    size = stats.interval_of(own["size"])
-    rows["size"], rows["size_upper"] = size["estimate"], size["upper"]
-    rows["negative"] = own["negative"].isel(draw=0, drop=True)
+    te, size, negative = (
+        _over(draws[name].sel(at, drop=True), complete) for name in ("te", "size", "negative")
+    )
+    rows, sizes = stats.interval_of(te), stats.interval_of(size)
+    rows["size"], rows["size_upper"] = sizes["estimate"], sizes["upper"]
+    rows["negative"] = negative.isel(draw=0, drop=True)
     rows["n"] = n.sel(at, drop=True)
-    frame = rows.to_dataframe(dim_order=[by, "gauge"]).reset_index().rename(columns={by: "by"})
+    frame = _frame(rows)
     passes = (frame.lower >= GATE) & (frame.negative <= MOST_NEGATIVE)
     return frame.assign(passes=passes)
 
 
-def _cells(draws: xr.Dataset, n: xr.DataArray, readings: tuple) -> pd.DataFrame:
-    """One row per cell: Δ and its strict reading, TE, and the share."""
-    total = draws["te"].mean("stratum")
+def _cells(
+    draws: xr.Dataset, n: xr.DataArray, readings: tuple, complete: list[str]
+) -> pd.DataFrame:
+    """A row per family and cell: Δ and its strict reading, TE, and the share."""
+    total = _over(draws["te"], complete)
     columns = {"te": total}
     for name, reading in zip(("delta", "strict_delta"), readings, strict=True):
-        part = (reading(draws) if callable(reading) else draws[reading]).mean("stratum")
+        part = _over(reading(draws) if callable(reading) else draws[reading], complete)
         columns[name] = 2 * part - total
         columns[name.replace("delta", "share")] = part / total
         columns[name.replace("delta", "part")] = part
@@ -241,9 +255,16 @@ def _cells(draws: xr.Dataset, n: xr.DataArray, readings: tuple) -> pd.DataFrame:
         pieces.append(ends.rename(estimate=name, lower=f"{name}_lower", upper=f"{name}_upper"))
     merged = xr.merge(pieces, join="exact", compat="override", combine_attrs="drop")
     merged["n"] = n
-    dims = [d for d in ("reference", "partner", "gauge", "norm", "sinks") if d in merged.dims]
-    frame = merged.to_dataframe(dim_order=dims).reset_index()
-    return frame.rename(columns={"reference": "by", "partner": "by"})
+    return _frame(merged)
+
+
+def _frame(rows: xr.Dataset) -> pd.DataFrame:
+    """The rows of a table, whose columns are named alike in both games."""
+    dims = ("stratum", "reference", "partner", "gauge", "norm", "sinks", "player")
+    frame = rows.to_dataframe(dim_order=[dim for dim in dims if dim in rows.dims])
+    names = {"stratum": "family"}
+    names |= {} if "player" in rows.dims else {"reference": "by", "partner": "by"}
+    return frame.reset_index().rename(columns=names)
 
 
 def _decision(cells: pd.DataFrame, gate: pd.DataFrame) -> dict:
@@ -310,13 +331,9 @@ def paths(run: xr.Dataset, seed: int = 0) -> pd.DataFrame:
         {"owen": chosen["words_owen"], "te": chosen["words_total"]}, chosen["family"], seed=seed
     )
     counts = chosen["words_total"].notnull().groupby(chosen["family"]).sum("sample")
-    pieces = []
     names = [str(name) for name in draws["stratum"].values]
     complete = [one for one in names if int(counts.sel(family=one).min()) >= LEAST_IMAGES]
-    for family in [*names, *([OVERALL] if complete else [])]:
-        own = draws.sel(stratum=complete if family == OVERALL else [family]).mean("stratum")
-        value, share = (stats.interval_of(x) for x in (own["owen"], own["owen"] / own["te"]))
-        merged = value.assign({f"share_{name}": share[name] for name in share.data_vars})
-        frame = merged.to_dataframe(dim_order=["partner", "gauge", "norm", "player"])
-        pieces.append(frame.reset_index().assign(family=family))
-    return pd.concat(pieces, ignore_index=True).dropna(subset="estimate")
+    owen, te = _over(draws["owen"], complete), _over(draws["te"], complete)
+    value, share = stats.interval_of(owen), stats.interval_of(owen / te)
+    merged = value.assign({f"share_{name}": share[name] for name in share.data_vars})
+    return _frame(merged).dropna(subset="estimate")
