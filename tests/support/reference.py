@@ -1,13 +1,35 @@
 """The slow way: every W_o W_v h vector formed by name, one row at a time, in plain loops.
 
 Shares no code with `interp`. Clean keys and values come from forward hooks on an eager forward of
-the whole sequence; a row is then computed again from the weights, with or without some values.
+the whole sequence; a row is then computed again from the weights, with or without some values. What
+was computed once for a forward is kept: gauges, norms and targets read the same vectors.
 """
 
+from functools import wraps
 from itertools import permutations
 
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
+
+
+def kept(compute):
+    """Keeps what was computed of a forward, by all other arguments."""
+
+    @wraps(compute)
+    def once(clean, *args, **kwargs):
+        key = compute.__name__, *map(_hashable, args), *sorted(
+            (name, _hashable(value)) for name, value in kwargs.items()
+        )
+        if key not in clean.known:
+            with torch.no_grad():
+                clean.known[key] = compute(clean, *args, **kwargs)
+        return clean.known[key]
+
+    return once
+
+
+def _hashable(value):
+    return tuple(value) if isinstance(value, list | range) else value
 
 
 class Clean:
@@ -18,7 +40,7 @@ class Clean:
 
     def __init__(self, model, batch, replaced=None):
         self.model, self.lm = model, model.model.language_model
-        self.kept = {}
+        self.kept, self.known = {}, {}
         handles = [
             module.register_forward_hook(self._keep(name), with_kwargs=True)
             for name, module in self.lm.named_modules()
@@ -65,19 +87,29 @@ class Clean:
         rms = torch.sqrt((row_residual**2).mean() + self.text.rms_norm_eps)
         return self.lm.norm.weight * g / rms
 
+    @kept
     def head_matrix(self, layer, head):
         """W_o of one head, (d_model, d_head)."""
         width = self.text.hidden_size // self.text.num_attention_heads
         return self.layers[layer].self_attn.o_proj.weight[:, head * width : (head + 1) * width]
 
-    def value(self, layer, head, row, normed=None):
+    @kept
+    def value(self, layer, head, row):
         """W_v n(h) without the bias, for the head's group; and the bias."""
+        return self.value_of(layer, head, self.output(f"layers.{layer}.input_layernorm")[0, row])
+
+    @kept
+    def written(self, layer, head, row):
+        """W_o W_v n(h), without the bias."""
+        return self.head_matrix(layer, head) @ self.value(layer, head, row)[0]
+
+    @torch.no_grad()
+    def value_of(self, layer, head, normed):
+        """W_v of a normed state without the bias; and the bias."""
         width = self.text.hidden_size // self.text.num_attention_heads
         group = head // (self.text.num_attention_heads // self.text.num_key_value_heads)
         projection = self.layers[layer].self_attn.v_proj
         rows = slice(group * width, (group + 1) * width)
-        if normed is None:
-            normed = self.output(f"layers.{layer}.input_layernorm")[0, row]
         return projection.weight[rows] @ normed, projection.bias[rows]
 
 
@@ -91,6 +123,7 @@ def _put(replaced):
     return hook
 
 
+@torch.no_grad()
 def ledger(clean: Clean, row: int, target: int, gauge: str = "centered", foil=None):
     """direct (layer, head, source), value_bias (layer, head), ffn (layer), embed, logit."""
     n_layers, n_heads = clean.text.num_hidden_layers, clean.text.num_attention_heads
@@ -113,6 +146,7 @@ def ledger(clean: Clean, row: int, target: int, gauge: str = "centered", foil=No
     return direct, value_bias, ffn, u @ clean.embeddings[row], logits[target] - shift
 
 
+@kept
 def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=None, swapped=()):
     """One row computed again from the weights, the values of `cut` left out.
 
@@ -152,7 +186,7 @@ def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=Non
             )
             for p, weight in zip(seen, torch.softmax(scores, 0), strict=True):
                 weights[head, p] = weight
-                value, bias = clean.value(number, head, p, normed=normed_all[p])
+                value, bias = clean.value_of(number, head, normed_all[p])
                 if p == row:
                     own[head] = value
                 if p not in cut or p == row:
@@ -167,12 +201,14 @@ def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=Non
     return played, h
 
 
+@kept
 def mean_value(clean: Clean, layer, head, rows):
     """The mean of value and bias over some rows."""
     values = [sum(clean.value(layer, head, p)) for p in rows]
     return torch.stack(values).mean(0)
 
 
+@torch.no_grad()
 def edge_effect(
     clean: Clean, row, target, cut, gauge="centered", foil=None, mode="zero", averaged=()
 ):
@@ -209,6 +245,7 @@ def edge_effect(
     return u @ h - u2 @ h2, parts
 
 
+@torch.no_grad()
 def node_effect(clean: Clean, reference: Clean, row, target, sources, gauge="centered", foil=None):
     """Total effect of a reference and its six parts, each by its formula in METHODS.md 3.2."""
     g = clean.gauge_row(target, gauge, foil)
@@ -236,6 +273,7 @@ def node_effect(clean: Clean, reference: Clean, row, target, sources, gauge="cen
     return u @ h - u2 @ h2, parts
 
 
+@torch.no_grad()
 def value_at(clean: Clean, reference: Clean, row, sources, g, is_strict, is_live, u=None):
     """v(a', a, b) of METHODS.md 3.3 as a dict over triples of 0 and 1.
 
@@ -254,9 +292,7 @@ def value_at(clean: Clean, reference: Clean, row, sources, g, is_strict, is_live
         for layer, (weights, _, _) in enumerate(played[pattern][0]):
             for head in range(clean.text.num_attention_heads):
                 for p in sources:
-                    value, _ = run[values].value(layer, head, p)
-                    vector = clean.head_matrix(layer, head) @ value
-                    total = total + weights[head, p] * vector
+                    total = total + weights[head, p] * run[values].written(layer, head, p)
         return total
 
     u = clean.readout(played[1, 1][1], g) if u is None else u
@@ -286,6 +322,7 @@ def _attention(clean: Clean, layer):
     return clean.kept[f"layers.{layer}.self_attn"][2][1][0]
 
 
+@torch.no_grad()
 def bottleneck_map(clean: Clean, row, g, thinking):
     """The bottleneck of METHODS.md 4, every written vector formed."""
     u = clean.readout(clean.final(row), g)
@@ -302,6 +339,7 @@ def bottleneck_map(clean: Clean, row, g, thinking):
     return saliency
 
 
+@torch.no_grad()
 def two_hop_map(clean: Clean, row, g, thinking, visual):
     """The two-hop map of METHODS.md 4: each pair of layers, heads and thinking token in turn."""
     u = clean.readout(clean.final(row), g)
@@ -316,16 +354,17 @@ def two_hop_map(clean: Clean, row, g, thinking, visual):
                 for early in range(late):
                     written = sum(
                         _attention(clean, early)[j, t, p]
-                        * (clean.head_matrix(early, j) @ clean.value(early, j, p)[0])
+                        * clean.written(early, j, p)
                         for j in range(n_heads)
                     )
                     for j in range(n_heads):
-                        value, _ = clean.value(late, j, t, normed=frozen * written)
+                        value, _ = clean.value_of(late, j, frozen * written)
                         read = u @ (clean.head_matrix(late, j) @ value)
                         saliency[p] += _attention(clean, late)[j, row, t] * read
     return saliency
 
 
+@torch.no_grad()
 def released_map(clean: Clean, rows, targets, thinking, visual):
     """The released code's holistic map, from the description in papers/NOTES.md 2.
 

@@ -53,6 +53,13 @@ def random_game(request, processor):
     return model, [context(inputs, ids) for ids in TEXTS]
 
 
+@pytest.fixture(scope="module")
+def slow_runs(random_game):
+    """Own and partner's image behind each text, forwards of the slow reference."""
+    model, contexts = random_game
+    return [(reference.Clean(model, c.own), reference.Clean(model, c.partner)) for c in contexts]
+
+
 def head_row(model, gauge: str):
     target, foil = torch.tensor([Y]), torch.tensor([FOIL])
     return gauge_rows(families.parts(model).output_embedding, target, gauge, foil)[0]
@@ -81,11 +88,10 @@ def test_corners_are_plain_forwards_and_shares_sum(random_game, gauge):
 
 
 @pytest.mark.parametrize("gauge", GAUGES)
-def test_all_sixteen_values_equal_the_slow_reference(random_game, gauge):
-    model, contexts = random_game
+def test_all_sixteen_values_equal_the_slow_reference(random_game, slow_runs, gauge):
+    (model, contexts), runs = random_game, slow_runs
     played = play(model, contexts)
     readings = four_paths(model, [played[0]], [played[1]], head_row(model, gauge))
-    runs = [(reference.Clean(model, c.own), reference.Clean(model, c.partner)) for c in contexts]
     g = runs[0][0].gauge_row(Y, gauge, FOIL)
     u = runs[0][0].readout(runs[0][0].final(int(contexts[0].rows[0])), g)
     size = float(readings["values"].abs().max())
