@@ -21,7 +21,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py analyses/test_hub_folder.py analyses/test_extract.py \
   interp/store/test_opening.py interp/test_hygiene.py interp/test_properties.py interp/test_loading.py \
-  interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py)
+  interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py \
+  interp/model/test_families.py interp/test_attribution.py analyses/benchmarks/test_gpu.py)
 
 .PHONY: setup report test soak lint docs lab tiny arms lock
 

@@ -17,8 +17,10 @@ def kept(compute):
 
     @wraps(compute)
     def once(clean, *args, **kwargs):
-        key = compute.__name__, *map(_hashable, args), *sorted(
-            (name, _hashable(value)) for name, value in kwargs.items()
+        key = (
+            compute.__name__,
+            *map(_hashable, args),
+            *sorted((name, _hashable(value)) for name, value in kwargs.items()),
         )
         if key not in clean.known:
             with torch.no_grad():
@@ -353,8 +355,7 @@ def two_hop_map(clean: Clean, row, g, thinking, visual):
             for p in visual:
                 for early in range(late):
                     written = sum(
-                        _attention(clean, early)[j, t, p]
-                        * clean.written(early, j, p)
+                        _attention(clean, early)[j, t, p] * clean.written(early, j, p)
                         for j in range(n_heads)
                     )
                     for j in range(n_heads):

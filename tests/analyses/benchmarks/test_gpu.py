@@ -44,6 +44,7 @@ def bare_site(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.skipif("SOAK" not in os.environ, reason="every step with toy sizes: make soak")
 def test_it_runs_whole_with_nothing_but_the_packed_wheels(tmp_path):
     site = bare_site(tmp_path / "site")
     assert not (site / "zarr").exists() and (site / "torch").exists()
