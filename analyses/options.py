@@ -184,7 +184,10 @@ class DirectVsIndirect(OfOneModel):
         choices=("completion", "reference"),
     )
     gauge: str = option(
-        "centered", "gauge of the logits (default: centered)", choices=("centered", "raw")
+        "contrast",
+        "gauge of the logits: against a foil, which is the twin's answer where there is one and "
+        "else the likeliest other token; above the vocabulary's mean; or raw (default: contrast)",
+        choices=("contrast", "centered", "raw"),
     )
     effects: str = option(
         "all",

@@ -6,7 +6,6 @@ One function for both, so that what is trained on and what is reported cannot di
 """
 
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,6 +116,5 @@ def score(saliency: Saliency, sample: Sample) -> xr.Dataset | str:
     """The alignment of one map with its sample's boxes; a reason where it has none."""
     if sample.boxes is None:
         return f"{sample.id}: expected boxes to score a map against, got none"
-    seed = zlib.crc32(sample.id.encode())  # boxes go elsewhere in every image
-    dataset = alignment(saliency.map, sample.boxes, seed=seed)
+    dataset = alignment(saliency.map, sample.boxes)
     return describe(dataset.assign(visual_attention=saliency.visual_attention))

@@ -48,6 +48,7 @@ DIMENSIONS = {
     "token_class": "Token class",
     "sinks": "With or without sinks",
     "drawn": "How the texts were drawn",
+    "intervention": "How the other image is brought in",
     "image_side": "Whose image",
     "text_side": "For whose image the text was written",
     "row": "Patch row",
@@ -57,6 +58,8 @@ DIMENSIONS = {
 # Of a sum of parts, relative to the sum of their absolute values, by dtype.
 BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-2}
 GAUGES = ("raw", "centered", "contrast")
+INTERVENTIONS = ("pixels", "vector", "slot")
+"""Pixels painted before the tower, vectors swapped behind it, slots of the target's row swapped."""
 ROLES = (
     *("system", "image", "earlier", "question", "thinking", "answer"),
     *("template", "text", "padding"),
@@ -196,7 +199,7 @@ VARIABLES = {
     "of_blank": ("nat", "Mean log-likelihood of the text's tokens on a blank image"),
     "alignment": ("1", "Alignment score: share of the map's mass on the evidence"),
     "chance": ("1", "Share of the image's area inside the boxes"),
-    "alignment_shuffled": ("1", "Alignment score with boxes at random places"),
+    "alignment_shuffled": ("1", "Alignment score, mean over all other places of the boxes' union"),
     "alignment_center": ("1", "Alignment score with a centred rectangle of the same area"),
     "border_share": ("1", "Share of the map's mass in the outermost cells"),
     "border_area": ("1", "Share of the image's area in the outermost cells"),
@@ -232,6 +235,10 @@ VARIABLES = {
     "has_same_words": ("", "Both greedy texts are the same"),
     "outcome_token": ("", "Token of the answer where the two answers part"),
     "foil_token": ("", "The other answer's token there"),
+    "foil_token_id": ("", "Token that the contrast gauge measures against"),
+    "set_total": ("logit", "Effect of bringing the other image in for a whole set"),
+    "rank_with_pixels": ("1", "Rank agreement of an intervention's map with that of pixels"),
+    "is_twin_foil": ("", "That is the twin's token there, and not the likeliest other one"),
     "signed_sum": ("logit", "Sum of the direct map over the image"),
     "positive_mass": ("logit", "Sum of the direct map's positive values"),
     "negative_mass": ("logit", "Sum of the direct map's negative values"),

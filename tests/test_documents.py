@@ -56,6 +56,7 @@ def datasets():
         "origins": extract.origins(vlm, sample, **row),
         "first_order": extract.first_order(vlm, sample, **row),
         "patch_effects": extract.patch_effects(vlm, sample, **row),
+        "pixel_effects": extract.pixel_effects(vlm, sample, **row),
         "residual": extract.residual(vlm, sample, positions=[3]),
         "words": extract.words(vlm, sample, sample.twin),
     }

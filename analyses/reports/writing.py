@@ -19,6 +19,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analyses.reports import drawing, intervals
+from analyses.reports.folding import folded
 from interp.plots import fonts
 from interp.store.opening import write_json
 from interp.store.spreadsheets import inert
@@ -30,6 +31,7 @@ LONG = (
     "statuses",
     "data_hashes",
     "controls",
+    "pixels",
     "certificate",
     "reasons",
     "codes",
@@ -118,7 +120,7 @@ def write(report: Report, out: Path) -> dict[str, int]:
         linked=_summary(out / report.linked) if report.linked else None,
         **report.page,
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    (out / "index.html").write_text(folded(page), encoding="utf-8")
     content = {
         "report": report.name,
         "run": str(report.run_path),

@@ -15,6 +15,7 @@ from interp.extract.maps import maps
 from interp.extract.node_effects import node_effects
 from interp.extract.origins import origins
 from interp.extract.patch_effects import patch_effects
+from interp.extract.pixel_effects import pixel_effects
 from interp.extract.references import references
 from interp.extract.residual import residual
 from interp.extract.shapley import shapley
@@ -29,6 +30,7 @@ __all__ = [
     "node_effects",
     "origins",
     "patch_effects",
+    "pixel_effects",
     "references",
     "residual",
     "shapley",

@@ -146,6 +146,8 @@ def labelled(
         check_remainder(terms["remainder"], terms["magnitude"], context.logits)
     terms["replay_drift"] = logit - replayed
     terms["log_probability"] = log_probability.gather(1, query.targets[:, None])[:, 0]
+    if prefilled.foils is not None:
+        terms["foil_token_id"] = prefilled.foils
     variables = {
         name: (dims.get(name, ("target",)), as_array(value)) for name, value in terms.items()
     }

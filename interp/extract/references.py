@@ -30,6 +30,31 @@ from interp.vocabulary import REFERENCES
 BLUR = 0.1  # radius of the blur over the image's shorter side
 
 
+def counterparts(text: dict[str, list[int]], query: Query) -> list[int | None]:
+    """The token of a twin's text in each target's place (METHODS.md 3.2).
+
+    None where there is none, or behind the first thinking token at which the two texts part: from
+    there on places are not aligned.
+
+    Args:
+        text: the twin's token ids by role, as `twin_text` has them.
+        query: the targets of the text that is explained.
+    """
+    own, found = tokens_by_role(query.tokens), []
+    for role, place in query.places:
+        # All thinking stands before an answer, and answers may differ.
+        before = slice(place) if role == "thinking" else slice(None)
+        is_aligned = text.get("thinking", [])[before] == own["thinking"][before]
+        has_one = place < len(text.get(role, []))
+        found.append(text[role][place] if is_aligned and has_one else None)
+    return found
+
+
+def twin_text(vlm: VLM, twin: Sample) -> dict[str, list[int]]:
+    """Token ids of a twin's own text, by role."""
+    return tokens_by_role(teacher_forced(vlm.processor, twin, PROMPTS[vlm.prompt]).tokens)
+
+
 @dataclass(frozen=True)
 class Reference:
     """Other content for the visual tokens of one sample."""
@@ -40,28 +65,16 @@ class Reference:
     place its own text has another token, with the same thinking before it."""
 
     def counterparts(self, query: Query) -> list[int | None]:
-        """The token of the twin's own text in each target's place (METHODS.md 3.2).
-
-        None where there is none, or behind the first thinking token at which the two texts part:
-        from there on places are not aligned.
-        """
-        theirs, own = self.text or {}, tokens_by_role(query.tokens)
-        found = []
-        for role, place in query.places:
-            # All thinking stands before an answer, and answers may differ.
-            before = slice(place) if role == "thinking" else slice(None)
-            is_aligned = theirs.get("thinking", [])[before] == own["thinking"][before]
-            has_one = place < len(theirs.get(role, []))
-            found.append(theirs[role][place] if is_aligned and has_one else None)
-        return found
+        """`counterparts` in the twin's own text."""
+        return counterparts(self.text or {}, query)
 
     def is_defined(self, query: Query) -> list[bool]:
         """For which targets this is a reference."""
         targets = query.targets.tolist()
         if self.text is None:
             return [True] * len(targets)
-        counterparts = self.counterparts(query)
-        return [foil not in (None, mine) for foil, mine in zip(counterparts, targets, strict=True)]
+        theirs = self.counterparts(query)
+        return [foil not in (None, mine) for foil, mine in zip(theirs, targets, strict=True)]
 
 
 class Pool:
@@ -176,6 +189,5 @@ def blurred(image: Image.Image) -> Image.Image:
 
 
 def _twin(vlm: VLM, twin: Sample, size: tuple[int, int]) -> Reference:
-    inputs = teacher_forced(vlm.processor, twin, PROMPTS[vlm.prompt])
     image = open_image(twin.image).resize(size)
-    return Reference(embed(vlm, image)[0], tokens_by_role(inputs.tokens))
+    return Reference(embed(vlm, image)[0], twin_text(vlm, twin))

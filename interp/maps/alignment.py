@@ -11,24 +11,21 @@ from jaxtyping import Float
 from interp.data.boxes import box_overlap, check_boxes
 from interp.vocabulary import describe, require
 
-N_SHUFFLES = 64
+INSIDE = 1e-9  # of the image: rounding of a shifted side
 
 
-def alignment(
-    saliency: xr.DataArray, boxes: Float[np.ndarray, "box 4"], *, seed: int = 0
-) -> xr.Dataset:
+def alignment(saliency: xr.DataArray, boxes: Float[np.ndarray, "box 4"]) -> xr.Dataset:
     """Alignment score Σ w S / Σ S with S = ReLU(map), w the exact overlap of a cell with the boxes.
 
     Scalars: `alignment`; `chance`, the boxes' share of the area, which a uniform map scores;
-    `alignment_shuffled`, the mean over boxes of the same sizes at 64 random places;
-    `alignment_center`, a centred rectangle of the same area; `border_share` of the mass in the
-    outermost cells, beside their share of the area, `border_area`; `has_mass`, without which all
-    scores are 0.
+    `alignment_shuffled`, the mean over all places to which the boxes' union can be moved, by
+    `shifts`, and NaN where there is none; `alignment_center`, a centred rectangle of the same area;
+    `border_share` of the mass in the outermost cells, beside their share of the area,
+    `border_area`; `has_mass`, without which all scores are 0.
 
     Args:
         saliency: over (row, column), signed or not.
         boxes: (x0, y0, x1, y1) in 0..1 of the image; their union counts.
-        seed: of the shuffled boxes.
 
     Raises:
         ValueError: not a map, boxes outside 0..1, inverted or empty, or a map that is not finite.
@@ -38,14 +35,13 @@ def alignment(
     mass = np.maximum(saliency.transpose("row", "column").values.astype(np.float64), 0)
     if not np.isfinite(mass).all():
         raise ValueError("expected a finite map, got NaN or inf in it")
-    rng = np.random.default_rng(seed)
-    shuffled = [_score(mass, _moved(boxes, rng)) for _ in range(N_SHUFFLES)]
+    shuffled = [_score(mass, boxes + shift) for shift in shifts(boxes, mass.shape)]
     side = np.sqrt(chance(boxes))
     center = np.array([[0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2]])
     scores = {
         "alignment": _score(mass, boxes),
         "chance": chance(boxes),
-        "alignment_shuffled": float(np.mean(shuffled)),
+        "alignment_shuffled": float(np.mean(shuffled)) if shuffled else np.nan,
         "alignment_center": _score(mass, center),
         "border_share": _share(mass, _border(mass.shape)),
         "border_area": float(_border(mass.shape).mean()),
@@ -68,11 +64,27 @@ def _share(mass: np.ndarray, weights: np.ndarray) -> float:
     return float((mass * weights).sum()) / total if total > 0 else 0.0
 
 
-def _moved(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each box at a random place of the image."""
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    corners = rng.uniform(0, 1, sizes.shape) * (1 - sizes)
-    return np.concatenate([corners, corners + sizes], axis=1)
+def shifts(
+    boxes: Float[np.ndarray, "box 4"], shape: tuple[int, int]
+) -> Float[np.ndarray, "shift 4"]:
+    """By how much the boxes can be moved together and stay inside the image, but for not at all.
+
+    Moved one by one they would no longer overlap as they do, and a uniform map would score more
+    than the boxes' own area.
+
+    Args:
+        boxes: (x0, y0, x1, y1) in 0..1.
+        shape: rows and columns of the map; a shift is of whole cells.
+
+    Returns:
+        What to add to every box.
+    """
+    rows, columns = (np.arange(-n, n + 1) / n for n in shape)
+    (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    rows = rows[(y0 + rows >= -INSIDE) & (y1 + rows <= 1 + INSIDE)]
+    columns = columns[(x0 + columns >= -INSIDE) & (x1 + columns <= 1 + INSIDE)]
+    found = [(x, y, x, y) for y in rows for x in columns if x or y]
+    return np.array(found).reshape(-1, 4)
 
 
 def _border(shape: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from analyses.reports import drawing
-from analyses.reports.direct_vs_indirect import measure
+from analyses.reports.direct_vs_indirect import controls, measure, pixels
 from analyses.run import models
 from interp.model import families
 from interp.model.identity import fingerprint
@@ -45,7 +45,10 @@ def lighter_runs(tmp_path_factory, worker_id):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "certify", certify)
+        patch.setattr(controls, "N_CONTROL", 2)
         patch.setattr(measure, "N_CONTROL", 2)
+        patch.setattr(pixels, "N_PIXELS", 2)
+        patch.setattr(measure, "N_PIXELS", 2)
         patch.setattr(drawing, "UNDATED", {})
         patch.setattr("interp.stats.RESAMPLES", 500)
         yield

@@ -105,6 +105,10 @@ class Clean:
         """W_o W_v n(h), without the bias."""
         return self.head_matrix(layer, head) @ self.value(layer, head, row)[0]
 
+    def value_at(self, layer, head, _row, normed):
+        """`value_of` for a row that is played; a test may put another in its place."""
+        return self.value_of(layer, head, normed)
+
     @torch.no_grad()
     def value_of(self, layer, head, normed):
         """W_v of a normed state without the bias; and the bias."""
@@ -188,7 +192,7 @@ def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=Non
             )
             for p, weight in zip(seen, torch.softmax(scores, 0), strict=True):
                 weights[head, p] = weight
-                value, bias = clean.value_of(number, head, normed_all[p])
+                value, bias = clean.value_at(number, head, p, normed_all[p])
                 if p == row:
                     own[head] = value
                 if p not in cut or p == row:

@@ -1,5 +1,6 @@
 """A reward's metrics in the trainer's log: its parts, their controls, and how texts change."""
 
+import math
 from collections.abc import Iterable
 
 LOGGED = {
@@ -14,7 +15,7 @@ LOGGED = {
 
 
 def mean(log_metric, name: str, values: Iterable) -> None:
-    """Logs the mean of some values under a name; nothing without values."""
-    values = [float(one) for one in values]
+    """Logs the mean of what is defined under a name; nothing without such values."""
+    values = [one for one in map(float, values) if not math.isnan(one)]
     if values:
         log_metric(name, sum(values) / len(values))

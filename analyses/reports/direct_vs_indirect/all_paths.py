@@ -56,6 +56,8 @@ class Indirect:
     """Signed sum, masses and cancellation of the direct map, and its share on sinks."""
     controls: pd.DataFrame | None
     """Mean total effect of each control, by reference and gauge."""
+    pixels: pd.DataFrame | None
+    """Pixels painted, vectors and slots swapped: agreement, border share and effects."""
 
 
 def find(run: xr.Dataset, seed: int) -> Indirect | None:
@@ -79,6 +81,7 @@ def find(run: xr.Dataset, seed: int) -> Indirect | None:
         agreement=_agreement(run, seed),
         masses=_masses(run, seed),
         controls=_controls(run.attrs.get("controls"), seed),
+        pixels=_pixels(run.attrs.get("pixels"), seed),
     )
 
 
@@ -204,6 +207,20 @@ def _controls(records: list[dict] | None, seed: int) -> pd.DataFrame | None:
     return frame.drop(columns="passes")
 
 
+def _pixels(records: list[dict] | None, seed: int) -> pd.DataFrame | None:
+    """One row per measure and intervention: painted pixels, swapped vectors, swapped slots."""
+    if not records:
+        return None
+    found = pd.DataFrame(records)
+    rows = []
+    for measure in found.columns.drop(["sample", "intervention"]):
+        for intervention, group in found.groupby("intervention", sort=False):
+            values = xr.DataArray(group[measure].to_numpy(), dims="sample")
+            interval = stats.mean_interval(values, seed=seed)
+            rows.append(_row(interval, measure=measure, intervention=intervention))
+    return pd.DataFrame(rows)
+
+
 def tables(indirect: Indirect) -> dict[str, pd.DataFrame]:
     """Every table by file name."""
     dims = {
@@ -227,4 +244,5 @@ def tables(indirect: Indirect) -> dict[str, pd.DataFrame]:
         "masses": indirect.masses,
     }
     optional = {"controls": indirect.controls, "families": indirect.families}
+    optional["pixels"] = indirect.pixels
     return frames | {name: frame for name, frame in optional.items() if frame is not None}

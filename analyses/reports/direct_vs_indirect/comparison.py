@@ -76,7 +76,7 @@ def _quantities(run: xr.Dataset) -> dict[str, xr.DataArray]:
     for path in effect["path"].values:
         by_name[f"edge effect: {PATH_TITLES[str(path)]} [logit]"] = effect.sel(path=path, drop=True)
     if "shapley" in run:
-        at = {"visual_set": "image", "gauge": "centered", "norm": "live", "drop": True}
+        at = {"visual_set": "image", "gauge": "contrast", "norm": "live", "drop": True}
         total = measures.per_image(run, "shapley_total").sel(**at)
         direct = measures.per_image(run, "shapley").sel(path_class=PATH_CLASSES[0], **at)
         for reference in total["reference"].values:

@@ -97,7 +97,7 @@ def nodes(findings: Findings) -> Figure | None:
 def _by_reference(findings: Findings, name: str, draw) -> Figure | None:
     if findings.indirect is None:
         return None
-    chosen = {"visual_set": "image", "gauge": "centered", "norm": "live"}
+    chosen = {"visual_set": "image", "gauge": "contrast", "norm": "live"}
     interval = getattr(findings.indirect, name)
     interval = _with_images(
         interval.sel({k: v for k, v in chosen.items() if k in interval.dims}), "reference"

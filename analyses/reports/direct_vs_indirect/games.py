@@ -169,7 +169,7 @@ class Games:
             sources=["image", "image" + SINKLESS] if has_sinks else ["image"],
             completion=text,
             gauge=GAUGES,
-            foils=contrast_foils(references, prefilled.query),
+            foils=contrast_foils(self.vlm, sample, prefilled.query),
         )
 
     def _control(self, sample: Sample, text: Completion) -> xr.Dataset:

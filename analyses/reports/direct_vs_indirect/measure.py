@@ -12,6 +12,7 @@ from analyses.options import DirectVsIndirect
 from analyses.reports.direct_vs_indirect.comparison import compared_path
 from analyses.reports.direct_vs_indirect.controls import N_CONTROL, measure_controls
 from analyses.reports.direct_vs_indirect.games import Games, scenes
+from analyses.reports.direct_vs_indirect.pixels import N_PIXELS, measure_pixels
 from analyses.reports.direct_vs_indirect.rule import games_path
 from analyses.reports.direct_vs_indirect.sample import Measurer
 from analyses.run import samples as samples_of
@@ -143,12 +144,16 @@ class Measurement:
         return Shard(shard, statuses, facts, sizes)
 
     def finish(self, run: xr.Dataset, samples: list[Sample]) -> dict:
-        """The controls of the verdict, where there is one."""
+        """Controls, and pixels against vectors, of a run with all paths."""
         if self.measurer.pool is None or self.texts_of is not None:
             return {}
         well = [one for one in samples if run.attrs["statuses"][one.id]["status"] == "ok"]
-        texts = stored_texts(run, self.measurer.vlm, well[:N_CONTROL])
-        return {"controls": measure_controls(self.measurer, well[:N_CONTROL], texts)}
+        well = well[: max(N_CONTROL, N_PIXELS)]
+        texts = stored_texts(run, self.measurer.vlm, well)
+        return {
+            "controls": measure_controls(self.measurer, well, texts),
+            "pixels": measure_pixels(self.measurer, well, texts),
+        }
 
     def _texts(self, samples: list[Sample], budget: Budget) -> list[Text]:
         if self.texts_of is not None:

@@ -19,6 +19,7 @@ from analyses.reports.direct_vs_indirect import (
     game_words,
     judging,
     rule,
+    scene,
 )
 from analyses.reports.direct_vs_indirect.all_paths import Indirect
 from analyses.reports.direct_vs_indirect.findings import MARK, Findings
@@ -120,7 +121,7 @@ def _judged_cell(row: dict) -> dict:
 
 
 def _draw(results: Findings, run_path: Path, judged: _Judged | None) -> dict:
-    drawn = figures.draw(results, run_path)
+    drawn = figures.draw(results, run_path) | {"scene": scene.scene(results.run, run_path)}
     return drawn if judged is None else drawn | game_figures.draw(judged.paths, judged.verdicts)
 
 
@@ -152,9 +153,21 @@ def _page(results: Findings, compared: dict | None) -> dict:
         skipped=skipped,
         reduced=list(run.attrs.get("reduced", {})),
         gate=rule.GATE,
+        foils=_foils(run),
         n_targets={c: int((run["target_role"] == c).sum()) for c in ("answer", "thinking")},
         n_sequence=(int(run["n_sources"].min()), int(run["n_sources"].max())),
     )
+
+
+def _foils(run: xr.Dataset) -> dict[str, dict[str, int]] | None:
+    """How many targets are measured against which foil, by role; None in another gauge."""
+    if "is_twin_foil" not in run:
+        return None
+    is_twins, roles = run["is_twin_foil"].values.astype(bool), run["target_role"].values
+    return {
+        role: {"twin": int(is_twins[roles == role].sum()), "all": int((roles == role).sum())}
+        for role in ("answer", "thinking")
+    }
 
 
 def _compared(tables: dict[str, pd.DataFrame], second: xr.Dataset | None) -> dict | None:
@@ -189,7 +202,7 @@ def _indirect(results: Findings) -> dict:
         if indirect.families is None
         else [
             row | {name: _cell_text(row, name) for name in ("te", "delta", "share")}
-            for row in indirect.families.query("gauge == 'centered' and n > 0").to_dict("records")
+            for row in indirect.families.query("gauge == 'contrast' and n > 0").to_dict("records")
         ],
         "natural": _natural_rows(indirect),
         "references": indirect.natural["reference"].values.tolist(),
@@ -199,10 +212,20 @@ def _indirect(results: Findings) -> dict:
         ],
         "agreement": _with_text(indirect.agreement),
         "masses": _with_text(indirect.masses),
+        "pixels": None if indirect.pixels is None else _pixel_rows(indirect.pixels),
         "controls": None if indirect.controls is None else _with_text(indirect.controls),
         "n_sinks": int(results.run["n_sinks"].sum()),
         "peak": float(results.run["largest_peak"].max()),
     }
+
+
+def _pixel_rows(table: pd.DataFrame) -> list[dict]:
+    """A row per measure, a cell per intervention."""
+    return [
+        {"measure": measure, "cells": [intervals.text(row) for row in group.to_dict("records")]}
+        | {"n": int(group["n"].max())}
+        for measure, group in table.groupby("measure", sort=False)
+    ]
 
 
 def _with_text(table: pd.DataFrame) -> list[dict]:
@@ -225,7 +248,7 @@ def _mode_row(row: dict) -> dict:
 
 def _natural_rows(indirect: Indirect) -> list[dict]:
     """Natural effects and interactions for answer tokens and the image, by reference."""
-    at = {"token_class": "answer", "visual_set": "image", "norm": "live", "gauge": "centered"}
+    at = {"token_class": "answer", "visual_set": "image", "norm": "live", "gauge": "contrast"}
     rows = []
     for dim, dataset in (("measure", indirect.natural), ("pair", indirect.pairs)):
         effects = dataset.sel(at)

@@ -15,7 +15,7 @@ from analyses.run.recipe import Budget, Tick, attempt, nothing
 from interp.capture.memory import is_out_of_memory
 from interp.data.sample import Sample
 from interp.extract.question import Query, ask
-from interp.extract.references import Pool
+from interp.extract.references import Pool, counterparts, twin_text
 from interp.extract.sharing import sharing
 from interp.inputs.completions import Completion
 from interp.model.vlm import VLM
@@ -24,7 +24,7 @@ from interp.vocabulary import EDGE_MODES, SINKLESS, SOURCE_SETS, describe
 REFERENCES = ("mean", "other", "twin")
 VISUAL_SETS = ("image", "evidence", "image" + SINKLESS, "evidence" + SINKLESS)
 EDGE_SETS = (*SOURCE_SETS, *VISUAL_SETS[2:])
-GAUGES = ("centered", "contrast")
+GAUGES = ("contrast", "centered")
 ENOUGH = 2**62  # bytes: no limit
 N_THINKING = 2  # thinking tokens of a sample that get exact patch maps, chosen at random
 
@@ -66,22 +66,42 @@ class Measurer:
             budget: ledgers and edge effects go in batches within it.
             tick: takes how many more samples are done.
         """
-        outcomes = list(pairs)
-        numbered_pairs = [(k, p) for k, p in enumerate(pairs) if not isinstance(p[1], Exception)]
-        shared = self._in_batches([p for _, p in numbered_pairs], budget)
-        for (k, (sample, text)), outcome in zip(numbered_pairs, shared, strict=True):
+        outcomes: list = [text if isinstance(text, Exception) else None for _, text in pairs]
+        asked = []
+        for k, (sample, text) in enumerate(pairs):
+            foils = attempt(self._foils, sample, text) if outcomes[k] is None else None
+            if isinstance(foils, Exception):
+                outcomes[k] = foils
+            if outcomes[k] is None:
+                asked.append((k, sample, text, foils))
+        shared = self._in_batches([one[1:] for one in asked], budget)
+        for (k, sample, text, foils), outcome in zip(asked, shared, strict=True):
             outcomes[k] = outcome
             if not isinstance(outcome, Exception):
                 with sharing():
-                    outcomes[k] = attempt(self._merged, sample, text, *outcome)
+                    outcomes[k] = attempt(self._merged, sample, text, foils, *outcome)
             tick(1)
-        return [p[1] if isinstance(p, tuple) else p for p in outcomes]
+        return outcomes
 
-    def _in_batches(self, pairs: list[tuple], budget: Budget) -> Iterator[tuple | Exception]:
+    def _foils(self, sample: Sample, completion: Completion | None) -> list[int | None] | None:
+        """The foils of a sample's targets, where something is measured against any.
+
+        Raises:
+            ValueError: a text, or a twin's, that cannot be explained.
+        """
+        if self.gauge != "contrast" and self.pool is None:
+            return None
+        return contrast_foils(self.vlm, sample, ask(self.vlm, sample, completion=completion))
+
+    def _own(self, completion: Completion | None, foils: list | None) -> dict:
+        """A sample's own options of every extraction."""
+        return {"completion": completion} | ({"foils": foils} if self.gauge == "contrast" else {})
+
+    def _in_batches(self, asked: list[tuple], budget: Budget) -> Iterator[tuple | Exception]:
         """Ledger and edge effects in every mode, from one forward per batch; or why not."""
         detail = "full" if self.detail == "full" else "tokens"
         calls = [("ledger", {"detail": detail}), *(("effects", {"mode": m}) for m in self.modes)]
-        inputs = [(sample, {"completion": text}) for sample, text in pairs]
+        inputs = [(sample, self._own(text, foils)) for sample, text, foils in asked]
         # A batch of one is computed in chunks; it need not fit at once.
         memory = budget.max_memory if budget.batch_size > 1 else ENOUGH
         at = 0
@@ -101,14 +121,22 @@ class Measurer:
                 yield error
 
     def _merged(
-        self, sample: Sample, completion: Completion | None, ledger: xr.Dataset, *effects
+        self,
+        sample: Sample,
+        completion: Completion | None,
+        foils: list[int | None] | None,
+        ledger: xr.Dataset,
+        *effects: xr.Dataset,
     ) -> xr.Dataset:
         """All measurements of one sample.
 
         Raises:
             ValueError: as the functions of `interp.extract`.
         """
-        options = {"completion": completion, "gauge": self.gauge}
+        options = {"gauge": self.gauge} | self._own(completion, foils)
+        if self.gauge == "contrast":
+            is_twins = [foil is not None for foil in foils]
+            ledger = ledger.assign(is_twin_foil=("target", is_twins))
         parts = [ledger, _edges(self.modes, effects, ledger)]
         if self.pool is not None:
             # Without another answer in the pool, "other" is not defined; the sample stays.
@@ -118,7 +146,7 @@ class Measurer:
             references = interp.extract.references(
                 self.vlm, sample, pool=self.pool, kinds=kinds, completion=completion, seed=self.seed
             )
-            parts += _nodes(self.vlm, sample, references, options, ledger)
+            parts += _nodes(self.vlm, sample, references, options, foils, ledger)
             parts.append(_patches(self, sample, references["mean"], options, ledger))
             parts.append(_origins(self.vlm, sample, options))
         merged = xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
@@ -136,9 +164,8 @@ def _edges(names: tuple[str, ...], effects: Iterable[xr.Dataset], ledger: xr.Dat
     return edges
 
 
-def _nodes(vlm, sample, references, options, ledger) -> list[xr.Dataset]:
+def _nodes(vlm, sample, references, options, foils, ledger) -> list[xr.Dataset]:
     """Node effects and Shapley values of the visual sets, with every reference."""
-    foils = contrast_foils(references, ask(vlm, sample, completion=options["completion"]))
     nodes = interp.extract.node_effects(vlm, sample, references=references, **options)
     shares = interp.extract.shapley(
         vlm,
@@ -160,19 +187,18 @@ def _nodes(vlm, sample, references, options, ledger) -> list[xr.Dataset]:
     return [one.rename(source_set="visual_set") for one in (nodes, shares)]
 
 
-def contrast_foils(references: dict, query: Query) -> list[int | None]:
+def contrast_foils(vlm: VLM, sample: Sample, query: Query) -> list[int | None]:
     """The foil of each target (METHODS.md 3.6).
 
     For an answer token the twin's, where it differs and all answer tokens before it agree;
     otherwise None, the clean run's runner-up.
     """
     targets = query.targets.tolist()
-    if "twin" not in references:
+    if sample.twin is None:
         return [None] * len(targets)
     foils, is_alike = [], True
-    for (role, _), mine, other in zip(
-        query.places, targets, references["twin"].counterparts(query), strict=True
-    ):
+    theirs = counterparts(twin_text(vlm, sample.twin), query)
+    for (role, _), mine, other in zip(query.places, targets, theirs, strict=True):
         is_answer = role == "answer"
         foils.append(other if is_answer and is_alike and other != mine else None)
         is_alike = is_alike and (not is_answer or other == mine)
@@ -210,6 +236,8 @@ def _patches(measurer: Measurer, sample: Sample, reference, options, ledger) -> 
     """Exact and first-order patch maps of the answer's tokens and of some thinking tokens."""
     chosen = _chosen_targets(ledger, sample, measurer.seed)
     at = {"positions": ledger["target_position"].values[chosen].tolist(), **options}
+    if options.get("foils") is not None:
+        at["foils"] = [options["foils"][k] for k in chosen]
     vlm = measurer.vlm
     edge = interp.extract.patch_effects(vlm, sample, **at)
     slot = interp.extract.patch_effects(vlm, sample, form="slot", reference=reference, **at)

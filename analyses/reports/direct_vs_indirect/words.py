@@ -1,5 +1,6 @@
 """Findings → plain sentences. Needs no model."""
 
+import pandas as pd
 import xarray as xr
 
 from analyses.reports import intervals
@@ -62,10 +63,28 @@ def headlines(results: Findings) -> list[str]:
         )
         read = findings.reading(total)
         share = results.shares.sel(token_class=token_class, source_set="image")
+        # Most of what a thinking token loses with all values is what any image would give it.
+        if token_class == "thinking" and results.indirect is not None:
+            sentences.append(_against_the_mean(results.indirect.modes))
         sentences.append(
             sentence + (_shared(effects, share) if read == "share" else READINGS[read])
         )
     return sentences
+
+
+def _against_the_mean(modes: pd.DataFrame) -> str:
+    """The sentence on thinking tokens whose row reads the image's mean value from every patch."""
+    row = modes.query("mode == 'mean' and token_class == 'thinking'").iloc[0]
+    read = findings.reading({"lower": row.total_lower, "upper": row.total_upper})
+    low, middle, high = (
+        intervals.number(100 * row[f"share{end}"], 0) for end in ("_lower", "", "_upper")
+    )
+    share = f"The direct path of Eq. 1 carries {middle} % of it [{low}, {high}]."
+    return (
+        "When the row that predicts a token of the thinking reads the image's mean value from "
+        "every patch, so that it loses only what differs between patches, that token loses "
+        f"{intervals.text(row, 'total')} logits. {share if read == 'share' else READINGS[read]}"
+    )
 
 
 def _shared(effects: xr.Dataset, share: xr.Dataset) -> str:

@@ -28,6 +28,7 @@ def draw(findings: MapFindings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name."""
     plots.use_style()
     return {
+        "ranking": ranking(findings),
         "curves": curves(findings, "all"),
         "curves_answer": curves(findings, "answer"),
         "agreement": agreement(findings),
@@ -51,6 +52,21 @@ def _styles(methods: list[str]) -> dict[str, dict]:
                 "linewidth": width,
             }
     return styles
+
+
+def ranking(findings: MapFindings) -> Figure:
+    """Every map by deletion and insertion of the answer, mean over the shares, best first."""
+    table = findings.ranking.query("text == 'answer'")
+    methods = list(dict.fromkeys(table["method"]))
+    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(8.4, 0.9 + 0.24 * len(methods)))
+    for ax, change, better in zip(axes, ("deletion", "insertion"), ("less", "more"), strict=True):
+        group = table[table["change"] == change]
+        drawing.dots(ax, {change: group}, methods, by="method", colors=(BLACK,))
+        random = group[group["method"] == "random"]["estimate"]
+        for value in random:
+            ax.axvline(value, color="0.3", linewidth=0.8, linestyle="--")
+        ax.set(title=change.capitalize(), xlabel=f"Answer's log-likelihood, {better} is better")
+    return figure
 
 
 def curves(findings: MapFindings, text: str) -> Figure:

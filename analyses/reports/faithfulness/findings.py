@@ -36,6 +36,8 @@ class MapFindings:
     run: xr.Dataset
     scores: pd.DataFrame
     """Normalised log-likelihood by method, text, change and share, as in Table 1."""
+    ranking: pd.DataFrame
+    """The same, mean over the shares of pixels, best deletion of the answer first."""
     agreement: pd.DataFrame
     """Mean rank agreement with each exact map."""
     alignment: pd.DataFrame | None
@@ -53,6 +55,7 @@ def find(run: xr.Dataset) -> MapFindings:
     return MapFindings(
         run=run,
         scores=_scores(run),
+        ranking=_ranking(run),
         agreement=_table(run, run["agreement"], ["explainer", "exact"]),
         alignment=_alignment(run),
         costs=_costs(run),
@@ -79,6 +82,15 @@ def _scores(run: xr.Dataset) -> pd.DataFrame:
     part, whole = normalised(run)
     interval = stats.share_interval(part, whole, seed=run.attrs["seed"])
     return _rows(interval, ["text", "explainer", "change", "share"])
+
+
+def _ranking(run: xr.Dataset) -> pd.DataFrame:
+    part, whole = (one.mean("share") for one in normalised(run))
+    interval = stats.share_interval(part, whole, seed=run.attrs["seed"])
+    rows = _rows(interval, ["text", "explainer", "change"])
+    first = rows.query("text == 'answer' and change == 'deletion'").sort_values("estimate")
+    order = {method: place for place, method in enumerate(first["method"])}
+    return rows.sort_values("method", key=lambda names: names.map(order), kind="stable")
 
 
 def _alignment(run: xr.Dataset) -> pd.DataFrame | None:

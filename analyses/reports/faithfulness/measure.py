@@ -1,7 +1,6 @@
 """Samples → a run on disk: every method's map of the answer, and how faithful it is."""
 
 import time
-import zlib
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -157,8 +156,7 @@ def _of_sample(
     dataset["extra_bytes"] = (dims, list(extra.values()))
     dataset["agreement"] = (("explainer", "exact"), _agreement(by_method))
     if sample.boxes is not None:
-        seed = zlib.crc32(sample.id.encode())  # boxes go elsewhere in every image
-        scores = [alignment(one, sample.boxes, seed=seed) for one in answer.values()]
+        scores = [alignment(one, sample.boxes) for one in answer.values()]
         for name in SCORES:
             dataset[name] = (dims, [float(one[name]) for one in scores])
     dataset["asked_excess"] = (("explainer", "weights"), _excess(untrained, sample, answer))

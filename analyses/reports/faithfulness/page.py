@@ -9,7 +9,7 @@ import interp
 from analyses.reports import intervals
 from analyses.reports.faithfulness import figures, findings
 from analyses.reports.faithfulness.findings import MapFindings
-from analyses.reports.faithfulness.words import sentences, verb
+from analyses.reports.faithfulness.words import headline, sentences, verb
 from analyses.reports.writing import Report
 
 BOUNDS = ("estimate", "lower", "upper")
@@ -31,6 +31,7 @@ def make_report(run_path: Path) -> Report:
         draw=partial(figures.draw, results, run_path),
         tables={
             "scores": results.scores,
+            "ranking": results.ranking,
             "table1_all": table1(results, "all"),
             "table1_answer": table1(results, "answer"),
             "agreement": results.agreement,
@@ -47,6 +48,7 @@ def _page(results: MapFindings) -> dict:
     """Values that fill the template."""
     run = results.run
     return {
+        "headline": headline(results),
         "sentences": sentences(results),
         "table1": {text: table1(results, text).to_dict("records") for text in ("all", "answer")},
         "best": {text: _best(results, text) for text in ("all", "answer")},

@@ -19,11 +19,15 @@ from analyses import direct_vs_indirect
 from analyses.options import DirectVsIndirectReport
 from analyses.reports import writing
 from analyses.reports.direct_vs_indirect import figures, findings, rule
+from analyses.reports.direct_vs_indirect.sample import contrast_foils
 from analyses.run.shards import write_run
+from interp import stats
 from interp.data.sample import Sample
+from interp.extract.question import ask
 from interp.store import opening as store
 from tests.support import ROOT, commands
 
+RESAMPLES = stats.RESAMPLES
 SCRIPT = ROOT / "analyses/direct_vs_indirect.py"
 
 
@@ -45,7 +49,8 @@ def in_a_process(*arguments, **environment):
 def out(tmp_path_factory, in_every_format):
     folder = tmp_path_factory.mktemp("report") / "out"
     asked = ("--limit", 7, "--batch-size", 3, "--shard-size", 4, "--seed", 3)
-    with in_every_format():
+    with in_every_format(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "RESAMPLES", RESAMPLES)  # another process redraws it
         done = report(*asked, "--out", folder)
     assert re.search(r"index.html: 7 samples ok, 0 skipped, 0 failed, \d+ s", done.stdout)
     return folder
@@ -101,7 +106,7 @@ def test_every_file_is_there(out):
             assert "lower" not in latex.read_text().split("midrule")[0]
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["counts"] == {"ok": 7, "skipped": 0, "failed": 0}
-    assert manifest["provenance"]["gauge"] == "centered"
+    assert manifest["provenance"]["gauge"] == "contrast"
     judged = json.loads((out / "verdict.json").read_text())
     assert {j["token_class"] for j in judged["verdict"]} == {"answer", "thinking"}
     assert {j["game"] for j in judged["verdict"]} == {"first", "second"}
@@ -159,6 +164,25 @@ def test_tables_are_what_the_run_holds(out):
     exactness = pd.read_csv(out / "tables/exactness.csv").set_index("check")
     assert (exactness["largest"] < exactness["bound"]).all()
     assert exactness["largest"].max() > 0
+
+
+def test_logits_are_above_the_twins_answer_or_else_above_the_likeliest_other_token(out):
+    run, vlm = interp.open_run(out / "run").load(), interp.load_model("tiny")
+    assert run.attrs["gauge"] == "contrast"
+    samples = {one.id: one for one in interp.load_samples("digits", limit=7, seed=3)}
+    is_answer = (run["target_role"] == "answer").values
+    is_twins = run["is_twin_foil"].values.astype(bool)
+    assert 0 < is_twins[is_answer].sum() < is_answer.sum() and not is_twins[~is_answer].any()
+    for k in np.flatnonzero(is_answer):
+        sample = samples[str(run["target_sample"].values[k])]
+        foil = vlm.processor.tokenizer.decode([int(run["foil_token_id"].values[k])])
+        if is_twins[k]:
+            assert foil == sample.twin.answer and sample.thinking == sample.twin.thinking
+        else:
+            assert foil != run["target_token"].values[k]
+    page = (out / "index.html").read_text()
+    said = f"the twin's token for {is_twins[is_answer].sum()} of {is_answer.sum()} answer tokens"
+    assert said in html.unescape(page)
 
 
 def test_completions_and_facts_are_stored(out):
@@ -246,7 +270,9 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
     assert opened["n_boxes"].values.tolist() == [len(s.boxes) for s in good]
     np.testing.assert_array_equal(opened["box"][2], good[2].boxes)
     completion = vlm.answer(good[1].image, good[1].question)
-    alone = interp.extract.effects(vlm, good[1], completion=completion)
+    foils = contrast_foils(vlm, good[1], ask(vlm, good[1], completion=completion))
+    gauge = {"gauge": "contrast", "foils": foils}
+    alone = interp.extract.effects(vlm, good[1], completion=completion, **gauge)
     mine = opened.isel(target=(opened["target_sample"] == good[1].id).values)
     mine = mine.sel(source_set=alone["source_set"])
     np.testing.assert_allclose(mine["total"], alone["total"], atol=1e-5)

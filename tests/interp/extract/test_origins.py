@@ -54,7 +54,7 @@ def test_origins_equal_the_slow_reference(odd_model, processor):
                     normed = layer.input_layernorm.weight * part / rms
                     if isinstance(part, float):
                         continue
-                    value, bias = clean.value(number, head, p, normed=normed)
+                    value, bias = clean.value_of(number, head, normed)
                     expected[name] = expected[name] + float(
                         (weight * (u @ matrix @ value)).detach()
                     )

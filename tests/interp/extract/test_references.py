@@ -1,5 +1,7 @@
 """References for visual tokens, targets where a twin is one, and sinks (METHODS.md 3.2, 3.6)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,13 +79,13 @@ def test_foils_of_the_contrast_gauge_are_the_twins_answers(vlm, samples):
         sample = of_family(samples, family)
         assert (sample.thinking == sample.twin.thinking) == has_foil
         query = ask(vlm, sample)
-        foils = contrast_foils(interp.extract.references(vlm, sample, kinds=["twin"]), query)
+        foils = contrast_foils(vlm, sample, query)
         for foil, (role, _), token in zip(foils, query.places, query.target_text, strict=True):
             if role == "thinking" or not has_foil:
                 assert foil is None
             else:
                 assert tokenizer.decode([foil]) == sample.twin.answer != token
-        assert contrast_foils({}, query) == [None] * len(foils)
+        assert contrast_foils(vlm, replace(sample, twin=None), query) == [None] * len(foils)
 
 
 def test_an_other_of_another_grid_is_resized(vlm, samples):

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import interp
-from interp.maps.alignment import alignment, chance, released_score
+from interp.maps.alignment import alignment, chance, released_score, shifts
 
 
 def on_grid(values) -> xr.DataArray:
@@ -44,17 +44,29 @@ def test_scores_of_nothing_and_of_something_else(processor):
     corner = np.array([[0.0, 0.0, 0.125, 0.125]])
     found = alignment(on_grid(spot), corner)
     assert float(found.alignment) == 1
-    assert float(found.alignment_shuffled) < 0.2 and float(found.alignment_center) == 0
-    again = alignment(on_grid(spot), corner)
-    assert float(again.alignment_shuffled) == float(found.alignment_shuffled)
-    other = alignment(on_grid(spot), corner, seed=1)
-    assert float(other.alignment_shuffled) != float(found.alignment_shuffled)
+    assert float(found.alignment_shuffled) == 0 == float(found.alignment_center)
     with pytest.raises(ValueError, match="finite map"):
         alignment(on_grid([[np.nan]]), BOXES)
     with pytest.raises(ValueError, match="in 0..1"):
         alignment(on_grid(spot), np.array([[0.0, 0.0, 2.0, 0.5]]))
     with pytest.raises(ValueError, match="dimensions"):
         alignment(on_grid(spot).rename(row="y"), BOXES)
+
+
+def test_boxes_are_moved_together_to_every_other_place():
+    """Moved one by one these two would overlap less, and a uniform map score more than its due."""
+    nested = np.array([[0.25, 0.25, 0.75, 0.75], [0.25, 0.25, 0.5, 0.5]])
+    uniform = alignment(on_grid(np.ones((4, 8))), nested)
+    assert float(uniform.alignment_shuffled) == pytest.approx(float(uniform.chance)) == 0.25
+    # Down by one cell or up by one, and left or right by up to two: all places but its own.
+    places = {(round(x * 8), round(y * 4)) for x, y, *_ in shifts(nested, (4, 8))}
+    assert places == {(x, y) for x in range(-2, 3) for y in (-1, 0, 1)} - {(0, 0)}
+    # All mass is in the upper left corner, which one place of the fourteen covers.
+    spot = np.zeros((4, 8))
+    spot[0, 0] = 1.0
+    assert float(alignment(on_grid(spot), nested).alignment_shuffled) == pytest.approx(1 / 14)
+    whole = np.array([[0.0, 0.0, 1.0, 0.9]])  # can be moved nowhere by a whole cell
+    assert np.isnan(alignment(on_grid(np.ones((4, 8))), whole).alignment_shuffled)
 
 
 def test_the_releases_score_is_ours_on_square_images_alone():

@@ -1,0 +1,191 @@
+"""Pixels against vectors: a patch painted before the tower, its vector swapped behind it (3.8)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from interp.data.images import blank, open_image
+from interp.data.sample import Sample
+from interp.extract.dataset import as_array, coordinates, finished
+from interp.extract.node_effects import node_effects
+from interp.extract.patch_effects import patch_effects
+from interp.extract.prefilled import Asked, asked
+from interp.extract.references import blurred
+from interp.extract.source_sets import source_sets, visual_sets
+from interp.model.families import base_model
+from interp.model.state import undisturbed
+from interp.model.vlm import VLM, image_embeddings
+from interp.vocabulary import INTERVENTIONS
+
+AT_ONCE = 16  # sequences in one forward
+
+
+def pixel_effects(
+    vlm: VLM,
+    sample: Sample,
+    *,
+    reference="blank",
+    sources: Iterable[str] | None = None,
+    completion=None,
+    positions=None,
+    targets=None,
+    gauge: str = "centered",
+    foils=None,
+) -> xr.Dataset:
+    """Effects of painting patches, and of swapping their vectors, on targets (METHODS.md 3.8).
+
+    "Token p" is not "the pixels of cell p", because the vision tower mixes patches. The same other
+    image is brought in by three interventions: "pixels" paints the cells before the tower, and
+    "vector" swaps their vectors behind it, both in whole forwards; "slot" swaps their keys and
+    values for the target's row alone (3.5). `total` has them for every visual token, `set_total`
+    for named sets, `rank_with_pixels` is the Spearman correlation of each map with that of pixels,
+    and `border_share` the share of Σ|total| in the outermost cells, beside their share of the
+    area, `border_area`.
+
+    Args:
+        vlm, completion, positions, targets, gauge, foils: as for `ledger`.
+        sample: of one image.
+        reference: the other image: "blank", the processor's mean colour, "blur", or a picture,
+            which is brought to the sample's size.
+        sources: names of visual source sets; the image and, where there are boxes, the evidence.
+
+    Raises:
+        ValueError: as for `ledger`; several images, or none; an unknown reference or source set.
+    """
+    if len(sample.images) != 1:
+        raise ValueError(f"{sample.id}: expected one image, got {len(sample.images)}")
+    chosen = {"completion": completion, "positions": positions, "targets": targets}
+    prefilled = asked(vlm, sample, gauge=gauge, foils=foils, **chosen)
+    query, context = prefilled.query, prefilled.context
+    names = visual_sets(query, context.is_sink) if sources is None else list(sources)
+    names, members = source_sets(query, names, context.is_sink)
+    if (members & ~query.is_visual).any():
+        raise ValueError(f"expected visual source sets, got {names}")
+    pixels = _pixels_of(vlm, sample, reference)
+    grid = query.batch["image_grid_thw"]
+    embeddings = image_embeddings(query.model, pixels.to(query.batch["pixel_values"]), grid)
+    cells = torch.eye(int(query.is_visual.sum()), dtype=torch.bool, device=members.device)
+    wanted = torch.cat([cells, members[:, query.is_visual]])
+    with torch.no_grad(), undisturbed(query.model):
+        by_intervention = [
+            _painted(prefilled, pixels, wanted),
+            _swapped(prefilled, embeddings, wanted),
+        ]
+        by_intervention.append(_slots(prefilled, vlm, sample, embeddings, names, chosen))
+    return _labelled(prefilled, torch.stack(by_intervention), names)
+
+
+def _pixels_of(vlm: VLM, sample: Sample, reference) -> Float[Tensor, "patch value"]:
+    """The other image as the processor gives it, on the sample's grid."""
+    image = open_image(sample.image)
+    if isinstance(reference, str) and reference in ("blank", "blur"):
+        other = blank(vlm.processor, image.size) if reference == "blank" else blurred(image)
+    else:
+        other = open_image(reference).resize(image.size)
+    return vlm.processor.image_processor(images=[other], return_tensors="pt")["pixel_values"]
+
+
+def _painted(
+    prefilled: Asked, pixels: Float[Tensor, "patch value"], wanted: Bool[Tensor, "set visual"]
+) -> Float[Tensor, "set target"]:
+    """Loss of the targets when the cells of each set hold the other image's pixels, whole forwards.
+
+    A processor's patches come in the order of the visual tokens, as many to each.
+    """
+    query, clean = prefilled.query, prefilled.query.batch["pixel_values"]
+    is_other = wanted.repeat_interleave(len(clean) // wanted.shape[1], dim=1)[..., None]
+    lost, base = [], base_model(query.model).model
+    for some in is_other.split(AT_ONCE):
+        canvases = torch.where(some, pixels.to(clean), clean).flatten(0, 1)
+        batch = {name: value.repeat(len(some), 1) for name, value in query.batch.items()}
+        hidden = base(**batch | {"pixel_values": canvases}, use_cache=False).last_hidden_state
+        lost.append(_read(prefilled, hidden))
+    return _clean(prefilled) - torch.cat(lost)
+
+
+def _swapped(
+    prefilled: Asked,
+    embeddings: Float[Tensor, "visual d_model"],
+    wanted: Bool[Tensor, "set visual"],
+) -> Float[Tensor, "set target"]:
+    """Loss of the targets when the vectors of each set are the other image's, whole forwards."""
+    query, given = prefilled.query, prefilled.context.given
+    query.parts.refuse_injections("vectors swapped behind the tower")
+    visual, lost = query.is_visual.nonzero()[:, 0], []
+    for some in wanted.split(AT_ONCE):
+        own = prefilled.context.embeddings.repeat(len(some), 1, 1)
+        own[:, visual] = torch.where(some[..., None], embeddings.to(own), own[:, visual])
+        arguments = given | {"inputs_embeds": own, "use_cache": False}
+        arguments["attention_mask"] = given["attention_mask"].expand(len(some), -1)
+        if given["position_ids"] is not None:
+            arguments["position_ids"] = given["position_ids"].expand(-1, len(some), -1)
+        lost.append(_read(prefilled, query.parts.language_model(**arguments).last_hidden_state))
+    return _clean(prefilled) - torch.cat(lost)
+
+
+def _slots(prefilled: Asked, vlm, sample, embeddings, names, chosen) -> Float[Tensor, "set target"]:
+    """Loss of the targets when their own rows alone read the other image's slots (3.5)."""
+    options = chosen | {"gauge": prefilled.gauge, "foils": prefilled.foils}
+    cells = patch_effects(vlm, sample, form="slot", reference=embeddings, **options)["total"]
+    nodes = node_effects(vlm, sample, references={"other": embeddings}, sources=names, **options)
+    alone = nodes["total"] - nodes["effect"].sel(path="mediated")
+    visual = prefilled.query.is_visual.cpu().numpy()
+    both = np.concatenate([cells.values[:, visual], alone.isel(reference=0).values], axis=1)
+    return torch.as_tensor(both.T).to(prefilled.gauge_rows)
+
+
+def _read(prefilled: Asked, hidden: Float[Tensor, "set token d_model"]) -> Tensor:
+    """The targets' logits in the gauge, of several runs: (set, target)."""
+    rows = hidden[:, prefilled.query.rows].to(prefilled.gauge_rows.dtype)
+    return torch.einsum("std,td->st", rows, prefilled.gauge_rows)
+
+
+def _clean(prefilled: Asked) -> Float[Tensor, " target"]:
+    """The targets' logits of the clean run, read as those of the others are."""
+    arguments = prefilled.context.given | {
+        "inputs_embeds": prefilled.context.embeddings[None],
+        "use_cache": False,
+    }
+    return _read(prefilled, prefilled.query.parts.language_model(**arguments).last_hidden_state)[0]
+
+
+def _labelled(
+    prefilled: Asked, lost: Float[Tensor, "intervention set target"], names: tuple[str, ...]
+) -> xr.Dataset:
+    query = prefilled.query
+    visual = query.is_visual.cpu().numpy()
+    values = as_array(lost).transpose(2, 0, 1)
+    cells, sets = values[..., : visual.sum()], values[..., visual.sum() :]
+    total = np.full((*cells.shape[:2], len(visual)), np.nan, dtype=cells.dtype)
+    total[..., visual] = cells
+    tokens = query.tokens
+    places = np.stack([tokens.row[visual], tokens.column[visual]])
+    is_border = ((places == 0) | (places == places.max(axis=1, keepdims=True))).any(axis=0)
+    mass = np.abs(cells)
+    dims = ("target", "intervention")
+    dataset = xr.Dataset(
+        {
+            "total": ((*dims, "source"), total),
+            "set_total": ((*dims, "visual_set"), sets),
+            "rank_with_pixels": (dims, _ranks(cells)),
+            "border_share": (dims, mass[..., is_border].sum(-1) / mass.sum(-1)),
+            "border_area": ((), is_border.mean()),
+        },
+        coords=coordinates(query, prefilled.context)
+        | {"intervention": list(INTERVENTIONS), "visual_set": list(names)},
+    )
+    return finished(query, dataset, {"gauge": prefilled.gauge})
+
+
+def _ranks(cells: np.ndarray) -> np.ndarray:
+    """Spearman correlation over patches of every intervention's map with that of the first."""
+    ranks = rankdata(cells, axis=-1)
+    ranks = ranks - ranks.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of a map that is the same everywhere there is none
+        ranks = ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)
+    return np.einsum("tip,tp->ti", ranks, ranks[:, 0])
