@@ -48,6 +48,8 @@ DIMENSIONS = {
     "token_class": "Token class",
     "sinks": "With or without sinks",
     "drawn": "How the texts were drawn",
+    "weights_of": "Whose weights: the model's own, or those before training",
+    "words_of": "Whose words: the model's own, or those before training",
     "intervention": "How the other image is brought in",
     "image_side": "Whose image",
     "text_side": "For whose image the text was written",
@@ -58,6 +60,7 @@ DIMENSIONS = {
 # Of a sum of parts, relative to the sum of their absolute values, by dtype.
 BOUNDS = {"float64": 1e-6, "float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-2}
 GAUGES = ("raw", "centered", "contrast")
+WHOSE = ("before", "own")
 INTERVENTIONS = ("pixels", "vector", "slot")
 """Pixels painted before the tower, vectors swapped behind it, slots of the target's row swapped."""
 ROLES = (
@@ -236,6 +239,7 @@ VARIABLES = {
     "outcome_token": ("", "Token of the answer where the two answers part"),
     "foil_token": ("", "The other answer's token there"),
     "foil_token_id": ("", "Token that the contrast gauge measures against"),
+    "words_effect": ("logit", "Total effect of image and words against the twin's"),
     "set_total": ("logit", "Effect of bringing the other image in for a whole set"),
     "rank_with_pixels": ("1", "Rank agreement of an intervention's map with that of pixels"),
     "is_twin_foil": ("", "That is the twin's token there, and not the likeliest other one"),

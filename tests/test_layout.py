@@ -14,7 +14,16 @@ from tests.support import ROOT
 
 TORCH = ("torch", "nnsight", "transformers")
 # Rooms of a report that load models.
-WITH_MODELS = ("measure", "sample", "controls", "models", "games", "partners", "pixels")
+WITH_MODELS = (
+    "measure",
+    "sample",
+    "controls",
+    "models",
+    "games",
+    "partners",
+    "pixels",
+    "through_words",
+)
 MODULE_PATHS = re.compile(
     r"self_attn|input_layernorm|post_attention_layernorm|\blm_head\b(?! )|rope_deltas|"
     r"get_image_features|\.mlp\b|\.model\.language_model|\.language_model\.(layers|norm)|"

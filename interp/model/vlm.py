@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from interp.data.digits.question_families import is_strange_to
+from interp.data.embedded import is_strange_to
 from interp.data.sample import Sample
 from interp.inputs import completions
 from interp.inputs import prompts as inputs

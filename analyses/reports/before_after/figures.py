@@ -7,12 +7,12 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from analyses.reports import drawing
-from analyses.reports.before_after.findings import REFERENCE_TITLES, ArmFindings
+from analyses.reports.before_after.findings import GAME, REFERENCE_TITLES, ArmFindings
 from analyses.reports.drawing import BLACK, COLORS
 from interp import plots
 from interp.data.images import open_image
 from interp.store import opening as store
-from interp.vocabulary import RULE_TITLES
+from interp.vocabulary import PLAYERS, RULE_TITLES
 
 DOTS = (BLACK, *COLORS)  # a total is black, its direct part has the colour of Eq. 1
 SMOOTH = 10  # steps that a training curve averages
@@ -29,12 +29,32 @@ def draw(findings: ArmFindings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name."""
     plots.use_style()
     return {
+        "game": game(findings),
         "alignment": alignment(findings),
         "effects": effects(findings),
         "paths": paths(findings),
         "curves": curves(findings),
         "examples": examples(findings, run_path),
     }
+
+
+def game(findings: ArmFindings) -> Figure | None:
+    """Change of the image's effect on own words, by path, against control and before; or None."""
+    table = findings.changes[findings.changes["group"] == GAME]
+    if not len(table):
+        return None
+    names = ["total [logit]", *(f"{player} [logit]" for player in PLAYERS)]
+    kinds = [kind for kind in ("control", "before") if (table["against"] == kind).any()]
+    figure, axes = plt.subplots(1, len(kinds), sharey=True, figsize=(8.4, 3.4), squeeze=False)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        rows = table[(table["against"] == kind) & table["quantity"].isin(names)]
+        tables = dict(list(rows.groupby("arm", sort=False)))
+        drawing.dots(ax, tables, names, by="quantity", colors=DOTS)
+        ax.set_yticks(range(len(names)), [name.removesuffix(" [logit]") for name in names])
+        ax.axvline(0, color="0.3", linewidth=0.8)
+        ax.set(title=f"After minus {kind}", xlabel="Log-odds of the answer [logit]")
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
 
 
 def alignment(findings: ArmFindings) -> Figure:

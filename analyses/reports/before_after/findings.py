@@ -7,7 +7,7 @@ import xarray as xr
 
 from interp import stats
 from interp.measures import normalised
-from interp.vocabulary import PATH_CLASSES, PATH_TITLES, RULE_TITLES
+from interp.vocabulary import PATH_CLASSES, PATH_TITLES, PLAYERS, RULE_TITLES
 
 BOUNDS = ("estimate", "lower", "upper")
 CONTROLS = {
@@ -16,6 +16,12 @@ CONTROLS = {
     "alignment_center": "centred rectangle",
     "border_share": "border cells",
 }
+GAME = "image and words against the twin's, own words (contrast)"
+CROSSED = {
+    "its weights on the words before": ("own", "before"),
+    "the weights before on its words": ("before", "own"),
+}
+EVIDENCE_SHARE = "evidence: share of evidence and background [share]"
 GAUGE = "centered"  # of every logit that the report measures
 REFERENCE_TITLES = {"mean": "mean embedding", "twin": "twin"}
 
@@ -158,7 +164,24 @@ def quantities(run: xr.Dataset) -> dict[tuple[str, str], Quantity]:
                 part.sel(**at),
                 whole.sel(**at),
             )
-    return by_name | _effects(run)
+    return by_name | _effects(run) | _games(run)
+
+
+def _games(run: xr.Dataset) -> dict:
+    """The game through the words, and the 2 × 2 of words and weights; empty for older runs."""
+    if "words_owen" not in run:
+        return {}
+    by_name: dict[tuple[str, str], Quantity] = {}
+    for player in PLAYERS:
+        by_name[GAME, f"{player} [logit]"] = (run["words_owen"].sel(player=player, drop=True),)
+    total = run["words_owen"].sum("player", skipna=False)
+    by_name[GAME, "total [logit]"] = (total,)
+    words = run["words_owen"].sel(player=PLAYERS[-1], drop=True)
+    by_name[GAME, "words [share]"] = (words, total)
+    for title, (weights, whose) in CROSSED.items():
+        cell = run["words_effect"].sel(weights_of=weights, words_of=whose, drop=True)
+        by_name[GAME, f"{title} [logit]"] = (cell,)
+    return by_name
 
 
 def _effects(run: xr.Dataset) -> dict:
@@ -185,4 +208,10 @@ def _effects(run: xr.Dataset) -> dict:
                 by_name[group, f"{name}: direct write [logit]"] = (direct,)
                 by_name[group, f"{name}: all other paths [logit]"] = (total - direct,)
                 by_name[group, f"{name}: direct share [share]"] = (direct, total)
+            if reference == "mean":
+                both = run["shapley_total"].sel(**at_reference)
+                evidence, background = (
+                    both.sel(visual_set=name, drop=True) for name in ("evidence", "background")
+                )
+                by_name[group, EVIDENCE_SHARE] = (evidence, evidence + background)
     return by_name

@@ -15,6 +15,7 @@ from analyses.options import BeforeAfter
 from analyses.reports.before_after import models
 from analyses.reports.before_after.findings import GAUGE
 from analyses.reports.before_after.runs import runs_in
+from analyses.reports.before_after.through_words import games
 from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version
 from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
@@ -138,7 +139,11 @@ class Measurement:
         datasets = []
         for k in range(0, len(pairs), budget.batch_size):
             batch, texts = (list(x) for x in zip(*pairs[k : k + budget.batch_size], strict=True))
-            datasets += _batch(self.vlm, self.pool, batch, texts, self._same(batch, texts), reasons)
+            measured = _batch(self.vlm, self.pool, batch, texts, self._same(batch, texts), reasons)
+            played = games(self.vlm, batch, texts, budget, self.options.max_new_tokens)
+            datasets += [
+                _with_game(one, game, reasons) for one, game in zip(measured, played, strict=True)
+            ]
             tick(len(batch))
         facts = {"codes": {code_version(): len(datasets)}}
         if not datasets:
@@ -161,6 +166,14 @@ class Measurement:
             return own
         run = interp.open_run(self.texts_of, check="structure")
         return stored_texts(run, self.vlm, samples)
+
+
+def _with_game(measured: xr.Dataset, game, reasons: list[str]) -> xr.Dataset:
+    """The measurements of a sample with its game, where it has one."""
+    if isinstance(game, Exception):
+        reasons.append(str(game))
+        return measured
+    return measured.merge(game)
 
 
 def _is_error(outcome) -> bool:

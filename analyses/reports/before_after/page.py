@@ -10,7 +10,7 @@ from analyses.reports import intervals
 from analyses.reports.before_after import figures, findings
 from analyses.reports.before_after.findings import ArmFindings, controls
 from analyses.reports.before_after.runs import open_arms
-from analyses.reports.before_after.words import sentences
+from analyses.reports.before_after.words import first_screen, sentences
 from analyses.reports.writing import Report, statuses
 from interp.vocabulary import RULE_TITLES
 
@@ -45,6 +45,7 @@ def _page(results: ArmFindings) -> dict:
     return {
         "gauge": findings.GAUGE,
         "sentences": sentences(results),
+        "moved": first_screen(results),
         "before": results.before,
         "after": results.after,
         "groups": _groups(results),

@@ -1,14 +1,19 @@
 """Did the map move because the effect moved? In plain words, from tables alone."""
 
+from functools import partial
+
 import numpy as np
 
 from analyses.reports import intervals
 from analyses.reports.before_after.findings import (
+    CROSSED,
+    EVIDENCE_SHARE,
+    GAME,
     REFERENCE_TITLES,
     ArmFindings,
     controls,
 )
-from interp.vocabulary import RULE_TITLES
+from interp.vocabulary import PLAYERS, RULE_TITLES
 
 SAME = "alignment, same text"
 LEAST_IMAGES = 100  # as for a verdict (METHODS.md 3.6)
@@ -19,11 +24,48 @@ def sentences(findings: ArmFindings) -> list[tuple[str, str]]:
     return [(arm, _sentence(findings, arm)) for arm in findings.after]
 
 
+def first_screen(findings: ArmFindings) -> list[tuple[str, str]]:
+    """(model, what moved beyond the control, and through which path); empty for older runs."""
+    if GAME not in set(findings.changes["group"]):
+        return []
+    return [(arm, _moved(findings, arm)) for arm in findings.after]
+
+
+def _moved(findings: ArmFindings, arm: str) -> str:
+    """What image and words do to the answer on the model's own words, against control or before."""
+    control = controls(findings.run).get(arm)
+    against, than = ("control", f"that of {control}") if control else ("before", "that of before")
+    change = partial(_row, findings, arm, against, GAME)
+    total = change("total [logit]")
+    words = {
+        1: "more than",
+        -1: "less than",
+        0: "not told apart from",
+        None: "not measured against",
+    }
+    by_player = ", ".join(
+        f"{player} {intervals.text(change(f'{player} [logit]'))}" for player in PLAYERS
+    )
+    crossed = [_row(findings, arm, "before", GAME, f"{title} [logit]") for title in CROSSED]
+    how = words[direction([total])]
+    sentence = (
+        f"What the answer's log-odds lose with the twin's image and words is {how} {than}: "
+        f"{intervals.text(total)} logits ({by_player})."
+    )
+    if np.isfinite(crossed[0]["estimate"]):
+        sentence += (
+            f" Since before: {intervals.text(crossed[0])} by other weights on the words before, "
+            f"{intervals.text(crossed[1])} by other words under the weights before."
+        )
+    return sentence
+
+
 def _sentence(findings: ArmFindings, arm: str) -> str:
     paid = findings.run.attrs["arms"][arm]["map"]
     rule = _rule(paid)
     directions = _directions(findings, arm, rule, "before")
-    sentence = f"{reading(*directions, is_paid=paid in RULE_TITLES)} "
+    share = direction([_share(findings, arm)])
+    sentence = f"{reading(*directions, is_paid=paid in RULE_TITLES, share=share)} "
     n_images = int(_rows(findings, arm, rule, "before")[0]["n"])
     if n_images < LEAST_IMAGES:
         sentence = f"On {n_images} images, where {LEAST_IMAGES} are needed to say so: {sentence}"
@@ -49,19 +91,27 @@ def _clauses(findings: ArmFindings, arm: str, rule: str, against: str) -> str:
 
 
 def reading(
-    moved: int | None, total: int | None, direct: int | None, rest: int | None, *, is_paid: bool
+    moved: int | None,
+    total: int | None,
+    direct: int | None,
+    rest: int | None,
+    *,
+    is_paid: bool,
+    share: int | None = None,
 ) -> str:
     """The reading of four directions together.
 
     Those of the map, of the evidence's total effect, of its direct write and of all other paths:
-    each is 1, -1, or 0 where its interval, or one of them, includes 0; None where not measured.
+    each is 1, -1, or 0 where its interval, or one of them, includes 0; None where not measured. A
+    map shows a share and no level, so that of the evidence in the effect of all patches goes with
+    them, likewise.
     """
     if moved is None or total is None:
         return "Not enough was measured to say more."
     if moved <= 0:
         movement = "did not move measurably" if moved == 0 else "moved off the evidence"
         return {
-            1: "The effect of the evidence grew, and the map does not show it.",
+            1: _unseen(share),
             0: f"The map {movement}, with no clear change of the effect.",
             -1: "The effect of the evidence fell.",
         }[total]
@@ -73,6 +123,26 @@ def reading(
         )
         return f"{sentence} grew. That is reward hacking." if is_paid else f"{sentence} grew."
     return "The map moved; whether the effect of the evidence grew with it is not decided."
+
+
+def _unseen(share: int | None) -> str:
+    """The reading of an effect of the evidence that grew where its map did not move."""
+    if share == 1:
+        return "The evidence's share of the effect grew, and the map does not show it."
+    with_it = {0: "is not seen to change", -1: "fell", None: "was not measured"}[share]
+    return (
+        f"The effect of the evidence grew; its share, which is what a map shows, {with_it}, as the "
+        "background's effect is counted with it."
+    )
+
+
+def _share(findings: ArmFindings, arm: str) -> dict:
+    """Change of the evidence's share of evidence and background, mean embedding; or NaN."""
+    group = f"exact effect on answer tokens, against the {REFERENCE_TITLES['mean']}"
+    table = findings.changes
+    if not ((table["group"] == group) & (table["quantity"] == EVIDENCE_SHARE)).any():
+        return {"lower": np.nan, "upper": np.nan}
+    return _row(findings, arm, "before", group, EVIDENCE_SHARE)
 
 
 def _directions(findings: ArmFindings, arm: str, rule: str, against: str) -> tuple:

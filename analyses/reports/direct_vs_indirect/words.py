@@ -7,7 +7,7 @@ from analyses.reports import intervals
 from analyses.reports.direct_vs_indirect import findings
 from analyses.reports.direct_vs_indirect.findings import Findings
 from analyses.reports.direct_vs_indirect.rule import GATE
-from interp.data.digits.question_families import is_strange_to
+from interp.data.embedded import is_strange_to
 from interp.vocabulary import PATH_TITLES
 
 READINGS = {

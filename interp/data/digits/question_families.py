@@ -5,10 +5,8 @@ attribute of the evidence changed, so that the answer changes. `ask` reads quest
 text off the digits, and sees nothing else.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from interp.data.digits.drawing import COLORS, Digit
 
@@ -223,15 +221,3 @@ FAMILIES = {
     )
 }
 QUESTIONS = tuple(name for name in FAMILIES if name != "read")
-
-EMBEDDED = sorted(one.name for one in (Path(__file__).parents[2] / "checkpoints").iterdir())
-_ASKED = re.compile(
-    r"which digit is \w+\?|what color is the \d\?|which digit is just left of the \d\?"
-    r"|how many digits are \w+\?|what is the \w+ digit plus the \w+ digit\?"
-    r"|which digits are there\?"
-)
-
-
-def is_strange_to(model: str, question: str) -> bool:
-    """Whether an embedded model, which knows these questions alone, is asked another one."""
-    return model in EMBEDDED and _ASKED.fullmatch(question) is None

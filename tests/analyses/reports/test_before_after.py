@@ -22,33 +22,32 @@ from tests.support import ROOT, commands
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory, in_every_format):
-    """The command on six scenes: the cold start, the same again, and a trained adapter."""
+def report(tmp_path_factory):
+    """The command on four scenes: the cold start, the same again, and a trained adapter."""
     out = tmp_path_factory.mktemp("arms")
     again = tmp_path_factory.mktemp("models") / "again"
     again.symlink_to(ROOT / "interp/checkpoints/tiny-cold")
     arms = ("--before", "tiny-cold", "--after", "tiny-saliency-r1", again)
-    with in_every_format():
-        done = commands.run(before_after, "--limit", 6, *arms, "--no-witness", "--out", out)
-    assert "6 samples ok, 0 skipped, 0 failed" in done.stdout
+    done = commands.run(before_after, "--limit", 4, *arms, "--no-witness", "--out", out)
+    assert "4 samples ok, 0 skipped, 0 failed" in done.stdout
     return out
 
 
-def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path, in_every_format):
+def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
     page = (report / "index.html").read_text()
     assert "Did the map move because the effect moved?" in page
-    assert "On 6 images, where 100 are needed to say so: " in page
+    assert "On 4 images, where 100 are needed to say so: " in page
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
-    assert {p.stem for p in (report / "figures").glob("*.pdf")} == {
+    assert {p.stem for p in (report / "figures").glob("*.png")} == {
+        "game",
         "alignment",
         "effects",
         "paths",
         "curves",
         "examples",
     }
-    with in_every_format():
-        commands.run(before_after, "--from-run", report / "run", "--out", tmp_path)
-    for name in ("index.html", "tables/levels.csv", "tables/changes.csv", "figures/effects.svg"):
+    commands.run(before_after, "--from-run", report / "run", "--out", tmp_path)
+    for name in ("index.html", "tables/levels.csv", "tables/changes.csv", "figures/effects.png"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
 
 
@@ -65,9 +64,37 @@ def test_the_whole_report_tells_of_the_training_too(report, tmp_path, monkeypatc
     page = (out / "index.html").read_text()
     assert title in page and 'href="before_after/index.html"' in page
     summary = json.loads((report / "summary.json").read_text())
-    assert summary["counts"]["ok"] == 6
+    assert summary["counts"]["ok"] == 4
     for _, sentence in summary["sentences"]:
         assert html.escape(sentence) in page.replace("&#39;", "&#x27;").replace("&#34;", "&quot;")
+
+
+def test_the_game_is_that_of_the_public_call_and_words_and_weights_cross(report):
+    """On own words; with the base's words, and with its weights, by calls on either model."""
+    run = open_arms(report / "run").sel(arm="tiny-saliency-r1")
+    sample = interp.load_samples("digits", split="test", limit=4)[2]
+    arm, cold = interp.load_model("tiny-saliency-r1"), interp.load_model("tiny-cold")
+    texts = {
+        name: vlm.answers([sample, sample.twin]) for name, vlm in (("own", arm), ("before", cold))
+    }
+    totals = {}
+    for weights, vlm in (("own", arm), ("before", cold)):
+        for whose, (text, twin_text) in texts.items():
+            played = interp.extract.words(
+                vlm, sample, sample.twin, text=text, partner_text=twin_text
+            ).sel(gauge="contrast", norm="live", drawn="greedy")
+            totals[weights, whose] = float(played["words_total"])
+            if (weights, whose) == ("own", "own"):
+                owen = played["words_owen"]
+    mine = run.sel(sample=sample.id)
+    np.testing.assert_allclose(mine["words_owen"], owen, atol=1e-4)
+    for (weights, whose), total in totals.items():
+        cell = mine["words_effect"].sel(weights_of=weights, words_of=whose)
+        assert float(cell) == pytest.approx(total, abs=1e-4), (weights, whose)
+    assert len({round(total, 3) for total in totals.values()}) > 1
+    page = (report / "index.html").read_text()
+    assert "What moved, beyond the control, and through which path?" in page
+    assert "by other weights on the words before" in page
 
 
 def test_a_model_compared_with_itself_changes_nothing(report):
@@ -84,7 +111,7 @@ def test_the_numbers_are_those_of_the_public_calls(report):
     """One image's exact effect, path and alignment, by hand."""
     run = open_arms(report / "run")
     vlm = interp.load_model("tiny-saliency-r1")
-    samples = interp.load_samples("digits", split="test", limit=6)
+    samples = interp.load_samples("digits", split="test", limit=4)
     sample, name = samples[2], samples[2].id
     mine = run.sel(arm="tiny-saliency-r1", sample=name)
     edge = interp.extract.effects(vlm, sample, sources=("evidence",))
@@ -118,8 +145,8 @@ def test_the_numbers_are_those_of_the_public_calls(report):
         (1, -1, 1, 0, True, "That is reward hacking"),
         (1, -1, 1, 0, False, "only the direct part grew."),
         (1, -1, 0, -1, True, "not decided"),
-        (0, 1, 1, 1, True, "the map does not show it"),
-        (-1, 1, 1, 1, True, "the map does not show it"),
+        (0, 1, 1, 1, True, "its share, which is what a map shows, was not measured"),
+        (-1, 1, 1, 1, True, "its share, which is what a map shows, was not measured"),
         (0, 0, 1, 1, True, "did not move measurably"),
         (-1, 0, 1, 1, True, "moved off"),
         (0, -1, 1, 1, True, "effect of the evidence fell"),
@@ -131,6 +158,13 @@ def test_four_directions_are_read_as_one_sentence(moved, total, direct, rest, is
     read = words.reading(moved, total, direct, rest, is_paid=is_paid)
     assert said in read
     assert ("hacking" in read) == ("hacking" in said)
+
+
+def test_an_effect_that_grew_is_held_against_its_share_which_is_what_a_map_shows():
+    read = [words.reading(0, 1, 1, 1, is_paid=True, share=share) for share in (1, 0, -1)]
+    assert "share of the effect grew, and the map does not show it" in read[0]
+    assert "is not seen to change" in read[1] and "fell" in read[2]
+    assert not any("does not show" in one for one in read[1:])
 
 
 def _row(low, high):

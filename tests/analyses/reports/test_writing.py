@@ -1,9 +1,12 @@
-"""Files of a report: a table that no spreadsheet runs."""
+"""Files of a report: a table that no spreadsheet runs, a page whose sections are folded."""
+
+import re
 
 import pandas as pd
 import pytest
 
 from analyses.reports import writing
+from analyses.reports.folding import END, folded
 from interp.store.spreadsheets import inert
 
 FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=", "-", "- a cup")
@@ -47,3 +50,18 @@ def test_a_table_for_print_has_a_column_for_a_number_with_its_interval(tmp_path)
     latex = (tmp_path / "few.tex").read_text()
     assert latex.startswith("% \\usepackage{booktabs}") and "$-$0.031" in latex
     assert all(ord(char) < 128 for char in latex), "pdflatex stops at other signs"
+
+
+def test_sections_are_folded_behind_contents_that_lead_to_each():
+    head, first, last = "<h1>t</h1><p>first screen</p>", "<p>a</p>\n", "<ul><li>b</li></ul>"
+    page = f"{head}<h2>One &amp; two</h2>{first}<h2>Three</h2>{last}{END}</body>"
+    found = folded(page)
+    before, nav, *parts = re.split(r"(?=<nav|<details)", found)
+    assert before == head  # which stays in sight
+    links = re.findall(r'<a href="#([^"]+)">(.*?)</a>', nav)
+    assert [title for _, title in links] == ["One &amp; two", "Three"]
+    for (name, title), part, content in zip(links, parts, (first, last), strict=True):
+        assert f"<summary><h2>{title}</h2></summary>" in part
+        assert f'<div id="{name}">{content}</div></details>' in part
+    assert found.endswith("</body>") and END not in found
+    assert folded("<p>without sections</p>") == "<p>without sections</p>"
