@@ -32,7 +32,7 @@ def first_screen(findings: ArmFindings) -> list[tuple[str, str]]:
 
 
 def _moved(findings: ArmFindings, arm: str) -> str:
-    """What image and words do to the answer on the model's own words, against control or before."""
+    """The sentence on image and words, on the model's own words, against control or before."""
     control = controls(findings.run).get(arm)
     against, than = ("control", f"that of {control}") if control else ("before", "that of before")
     change = partial(_row, findings, arm, against, GAME)

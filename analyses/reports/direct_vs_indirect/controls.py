@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 import interp
-from analyses.reports.direct_vs_indirect.sample import GAUGES, REFERENCES, Measurer
+from analyses.reports.direct_vs_indirect.rule import GAUGES
+from analyses.reports.direct_vs_indirect.sample import REFERENCES, Measurer
 from analyses.run.models import random_weights
 from interp.data.images import open_image
 from interp.data.sample import Sample

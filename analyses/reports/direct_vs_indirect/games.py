@@ -16,12 +16,13 @@ import interp
 from analyses.options import DirectVsIndirect
 from analyses.reports.direct_vs_indirect.partners import KINDS, Partners
 from analyses.reports.direct_vs_indirect.rule import (
+    GAUGES,
     LEAST_IMAGES,
     PER_FAMILY,
     SCENE_SEED,
     rule_hash,
 )
-from analyses.reports.direct_vs_indirect.sample import GAUGES, REFERENCES, contrast_foils
+from analyses.reports.direct_vs_indirect.sample import REFERENCES, contrast_foils
 from analyses.run import samples as samples_of
 from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
 from analyses.run.texts import written

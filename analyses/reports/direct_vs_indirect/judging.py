@@ -8,6 +8,7 @@ import xarray as xr
 
 from analyses.reports.direct_vs_indirect.rule import (
     GATE,
+    GAUGES,
     LEAST_IMAGES,
     MOST_NEGATIVE,
     OVERALL,
@@ -28,7 +29,8 @@ class Verdicts:
     cells: pd.DataFrame
     """Δ, its strict reading, TE and the share by game, question, token class, family and cell."""
     gates: pd.DataFrame
-    """Mean TE, mean |TE| and share of images with TE < −0.5, by what replaces the image."""
+    """Mean TE, mean |TE|, and shares of images with TE < −0.5 and with |TE| < 0.5 (which counts
+    for nothing), by what replaces the image."""
     control: pd.DataFrame
     """The wrong image against a neutral foil: mean TE with interval, the right image's, `holds`."""
 
@@ -55,8 +57,8 @@ def judge(run: xr.Dataset, seed: int = 0) -> Verdicts:
 
 
 def _as_the_data_has_it(run: xr.Dataset) -> xr.Dataset:
-    """The run in memory; without the twin as reference and partner where no sample has one."""
-    run = run.load()
+    """The run in memory, contrast first; without the twin where no sample has one."""
+    run = run.load().sel(gauge=list(GAUGES))
     if run.attrs.get("has_twins", True):
         return run
     return run.drop_sel(reference=["twin"], partner=["twin"])
@@ -192,6 +194,7 @@ def _judged(of, claims, total, arrays, families, seed) -> tuple[pd.DataFrame, ..
         "te": total,
         "size": np.abs(total),
         "negative": (total < -GATE).where(total.notnull()).astype(float),
+        "small": (np.abs(total) < GATE).where(total.notnull()).astype(float),
     }
     draws = stats.drawn_means(means, families, seed=seed)
     counts = total.notnull().groupby(families).sum("sample").rename(family="stratum")
@@ -226,12 +229,14 @@ def _over(draws: xr.DataArray, complete: list[str]) -> xr.DataArray:
 def _gate(draws: xr.Dataset, n: xr.DataArray, by: str, complete: list[str]) -> pd.DataFrame:
     """A row per family, reference or partner kind, and gauge, under the live norm, with sinks."""
     at = {"norm": "live"} | ({"sinks": "with"} if "sinks" in draws.dims else {})
-    te, size, negative = (
-        _over(draws[name].sel(at, drop=True), complete) for name in ("te", "size", "negative")
+    te, size, negative, small = (
+        _over(draws[name].sel(at, drop=True), complete)
+        for name in ("te", "size", "negative", "small")
     )
     rows, sizes = stats.interval_of(te), stats.interval_of(size)
     rows["size"], rows["size_upper"] = sizes["estimate"], sizes["upper"]
     rows["negative"] = negative.isel(draw=0, drop=True)
+    rows["small"] = small.isel(draw=0, drop=True)
     rows["n"] = n.sel(at, drop=True)
     frame = _frame(rows)
     passes = (frame.lower >= GATE) & (frame.negative <= MOST_NEGATIVE)

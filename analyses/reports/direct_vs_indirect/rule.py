@@ -6,6 +6,7 @@ from pathlib import Path
 RULE = Path(__file__).parent / "RULE.md"
 SCENE_SEED = 20261126
 PER_FAMILY = 115  # scenes that are measured, so that a hundred are usable
+GAUGES = ("contrast", "centered")  # the headline first
 GATE = 0.5  # logit
 MOST_NEGATIVE = 0.10  # share of images with TE below -GATE
 LEAST_IMAGES = 100

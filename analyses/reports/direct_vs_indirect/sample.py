@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 import interp
+from analyses.reports.direct_vs_indirect.rule import GAUGES
 from analyses.run.recipe import Budget, Tick, attempt, nothing
 from interp.capture.memory import is_out_of_memory
 from interp.data.sample import Sample
@@ -24,7 +25,6 @@ from interp.vocabulary import EDGE_MODES, SINKLESS, SOURCE_SETS, describe
 REFERENCES = ("mean", "other", "twin")
 VISUAL_SETS = ("image", "evidence", "image" + SINKLESS, "evidence" + SINKLESS)
 EDGE_SETS = (*SOURCE_SETS, *VISUAL_SETS[2:])
-GAUGES = ("contrast", "centered")
 ENOUGH = 2**62  # bytes: no limit
 N_THINKING = 2  # thinking tokens of a sample that get exact patch maps, chosen at random
 

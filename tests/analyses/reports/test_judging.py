@@ -108,6 +108,8 @@ def test_a_failed_gate_is_not_assessable_and_a_bounded_one_no_effect(game):
     small = made_run(te=3.0)
     small["first_total"][:60], small["words_total"][:60] = -0.4, -0.4  # rounding is no sign
     assert "not assessable" not in decisions(small, game).values()
+    counted = judging.judge(small).gates.query("game == @game and family == 'family 0'")
+    assert counted["small"].to_numpy() == pytest.approx(0.3)  # 30 of its 100, and counted beside
 
 
 def test_a_reference_that_fails_is_not_left_out():
