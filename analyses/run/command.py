@@ -75,7 +75,10 @@ def make_report(name: str, options) -> int:
         refuse_several_processes()
         refuse_other_report(name, options.out)
         if options.from_run is not None:
-            return write_report(name, run_in(name, options.from_run), options.out)
+            run_path = run_in(name, options.from_run)
+            if not options.overwrite:
+                refuse_other_run(run_path, options.out)
+            return write_report(name, run_path, options.out)
         path = options.out / "run"
         import_module(f"analyses.reports.{name}.measure").measure_run(options, path)
         return write_report(name, path, options.out)
@@ -115,6 +118,18 @@ def refuse_other_report(name: str, out: Path) -> None:
         raise ValueError(
             f"{out}: expected a folder without another report, got one of {there}; "
             "choose another with --out"
+        )
+
+
+def refuse_other_run(run_path: Path, out: Path) -> None:
+    """Raises ValueError where the report of another run lies in the folder to be written."""
+    manifest = out / "manifest.json"
+    there = json.loads(manifest.read_text()).get("run") if manifest.is_file() else None
+    is_own = run_path.resolve().is_relative_to(out.resolve())  # wherever the folder was moved to
+    if there is not None and not is_own and Path(there).resolve() != run_path.resolve():
+        raise ValueError(
+            f"{out}: expected a folder without another run's report, got that of {there}; choose "
+            "another with --out, or --overwrite"
         )
 
 

@@ -28,6 +28,7 @@ from interp.model.vlm import PROMPTS, VLM
 from interp.store import writing
 
 N_PROBES = 8  # samples that are tokenized
+N_WORDS = 40  # of a text that nobody knows
 N_STORED = 1  # of those, samples that are measured on the narrow model
 GIB = 2**30
 
@@ -51,7 +52,9 @@ def tell(report: str, options: Extraction) -> None:
     print(
         f"tokens  {_range(tokens)} per sample, {_range(targets)} of them targets, as the samples'"
     )
-    print(f"        own texts have them; a text of the model may have {options.max_new_tokens}")
+    known = all(one.answer is not None for one in samples)
+    whose = "own texts have them" if known else f"own texts, or of {N_WORDS} words, have them"
+    print(f"        {whose}; a text of the model may have {options.max_new_tokens}")
     _tell_memory(vlm, options, int(tokens.max()), int(targets.max()))
     _tell_disk(name, report, options, probes[:N_STORED], len(samples), len(shards))
     _tell_time(name, report, options, probes[0], len(samples))
@@ -63,8 +66,8 @@ def _lengths(vlm: VLM, sample: Sample) -> tuple[int, int]:
 
 
 def _with_text(sample: Sample) -> Sample:
-    """The sample; one without an answer with the shortest there is."""
-    return sample if sample.answer is not None else replace(sample, answer="?")
+    """The sample; one without an answer with one of `N_WORDS` words."""
+    return sample if sample.answer is not None else replace(sample, answer="what " * N_WORDS)
 
 
 def _range(numbers: np.ndarray) -> str:

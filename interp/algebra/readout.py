@@ -135,9 +135,15 @@ def check_gauge(gauge: str, foils) -> None:
     is_word = isinstance(foils, str)
     if (gauge == "contrast" and foils is None) or (is_word and foils != RUNNER_UP):
         raise ValueError(
-            f"expected foils=[…], one token id per target, or {RUNNER_UP!r}, in the contrast "
-            f"gauge, got {foils if is_word else 'none'}"
+            f"expected foils=[…], one token or id per target, or {RUNNER_UP!r}, in the contrast "
+            f"gauge, got {f'the text {foils!r}; put it into a list' if is_word else 'none'}"
         )
+
+
+def check_foils_are_read(gauge: str, foils) -> None:
+    """Raises ValueError for foils in a gauge that has none: they would change nothing."""
+    if gauge != "contrast" and foils is not None:
+        raise ValueError(f"expected gauge='contrast' with foils=, got {gauge!r}, which has none")
 
 
 def _pick(logits: Tensor, ids: Tensor) -> Tensor:

@@ -36,3 +36,7 @@ __all__ = [
     "shapley",
     "words",
 ]
+
+
+def __dir__():
+    return sorted(__all__)

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from interp.algebra.readout import check_foils_are_read
 from interp.capture.checks import check_length
 from interp.capture.memory import Load, is_out_of_memory, largest, needed
 from interp.capture.prefill import prefills
@@ -233,6 +234,8 @@ def _at_once(calls, waiting: list[_Waiting]) -> list[tuple[xr.Dataset, ...]]:
         batch = prefills(model, [q.batch for q in queries], [q.rows for q in queries])
         datasets = []
         for (name, _), *settings in zip(calls, *(one.settings for one in waiting), strict=True):
+            for own in settings:
+                check_foils_are_read(own["gauge"], own["foils"])
             all_prefilled = [
                 read_in(query, context, own["gauge"], own["foils"])
                 for query, context, own in zip(queries, batch.sequences, settings, strict=True)

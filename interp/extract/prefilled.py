@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.algebra.readout import check_gauge, gauge_rows
+from interp.algebra.readout import check_foils_are_read, check_gauge, gauge_rows
 from interp.capture.prefill import Prefill, prefill
 from interp.extract.question import Query, ask, foil_ids
 from interp.extract.sharing import kept
@@ -35,6 +35,7 @@ def asked(model, inputs, *, gauge: str, foils, **chosen) -> Asked:
         ValueError: as `ledger`.
     """
     check_gauge(gauge, foils)
+    check_foils_are_read(gauge, foils)
     query = ask(model, inputs, **chosen)
     with torch.no_grad(), undisturbed(query.model):
         context = clean_run(query)

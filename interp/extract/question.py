@@ -69,6 +69,11 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
         raise ValueError("expected completion= with a VLM and a Sample, got a model and a batch")
     if isinstance(second, Sample):
         raise ValueError("expected a VLM with a Sample, got a bare model; use interp.load_model")
+    if not isinstance(first, nn.Module):
+        raise ValueError(
+            "expected a VLM and a Sample, or a model and the processor's batch, got "
+            f"{type(first).__name__} and {type(second).__name__}"
+        )
     parts = families.parts(first)
     odd = [n for n, v in second.items() if not isinstance(v, Tensor)] if second else []
     if odd or not isinstance(second, Mapping):

@@ -146,6 +146,11 @@ def references(
         ValueError: an unknown kind; a pool that is empty or has no other answer; nothing that this
             sample can have.
     """
+    if not isinstance(vlm, VLM) or not isinstance(sample, Sample):
+        raise ValueError(
+            "expected a VLM, as interp.load_model or interp.wrap gives it, and a Sample, got "
+            f"{type(vlm).__name__} and {type(sample).__name__}"
+        )
     kinds, text = list(kinds), given_text(vlm.processor.tokenizer, completion)
     unknown = sorted(set(kinds) - set(REFERENCES))
     if unknown:

@@ -51,7 +51,7 @@ def shapley(
         completion=completion,
         positions=positions,
         targets=targets,
-        gauge=gauges[0],
+        gauge="contrast" if "contrast" in gauges else gauges[0],
         foils=foils,
     )
     query, context = prefilled.query, prefilled.context

@@ -6,13 +6,15 @@ import xarray as xr
 from matplotlib.axes import Axes
 from PIL import Image
 
+from interp.data.images import open_image
 from interp.vocabulary import require
 
 VISIBLE = 0.05  # of the scale's end: what is lower has no colour to speak of
 
 
-def scene(image: Image.Image, boxes: np.ndarray, ax: Axes) -> Axes:
-    """The image with its evidence boxes, (x0, y0, x1, y1) in 0..1."""
+def scene(image, boxes: np.ndarray, ax: Axes) -> Axes:
+    """The image, in any form that `Sample` takes, with its evidence boxes in 0..1."""
+    image = image if isinstance(image, Image.Image) else open_image(image)
     ax.imshow(image, extent=(0, 1, 1, 0), aspect=image.height / image.width)
     _draw_boxes(boxes, ax, "white")
     return _bare(ax)

@@ -1,6 +1,7 @@
 """The installed command, what it is told, and where it writes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -110,6 +111,23 @@ def test_a_run_is_found_in_its_report_and_no_report_replaces_another(finished, t
     done = commands.run(faithfulness, "--limit", 1, "--out", out, code=2)
     assert "without another report, got one of direct_vs_indirect" in done.stderr
     assert (out / "index.html").read_bytes() == page
+
+
+def test_a_report_is_not_drawn_over_that_of_another_run(tmp_path):
+    runs = [tmp_path / name / "run" for name in "ab"]
+    for run in runs:
+        run.mkdir(parents=True)
+    out = tmp_path / "out"
+    out.mkdir()
+    command.refuse_other_run(runs[0], out)  # nothing there
+    (out / "manifest.json").write_text(json.dumps({"run": str(runs[0])}))
+    command.refuse_other_run(runs[0], out)
+    with pytest.raises(ValueError, match="another run's report, got that of .*a/run; choose"):
+        command.refuse_other_run(runs[1], out)
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "b", moved)
+    (moved / "manifest.json").write_text(json.dumps({"run": str(runs[1])}))
+    command.refuse_other_run(moved / "run", moved)  # a folder that was moved is still its own
 
 
 def test_rows_of_image_and_question_alone_make_a_whole_report(tmp_path):

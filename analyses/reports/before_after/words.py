@@ -64,7 +64,7 @@ def _sentence(findings: ArmFindings, arm: str) -> str:
     paid = findings.run.attrs["arms"][arm]["map"]
     rule = _rule(paid)
     directions = _directions(findings, arm, rule, "before")
-    share = direction([_share(findings, arm)])
+    share = direction([_share(findings, arm, "before")])
     sentence = f"{reading(*directions, is_paid=paid in RULE_TITLES, share=share)} "
     n_images = int(_rows(findings, arm, rule, "before")[0]["n"])
     if n_images < LEAST_IMAGES:
@@ -80,13 +80,14 @@ def _sentence(findings: ArmFindings, arm: str) -> str:
 def _clauses(findings: ArmFindings, arm: str, rule: str, against: str) -> str:
     """Where the map went, and what the evidence does to the answer."""
     moved, totals, directs, rests = _rows(findings, arm, rule, against)
-    by_how_much = intervals.text(moved, digits=None)
+    by_how_much, share = intervals.text(moved, digits=None), _share(findings, arm, against)
     words = {1: "moved onto the evidence", -1: "moved off the evidence", 0: "is not seen to move"}
     return (
         f"{words.get(direction([moved]), 'was not measured')} on the same text ({by_how_much}); "
         f"the exact effect of the evidence on the answer {_agreed(totals)} ({_list(totals)} "
         f"logits), its direct write {_agreed(directs)} ({_list(directs)}), all other paths "
-        f"{_agreed(rests)} ({_list(rests)})."
+        f"{_agreed(rests)} ({_list(rests)}), its share of evidence and background "
+        f"{_agreed([share])} ({intervals.text(share, digits=None)})."
     )
 
 
@@ -129,20 +130,21 @@ def _unseen(share: int | None) -> str:
     """The reading of an effect of the evidence that grew where its map did not move."""
     if share == 1:
         return "The evidence's share of the effect grew, and the map does not show it."
-    with_it = {0: "is not seen to change", -1: "fell", None: "was not measured"}[share]
-    return (
-        f"The effect of the evidence grew; its share, which is what a map shows, {with_it}, as the "
-        "background's effect is counted with it."
-    )
+    with_it = {
+        0: "is not seen to change",
+        -1: "fell",
+        None: "has no number, because evidence and background together may have had no effect",
+    }[share]
+    return f"The effect of the evidence grew; its share, which is what a map shows, {with_it}."
 
 
-def _share(findings: ArmFindings, arm: str) -> dict:
+def _share(findings: ArmFindings, arm: str, against: str) -> dict:
     """Change of the evidence's share of evidence and background, mean embedding; or NaN."""
     group = f"exact effect on answer tokens, against the {REFERENCE_TITLES['mean']}"
     table = findings.changes
     if not ((table["group"] == group) & (table["quantity"] == EVIDENCE_SHARE)).any():
-        return {"lower": np.nan, "upper": np.nan}
-    return _row(findings, arm, "before", group, EVIDENCE_SHARE)
+        return dict.fromkeys(("estimate", "lower", "upper"), np.nan)
+    return _row(findings, arm, against, group, EVIDENCE_SHARE)
 
 
 def _directions(findings: ArmFindings, arm: str, rule: str, against: str) -> tuple:

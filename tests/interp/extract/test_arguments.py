@@ -109,3 +109,30 @@ def test_a_target_is_an_index_of_python_or_numpy(tiny, sample):
     for wrong in (np.int64(99), -99, True, []):
         with pytest.raises(ValueError, match="expected a target"):
             target_index(ds, wrong)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda v, s: interp.extract.ledger(v, s, foils=["red"]), "gauge='contrast' with foils="),
+        (lambda v, s: interp.extract.effects(v, s, foils="runner-up"), "gauge='contrast' with"),
+        (lambda v, s: list(interp.extract.each("ledger", v, [(s, {"foils": [5]})])), "with foils="),
+        (
+            lambda v, s: interp.extract.ledger(v, s, gauge="contrast", foils="red"),
+            "got the text 'red'; put it into a list",
+        ),
+        (lambda v, s: interp.extract.ledger(s, v), "or a model and the processor's batch, got Sam"),
+    ],
+)
+def test_what_would_change_nothing_or_is_in_the_wrong_place_is_said(tiny, sample, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(tiny, sample)
+
+
+def test_foils_are_read_by_one_of_several_gauges(tiny, sample):
+    references = interp.extract.references(tiny, sample, kinds=["blur"])
+    asked = {"references": references, "positions": [55], "targets": [5], "foils": [7]}
+    both = interp.extract.shapley(tiny, sample, gauge=("centered", "contrast"), **asked)
+    assert both.sizes["gauge"] == 2
+    with pytest.raises(ValueError, match="'centered', which has none"):
+        interp.extract.shapley(tiny, sample, gauge="centered", **asked)
