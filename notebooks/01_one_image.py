@@ -23,7 +23,8 @@ import interp
 vlm = interp.load_model("tiny")
 sample = interp.load_samples("digits", split="test", limit=8)[6]
 print(sample.question, "→", sample.answer)
-sample.image.resize((sample.image.width * 3, sample.image.height * 3))
+image = interp.data.images.open_image(sample.image)  # also where yours is a path
+image.resize((image.width * 3, image.height * 3))
 
 # %% [markdown]
 # The model's own text, greedily. Everything below explains *this* text, token by token.
@@ -82,6 +83,22 @@ gap = float(abs(image.effect.sum("path") - image.total))
 direct_part, total = float(image.effect.sel(path="direct")), float(image.total)
 print(f"direct {direct_part:.2f} of {total:.2f} logits; gap {gap:.1e}")
 assert gap < 1e-4
+
+# %% [markdown]
+# Read it so: were the answer's row blind to the image, the logit of its token would be lower by the
+# second number; the first is the part that Eq. 1 counts. The rest is real too: FFNs that computed
+# with what the row read, less what the final norm takes back. All of it is above the vocabulary's
+# mean (*centered*), where about half of Eq. 1's write is common to every answer of the kind.
+# Against one other answer, which is what decides between the two, less of it is direct:
+
+# %%
+foils = ["blue" if token != "blue" else "red" for token in effects.target_token.values]
+against = interp.extract.effects(
+    vlm, sample, completion=completion, gauge="contrast", foils=foils, sources=["image"]
+)
+answer = against.isel(target=interp.maps.target_index(against, "answer"), source_set=0)
+direct_part, total = float(answer.effect.sel(path="direct")), float(answer.total)
+print(f"against {foils[-1]!r}: direct {direct_part:.2f} of {total:.2f} logits")
 
 # %% [markdown]
 # One image decides nothing. `make report` does this for 200 images, with intervals.

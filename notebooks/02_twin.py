@@ -49,9 +49,17 @@ print("defined for:", twin.target_token.values[twin.is_defined.sel(source_set="i
 answer.effect.to_pandas().assign(total=answer.total).round(2)
 
 # %% [markdown]
+# A row is a source set, a column a path: `direct`, the set's values under the clean pattern;
+# `routing`, the pattern that its keys change; `self`, earlier layers of the answer's own row; `ffn`
+# and `norm` of that row; `mediated`, other positions that saw the set. The evidence's total can
+# have another sign than the image's: the tower mixes patches, so the digit stands in its
+# neighbours' vectors too, and swapping the boxes' tokens alone leaves those in.
+
+# %% [markdown]
 # The same total, order-free: what the image writes straight into the logit, what the rest of the
 # row reads off it, and what other positions carry. "Strict" counts only values as direct, not
-# the attention pattern that chose them.
+# the attention pattern that chose them. `live` lets the final norm see the changed row, `frozen`
+# keeps the clean run's; under `live` a change of the row's length counts as direct.
 
 # %%
 shares = interp.extract.shapley(vlm, sample, references=references, sources=["image"])
@@ -72,7 +80,7 @@ assert np.allclose(image.shapley.sum("path_class"), image.total, atol=1e-4)
 
 # %% [markdown]
 # Which patches? The exact effect of swapping each patch's key and value alone for the twin's,
-# beside the direct map of Eq. 1.
+# beside the direct map of Eq. 1. Red raises the logit, blue, which is hatched, lowers it.
 
 # %%
 asked = {"positions": [int(answer.target_position)]}
