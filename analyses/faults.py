@@ -3,6 +3,7 @@
 python analyses/faults.py
 """
 
+import argparse
 import json
 import re
 import sys
@@ -26,6 +27,7 @@ def table(content: dict) -> str:
 
 def main() -> int:
     """Rewrites the table."""
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     content = json.loads(JSON.read_text())
     if content["failed_tests"]:
         print(f"error: {content['failed_tests']} tests failed; mend that first", file=sys.stderr)

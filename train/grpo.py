@@ -22,7 +22,7 @@ import interp
 from interp.loading import self_check
 from interp.model.vlm import PROMPTS, VLM
 from train.judge import judge_from_environment
-from train.options import parsed
+from train.options import given
 from train.policy import Policy, load_policy, lora, name_adapter
 from train.rewards import Reward
 from train.rows import questions
@@ -137,4 +137,4 @@ def _data(task: Task, vlm: VLM, *, with_boxes: bool):
 
 
 if __name__ == "__main__":
-    main(*parsed(Policy, Task, GRPOConfig))
+    main(*given(Policy, Task, GRPOConfig))

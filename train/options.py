@@ -33,3 +33,12 @@ def parsed(*classes: type) -> tuple:
     if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
         constants.HF_HUB_DISABLE_TELEMETRY = True
     return TrlParser(classes).parse_args_and_config()
+
+
+def given(*classes: type) -> tuple:
+    """`parsed`, or the end of the process with one line that says what is wrong (exit code 2)."""
+    try:
+        return parsed(*classes)
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

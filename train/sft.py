@@ -20,7 +20,7 @@ import interp
 from interp.data.digits import scenes as digits
 from interp.model.vlm import PROMPTS, VLM
 from train.certified import Certified
-from train.options import parsed
+from train.options import given
 from train.policy import Policy, load_policy, lora, name_adapter
 from train.rows import texts
 from train.tiny.mix import Mix
@@ -97,4 +97,4 @@ def _rows(data: Data, vlm: VLM, max_length: int | None):
 
 
 if __name__ == "__main__":
-    main(*parsed(Policy, Data, SFTConfig))
+    main(*given(Policy, Data, SFTConfig))

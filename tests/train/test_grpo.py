@@ -184,6 +184,16 @@ def test_secrets_in_a_file_are_refused(tmp_path, monkeypatch):
         parsed(GRPOConfig)
 
 
+def test_a_configuration_that_is_not_there_ends_in_one_line(monkeypatch, capsys):
+    from train.options import given
+
+    monkeypatch.setattr("sys.argv", ["grpo", "--config", "/nowhere.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        given(GRPOConfig)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+
+
 def test_every_configuration_can_be_read(monkeypatch):
     """Real configurations are parsed by the command's own parser; none is run."""
     from trl import SFTConfig
