@@ -86,9 +86,16 @@ def _clauses(findings: ArmFindings, arm: str, rule: str, against: str) -> str:
         f"{words.get(direction([moved]), 'was not measured')} on the same text ({by_how_much}); "
         f"the exact effect of the evidence on the answer {_agreed(totals)} ({_list(totals)} "
         f"logits), its direct write {_agreed(directs)} ({_list(directs)}), all other paths "
-        f"{_agreed(rests)} ({_list(rests)}), its share of evidence and background "
-        f"{_agreed([share])} ({intervals.text(share, digits=None)})."
+        f"{_agreed(rests)} ({_list(rests)}){_of_both(share)}."
     )
+
+
+def _of_both(share: dict) -> str:
+    """A clause on the evidence's share, where it has a number."""
+    if not np.isfinite(share["lower"]):
+        return ""
+    text = intervals.text(share, digits=None)
+    return f", its share of evidence and background {_agreed([share])} ({text})"
 
 
 def reading(
