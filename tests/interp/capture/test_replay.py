@@ -245,7 +245,7 @@ def test_what_cannot_be_read_is_refused(processor):
         (ledger, {"positions": [50], "gauge": "cosy"}, "gauge of"),
         (ledger, {"positions": [50], "gauge": "contrast"}, "foils="),
         (ledger, {"positions": [50], "gauge": "contrast", "foils": [1, 2]}, "one foil per target"),
-        (ledger, {"positions": [50], "gauge": "contrast", "foils": "worst"}, "got worst"),
+        (ledger, {"positions": [50], "gauge": "contrast", "foils": "worst"}, "the text 'worst'"),
         (ledger, {"positions": [50], "detail": "lots"}, "detail of"),
         (effects, {"positions": [50], "mode": "gentle"}, "mode of"),
         (effects, {"positions": [50], "sources": {"a": [5, 5]}}, "distinct rows"),
