@@ -4,6 +4,7 @@ On the text that the model writes itself (own), and on one text that is the same
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from analyses.options import BeforeAfter
 from analyses.reports.before_after import models
 from analyses.reports.before_after.findings import GAUGE
 from analyses.reports.before_after.runs import runs_in
-from analyses.reports.before_after.through_words import games
+from analyses.reports.before_after.through_words import games, relation
 from analyses.run import samples as samples_of
 from analyses.run.models import certificate, code_version
 from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
@@ -68,13 +69,12 @@ def measure_run(options: BeforeAfter, path: Path) -> list[Path]:
     is_reference = options.text == "reference" or (
         options.text is None and all(one.thinking for one in samples)
     )
+    before = None
     for number, (label, name, vlm) in enumerate(models.models(names, options)):
-        texts_of = path / "0" if number and not is_reference else None
         text = "reference" if is_reference else "before"
         model_certificate = certificate(vlm, options)
-        arm = Measurement(
-            vlm, samples, options, text, certificate=model_certificate, texts_of=texts_of
-        )
+        arm = Measurement(vlm, samples, options, text, certificate=model_certificate, before=before)
+        before = before or Before(path / "0", arm.settings)
         arm.settings["arm"] = label
         arm.facts |= {"reward": models.reward_of(name), "curve": models.curve_of(name)}
         write_run(path / str(number), samples, arm, options)
@@ -84,6 +84,14 @@ def measure_run(options: BeforeAfter, path: Path) -> list[Path]:
 def probe(vlm: VLM, samples: list[Sample], options: BeforeAfter) -> "Measurement":
     """The measurement of a few samples with a model that is not certified, for an estimate."""
     return Measurement(vlm, samples, options, "reference", certificate={})
+
+
+@dataclass(frozen=True)
+class Before:
+    """The run of the model before training."""
+
+    run: Path
+    settings: dict
 
 
 class Measurement:
@@ -97,7 +105,7 @@ class Measurement:
         text: str,
         *,
         certificate: dict,
-        texts_of: Path | None = None,
+        before: Before | None = None,
     ):
         """A model's measurements.
 
@@ -107,9 +115,10 @@ class Measurement:
             options: of the command.
             text: "reference", or "before", what the first model wrote.
             certificate: of the model.
-            texts_of: the first model's run, for "before" and another model.
+            before: the first model's run; None for that model itself.
         """
-        self.vlm, self.options, self.texts_of, self.text = vlm, options, texts_of, text
+        self.vlm, self.options, self.before, self.text = vlm, options, before, text
+        self.related = relation(vlm, before and before.settings)
         self.pool = Pool(
             vlm, [one for one in samples_of.readable(samples) if one.boxes is not None]
         )
@@ -140,7 +149,8 @@ class Measurement:
         for k in range(0, len(pairs), budget.batch_size):
             batch, texts = (list(x) for x in zip(*pairs[k : k + budget.batch_size], strict=True))
             measured = _batch(self.vlm, self.pool, batch, texts, self._same(batch, texts), reasons)
-            played = games(self.vlm, batch, texts, budget, self.options.max_new_tokens)
+            limit = self.options.max_new_tokens
+            played = games(self.vlm, batch, texts, self.related, budget, limit)
             datasets += [
                 _with_game(one, game, reasons) for one, game in zip(measured, played, strict=True)
             ]
@@ -162,9 +172,9 @@ class Measurement:
         """The texts that are the same for all models."""
         if self.text == "reference":
             return [None] * len(samples)
-        if self.texts_of is None:
+        if self.before is None:
             return own
-        run = interp.open_run(self.texts_of, check="structure")
+        run = interp.open_run(self.before.run, check="structure")
         return stored_texts(run, self.vlm, samples)
 
 

@@ -1,7 +1,7 @@
 """The game of METHODS.md 3.7 before and after training, and whose words and weights change it.
 
-On the words that the model itself writes for the image and for its twin; and, for an adapter, on
-the words of its base, and with the weights of its base.
+On the words that the model itself writes for the image and for its twin; and, for an adapter of the
+model before, on that one's words and with its weights, which are the adapter's base.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -24,32 +24,47 @@ from interp.vocabulary import NORMS, PLAYERS, WHOSE
 AT = (GAUGES.index("contrast"), NORMS.index("live"))
 
 
+def relation(vlm: VLM, before: dict | None) -> str:
+    """How a model before training is had from one after: "itself", "base", or "" for not at all.
+
+    Args:
+        vlm: the model.
+        before: settings of the run of the model before; None for that model itself.
+    """
+    if before is None:
+        return "itself"
+    is_bare = not before["adapter"] and before["model_hash"] == vlm.fingerprint
+    return "base" if is_bare and isinstance(vlm.model, PeftModel) else ""
+
+
 def games(
-    vlm: VLM, samples: list[Sample], own: list[Text], budget: Budget, max_new_tokens: int
+    vlm: VLM, samples: list[Sample], own: list[Text], related: str, budget: Budget, limit: int
 ) -> list[xr.Dataset | Exception]:
     """Owen values on a model's own words, and the total effect by whose weights and words.
 
     Args:
-        vlm: a model, or an adapter on its base.
+        vlm: a model, before or after training.
         samples: with their twins; one without has no game.
         own: the model's texts for them.
-        budget, max_new_tokens: of the texts for the twins, and of the base's.
+        related: as `relation` says; where the model before is not had, what needs it is NaN.
+        budget: of the texts for the twins, and of those of the model before.
+        limit: most tokens of such a text.
     """
     twins = [attempt(_twin, sample) for sample in samples]
     able = [k for k, one in enumerate(twins) if isinstance(one, Sample)]
     asked, partners = [samples[k] for k in able], [twins[k] for k in able]
 
     def texts(images: list[Sample]) -> list[Text]:
-        return written(vlm, images, budget, max_new_tokens)
+        return written(vlm, images, budget, limit)
 
     words = {"own": ([own[k] for k in able], texts(partners))}
-    if isinstance(vlm.model, PeftModel):
+    if related == "base":
         with vlm.model.disable_adapter():
             words["before"] = texts(asked), texts(partners)
     found = list(twins)
     for place, k in enumerate(able):
         pairs = {name: (both[0][place], both[1][place]) for name, both in words.items()}
-        found[k] = attempt(_of_sample, vlm, asked[place], partners[place], pairs)
+        found[k] = attempt(_of_sample, vlm, asked[place], partners[place], pairs, related)
     return found
 
 
@@ -59,7 +74,7 @@ def _twin(sample: Sample) -> Sample:
     return alike(sample, sample.twin)
 
 
-def _of_sample(vlm: VLM, sample: Sample, twin: Sample, pairs: dict) -> xr.Dataset:
+def _of_sample(vlm: VLM, sample: Sample, twin: Sample, pairs: dict, related: str) -> xr.Dataset:
     """The game of one sample.
 
     Raises:
@@ -71,8 +86,9 @@ def _of_sample(vlm: VLM, sample: Sample, twin: Sample, pairs: dict) -> xr.Datase
     ready = {name: prepare(vlm, sample, twin, *pair) for name, pair in pairs.items()}
     ((_, numbers),) = played_numbers([ready["own"]])
     values = {name: np.asarray(numbers[name][1])[0] for name in ("words_owen", "words_total")}
-    # One model before training is its own base.
-    effect = np.full((len(WHOSE), len(WHOSE)), float(values["words_total"][AT]))
+    total = float(values["words_total"][AT])
+    effect = np.full((len(WHOSE), len(WHOSE)), total if related == "itself" else np.nan)
+    effect[WHOSE.index("own"), WHOSE.index("own")] = total
     for row, weights in enumerate(WHOSE):
         for column, name in enumerate(WHOSE):
             if "before" in ready and "before" in (weights, name):

@@ -14,7 +14,7 @@ import xarray as xr
 import interp
 from analyses import before_after, direct_vs_indirect
 from analyses.options import BeforeAfterReport
-from analyses.reports.before_after import findings, measure, words
+from analyses.reports.before_after import findings, measure, through_words, words
 from analyses.reports.before_after.runs import open_arms
 from interp.extract.references import Pool
 from interp.store import joining as stacking
@@ -92,6 +92,13 @@ def test_the_game_is_that_of_the_public_call_and_words_and_weights_cross(report)
         cell = mine["words_effect"].sel(weights_of=weights, words_of=whose)
         assert float(cell) == pytest.approx(total, abs=1e-4), (weights, whose)
     assert len({round(total, 3) for total in totals.values()}) > 1
+    # A whole checkpoint has not the model before inside it: what would need that has no number.
+    whole = open_arms(report / "run").sel(arm="again")["words_effect"]
+    assert whole.sel(weights_of="own", words_of="own").notnull().all()
+    assert whole.sel(weights_of="before").isnull().all()
+    assert whole.sel(weights_of="own", words_of="before").isnull().all()
+    first = open_arms(report / "run").sel(arm="tiny-cold")["words_effect"]
+    assert first.notnull().all() and (first.std(("weights_of", "words_of")) == 0).all()
     page = (report / "index.html").read_text()
     assert "What moved, beyond the control, and through which path?" in page
     assert "by other weights on the words before" in page
@@ -158,6 +165,17 @@ def test_four_directions_are_read_as_one_sentence(moved, total, direct, rest, is
     read = words.reading(moved, total, direct, rest, is_paid=is_paid)
     assert said in read
     assert ("hacking" in read) == ("hacking" in said)
+
+
+def test_the_model_before_is_had_from_its_own_adapters_alone():
+    adapter, cold = interp.load_model("tiny-effect"), interp.load_model("tiny-cold")
+    bare = {"adapter": "", "model_hash": cold.fingerprint}
+    assert through_words.relation(cold, None) == "itself"
+    assert through_words.relation(adapter, bare) == "base"
+    assert through_words.relation(cold, bare) == ""  # another whole checkpoint
+    # Without its adapter this one is tiny-cold, not the adapted model that was before.
+    assert through_words.relation(adapter, bare | {"adapter": "tiny-saliency-r1"}) == ""
+    assert through_words.relation(adapter, bare | {"model_hash": "other"}) == ""
 
 
 def test_an_effect_that_grew_is_held_against_its_share_which_is_what_a_map_shows():
