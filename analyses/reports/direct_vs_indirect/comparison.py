@@ -37,6 +37,8 @@ def compare(first: xr.Dataset, second: xr.Dataset) -> pd.DataFrame:
         raise ValueError(
             "expected the same prompts and texts in both runs, got others; extract them together"
         )
+    if "foil_token_id" in runs[0] and not runs[0]["foil_token_id"].equals(runs[1]["foil_token_id"]):
+        raise ValueError("expected the same foils in both runs, got others; extract them together")
     quantities = [_quantities(run) for run in runs]
     rows = []
     for name in quantities[0]:
@@ -76,7 +78,9 @@ def _quantities(run: xr.Dataset) -> dict[str, xr.DataArray]:
     for path in effect["path"].values:
         by_name[f"edge effect: {PATH_TITLES[str(path)]} [logit]"] = effect.sel(path=path, drop=True)
     if "shapley" in run:
-        at = {"visual_set": "image", "gauge": "contrast", "norm": "live", "drop": True}
+        # In contrast both runs have the first one's foils; a run in another gauge stores none.
+        gauge = "contrast" if "foil_token_id" in run else "centered"
+        at = {"visual_set": "image", "gauge": gauge, "norm": "live", "drop": True}
         total = measures.per_image(run, "shapley_total").sel(**at)
         direct = measures.per_image(run, "shapley").sel(path_class=PATH_CLASSES[0], **at)
         for reference in total["reference"].values:

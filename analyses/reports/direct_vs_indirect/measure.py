@@ -105,12 +105,15 @@ class Measurement:
         certificate: dict,
         texts_of: Path | None = None,
     ):
-        """`texts_of` is a run whose texts to take instead of the model's own."""
+        """`texts_of` is a run whose texts, and foils, to take instead of the model's own."""
         self.options, self.texts_of = options, texts_of
         pool = None
         if options.effects != "edge":
             pool = Pool(vlm, list(islice(samples_of.readable(samples), POOL)))
-        self.measurer = Measurer(vlm, pool, options.gauge, options.seed, options.detail)
+        foils = None if texts_of is None else stored_foils(texts_of)
+        self.measurer = Measurer(
+            vlm, pool, options.gauge, options.seed, options.detail, given_foils=foils
+        )
         names = ("text", "limit", "effects", "detail", "max_new_tokens")
         self.settings = {"report": "direct_vs_indirect", "model_hash": vlm.fingerprint}
         self.settings |= {name: getattr(options, name) for name in names}
@@ -162,6 +165,15 @@ class Measurement:
         if self.options.text == "reference":
             return [None] * len(samples)
         return written(self.measurer.vlm, samples, budget, self.options.max_new_tokens)
+
+
+def stored_foils(path: Path) -> dict[str, list[int]] | None:
+    """The foils of a run's targets by sample; None for a run in a gauge that has none."""
+    run = interp.open_run(path, check="structure")
+    if "foil_token_id" not in run:
+        return None
+    ids = run["foil_token_id"].load().groupby("target_sample")
+    return {str(name): [int(i) for i in own.values] for name, own in ids}
 
 
 def _written(sample: Sample, text: Text) -> dict:

@@ -4,7 +4,7 @@ One dataset per sample, over its targets. Names that several measurements share 
 their kind: `effect` and `total` are edge effects, `node_effect` and `shapley_total` the others.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,8 @@ class Measurer:
     seed: int
     detail: str = "tokens"
     """Detail of the ledger; a summary is condensed from "tokens" afterwards."""
+    given_foils: Mapping[str, list[int]] | None = None
+    """Foils of another run by sample, so that two models are measured against the same tokens."""
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -91,6 +93,10 @@ class Measurer:
         """
         if self.gauge != "contrast" and self.pool is None:
             return None
+        if self.given_foils is not None:
+            if sample.id not in self.given_foils:
+                raise ValueError(f"{sample.id}: expected a sample of the first run, got another")
+            return self.given_foils[sample.id]
         return contrast_foils(self.vlm, sample, ask(self.vlm, sample, completion=completion))
 
     def _own(self, completion: Completion | None, foils: list | None) -> dict:
@@ -134,7 +140,7 @@ class Measurer:
             ValueError: as the functions of `interp.extract`.
         """
         options = {"gauge": self.gauge} | self._own(completion, foils)
-        if self.gauge == "contrast":
+        if self.gauge == "contrast" and self.given_foils is None:
             is_twins = [foil is not None for foil in foils]
             ledger = ledger.assign(is_twin_foil=("target", is_twins))
         parts = [ledger, _edges(self.modes, effects, ledger)]

@@ -351,6 +351,11 @@ def test_two_models_on_the_same_texts(out, tmp_path):
     second = interp.open_run(comparison.compared_path(tmp_path / "out/run"))
     assert first["text"].values.tolist() == second["text"].values.tolist()
     assert first.attrs["model_hash"] != second.attrs["model_hash"]
+    # Both are measured against the first one's foils, though the other's runners-up differ.
+    np.testing.assert_array_equal(first["foil_token_id"], second["foil_token_id"])
+    other = first.assign(foil_token_id=first["foil_token_id"] + 1)
+    with pytest.raises(ValueError, match="the same foils in both runs"):
+        comparison.compare(first, other)
     frame = pd.read_csv(tmp_path / "out/tables/comparison.csv").set_index("quantity")
     mine = frame[frame.token_class == "answer"]
     total = mine.loc["edge effect of the image [logit]"]
