@@ -18,12 +18,11 @@ def folded(page: str) -> str:
     if not rest:
         return page
     rest[-1], after = rest[-1].split(END)
-    sections = dict(zip(rest[::2], rest[1::2], strict=True))
-    names = {title: f"part-{number}" for number, title in enumerate(sections, start=1)}
-    entries = "".join(f'<li><a href="#{names[title]}">{title}</a></li>' for title in sections)
+    sections = list(enumerate(zip(rest[::2], rest[1::2], strict=True), start=1))
+    entries = "".join(f'<li><a href="#part-{n}">{title}</a></li>' for n, (title, _) in sections)
     parts = "".join(
         f'<details class="part"><summary><h2>{title}</h2></summary>\n'
-        f'<div id="{names[title]}">{content}</div></details>\n'
-        for title, content in sections.items()
+        f'<div id="part-{n}">{content}</div></details>\n'
+        for n, (title, content) in sections
     )
     return f'{before}<nav aria-label="Contents"><ol>{entries}</ol></nav>\n{parts}{after}'

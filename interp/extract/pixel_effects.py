@@ -15,6 +15,7 @@ from interp.extract.dataset import as_array, coordinates, finished
 from interp.extract.node_effects import node_effects
 from interp.extract.patch_effects import patch_effects
 from interp.extract.prefilled import Asked, asked
+from interp.extract.question import Query, whole_numbers
 from interp.extract.references import blurred
 from interp.extract.source_sets import source_sets, visual_sets
 from interp.model.families import base_model
@@ -31,6 +32,7 @@ def pixel_effects(
     *,
     reference="blank",
     sources: Iterable[str] | None = None,
+    patches: Iterable[int] | None = None,
     completion=None,
     positions=None,
     targets=None,
@@ -42,10 +44,10 @@ def pixel_effects(
     "Token p" is not "the pixels of cell p", because the vision tower mixes patches. The same other
     image is brought in by three interventions: "pixels" paints the cells before the tower, and
     "vector" swaps their vectors behind it, both in whole forwards; "slot" swaps their keys and
-    values for the target's row alone (3.5). `total` has them for every visual token, `set_total`
+    values for the target's row alone (3.5). `total` has them for single visual tokens, `set_total`
     for named sets, `rank_with_pixels` is the Spearman correlation of each map with that of pixels,
     and `border_share` the share of Σ|total| in the outermost cells, beside their share of the
-    area, `border_area`.
+    cells, `border_area`. Two forwards a patch: of a large image ask for some.
 
     Args:
         vlm, completion, positions, targets, gauge, foils: as for `ledger`.
@@ -53,9 +55,12 @@ def pixel_effects(
         reference: the other image: "blank", the processor's mean colour, "blur", or a picture,
             which is brought to the sample's size.
         sources: names of visual source sets; the image and, where there are boxes, the evidence.
+        patches: rows of the visual tokens that are tried one by one; all by default. `total` is NaN
+            for the others, and ranks and borders leave them out.
 
     Raises:
-        ValueError: as for `ledger`; several images, or none; an unknown reference or source set.
+        ValueError: as for `ledger`; several images, or none; an unknown reference or source set;
+            patches that are not distinct visual rows.
     """
     if len(sample.images) != 1:
         raise ValueError(f"{sample.id}: expected one image, got {len(sample.images)}")
@@ -69,15 +74,31 @@ def pixel_effects(
     pixels = _pixels_of(vlm, sample, reference)
     grid = query.batch["image_grid_thw"]
     embeddings = image_embeddings(query.model, pixels.to(query.batch["pixel_values"]), grid)
-    cells = torch.eye(int(query.is_visual.sum()), dtype=torch.bool, device=members.device)
-    wanted = torch.cat([cells, members[:, query.is_visual]])
+    single = _single(query, patches)
+    rows = single.nonzero()[:, 1].tolist()
+    wanted = torch.cat([single, members])[:, query.is_visual]
     with torch.no_grad(), undisturbed(query.model):
         by_intervention = [
             _painted(prefilled, pixels, wanted),
             _swapped(prefilled, embeddings, wanted),
         ]
-        by_intervention.append(_slots(prefilled, vlm, sample, embeddings, names, chosen))
-    return _labelled(prefilled, torch.stack(by_intervention), names)
+        options = chosen | {"gauge": gauge, "foils": prefilled.foils}
+        slots = _slots(vlm, sample, embeddings, rows, names, options)
+        by_intervention.append(slots.to(by_intervention[0]))
+    return _labelled(prefilled, torch.stack(by_intervention), rows, names)
+
+
+def _single(query: Query, patches: Iterable[int] | None) -> Bool[Tensor, "patch token"]:
+    """A set for every patch that is tried, in the order of the sequence."""
+    visual = query.is_visual.nonzero()[:, 0].tolist()
+    rows = visual if patches is None else sorted(whole_numbers(list(patches), "patches").tolist())
+    if not rows or len(set(rows)) < len(rows) or not set(rows) <= set(visual):
+        raise ValueError(
+            f"expected distinct visual rows in {visual[0]}..{visual[-1]} as patches, got {rows}"
+        )
+    single = torch.zeros(len(rows), len(query.is_visual), dtype=torch.bool)
+    single[torch.arange(len(rows)), rows] = True
+    return single.to(query.is_visual.device)
 
 
 def _pixels_of(vlm: VLM, sample: Sample, reference) -> Float[Tensor, "patch value"]:
@@ -128,15 +149,15 @@ def _swapped(
     return _clean(prefilled) - torch.cat(lost)
 
 
-def _slots(prefilled: Asked, vlm, sample, embeddings, names, chosen) -> Float[Tensor, "set target"]:
+def _slots(vlm, sample, embeddings, rows, names, options) -> Float[Tensor, "set target"]:
     """Loss of the targets when their own rows alone read the other image's slots (3.5)."""
-    options = chosen | {"gauge": prefilled.gauge, "foils": prefilled.foils}
-    cells = patch_effects(vlm, sample, form="slot", reference=embeddings, **options)["total"]
+    cells = patch_effects(vlm, sample, form="slot", reference=embeddings, source=rows, **options)[
+        "total"
+    ]
     nodes = node_effects(vlm, sample, references={"other": embeddings}, sources=names, **options)
     alone = nodes["total"] - nodes["effect"].sel(path="mediated")
-    visual = prefilled.query.is_visual.cpu().numpy()
-    both = np.concatenate([cells.values[:, visual], alone.isel(reference=0).values], axis=1)
-    return torch.as_tensor(both.T).to(prefilled.gauge_rows)
+    both = np.concatenate([cells.values[:, rows], alone.isel(reference=0).values], axis=1)
+    return torch.as_tensor(both.T)
 
 
 def _read(prefilled: Asked, hidden: Float[Tensor, "set token d_model"]) -> Tensor:
@@ -155,17 +176,19 @@ def _clean(prefilled: Asked) -> Float[Tensor, " target"]:
 
 
 def _labelled(
-    prefilled: Asked, lost: Float[Tensor, "intervention set target"], names: tuple[str, ...]
+    prefilled: Asked,
+    lost: Float[Tensor, "intervention set target"],
+    rows: list[int],
+    names: tuple[str, ...],
 ) -> xr.Dataset:
-    query = prefilled.query
-    visual = query.is_visual.cpu().numpy()
+    query, tokens = prefilled.query, prefilled.query.tokens
     values = as_array(lost).transpose(2, 0, 1)
-    cells, sets = values[..., : visual.sum()], values[..., visual.sum() :]
-    total = np.full((*cells.shape[:2], len(visual)), np.nan, dtype=cells.dtype)
-    total[..., visual] = cells
-    tokens = query.tokens
-    places = np.stack([tokens.row[visual], tokens.column[visual]])
-    is_border = ((places == 0) | (places == places.max(axis=1, keepdims=True))).any(axis=0)
+    cells, sets = values[..., : len(rows)], values[..., len(rows) :]
+    total = np.full((*cells.shape[:2], len(tokens.ids)), np.nan, dtype=cells.dtype)
+    total[..., rows] = cells
+    last = np.array([[tokens.row.max()], [tokens.column.max()]])
+    places = np.stack([tokens.row[rows], tokens.column[rows]])
+    is_border = ((places == 0) | (places == last)).any(axis=0)
     mass = np.abs(cells)
     dims = ("target", "intervention")
     dataset = xr.Dataset(

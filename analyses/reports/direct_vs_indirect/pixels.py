@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -12,7 +13,8 @@ from interp.extract.question import ask
 from interp.inputs.completions import Completion
 
 log = logging.getLogger("extraction")
-N_PIXELS = 40  # samples: two forwards a patch
+N_PIXELS = 40  # samples
+N_PATCHES = 32  # of a sample, at random where it has more: two forwards each
 
 
 def measure_pixels(
@@ -49,6 +51,7 @@ def _of_sample(measurer: Measurer, sample: Sample, text: Completion | None) -> l
         completion=text,
         positions=[int(query.rows[first])],
         targets=[int(query.targets[first])],
+        patches=_some(np.flatnonzero(query.is_visual.cpu().numpy()), sample, measurer.seed),
         gauge="contrast",
         foils=[contrast_foils(measurer.vlm, sample, query)[first]],
     )
@@ -62,6 +65,12 @@ def _of_sample(measurer: Measurer, sample: Sample, text: Completion | None) -> l
         }
         records.append({"sample": sample.id, "intervention": str(name), **sets, **measures})
     return records
+
+
+def _some(rows: np.ndarray, sample: Sample, seed: int) -> list[int]:
+    """All of a small image's patches; of a larger one as many as a report has time for."""
+    rng = np.random.default_rng([seed, int(sample.fingerprint, 16)])
+    return np.sort(rng.permutation(rows)[:N_PATCHES]).tolist()
 
 
 def _sets(one) -> list[str]:

@@ -65,7 +65,10 @@ def ranking(findings: MapFindings) -> Figure:
         random = group[group["method"] == "random"]["estimate"]
         for value in random:
             ax.axvline(value, color="0.3", linewidth=0.8, linestyle="--")
-        ax.set(title=change.capitalize(), xlabel=f"Answer's log-likelihood, {better} is better")
+        ax.set(
+            title=change.capitalize(),
+            xlabel=f"Answer's log-likelihood [0 to 100], {better} is better",
+        )
     return figure
 
 

@@ -1,6 +1,8 @@
 """The report on maps: its numbers by hand, its redrawing, and what it refuses."""
 
+import html
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -48,6 +50,19 @@ def test_table_1_holds_the_stored_runs_numbers_by_hand(out):
     assert found.loc["CAM", "deletion 30 %"].startswith(f"{by_hand:.1f} [")
     counts = json.loads((out / "manifest.json").read_text())["counts"]
     assert counts == {"ok": 5, "skipped": 0, "failed": 0}
+
+
+def test_the_headline_names_the_first_map_and_the_random_one(out):
+    rows = table(out, "ranking").query("text == 'answer' and change == 'deletion'")
+    assert rows["estimate"].is_monotonic_increasing and set(rows["method"]) == set(METHODS)
+    said = words.headline(SimpleNamespace(ranking=table(out, "ranking")))
+    assert f"First of {len(METHODS)} maps by that number: {rows['method'].iloc[0]};" in said
+    assert said in html.unescape((out / "index.html").read_text())
+    worse = rows.assign(estimate=range(len(rows)), lower=-1.0, upper=9.0)
+    worse = worse.sort_values("method", key=lambda names: names != "random", kind="stable")
+    said = words.headline(SimpleNamespace(ranking=worse))
+    assert f"First of {len(METHODS)} maps by that number: random;" in said
+    assert said.count("by random") == 1
 
 
 def test_pairs_agreement_and_costs(out):

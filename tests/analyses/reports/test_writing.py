@@ -64,4 +64,6 @@ def test_sections_are_folded_behind_contents_that_lead_to_each():
         assert f"<summary><h2>{title}</h2></summary>" in part
         assert f'<div id="{name}">{content}</div></details>' in part
     assert found.endswith("</body>") and END not in found
+    twice = folded(f"{head}<h2>Same</h2>{first}<h2>Same</h2>{last}{END}")  # neither is lost
+    assert first in twice and last in twice and len(set(re.findall('id="([^"]+)"', twice))) == 2
     assert folded("<p>without sections</p>") == "<p>without sections</p>"

@@ -128,6 +128,29 @@ def test_ranks_and_borders_by_hand(vlm, found):
     assert np.isnan(ds.total.values[..., ~visual]).all()
 
 
+def test_some_patches_have_what_they_have_among_all(vlm, found):
+    sample, other, query, at, ds = found
+    rows = query.is_visual.nonzero()[:, 0].tolist()
+    some = [rows[5], rows[1], rows[-1], rows[7]]
+    few = interp.extract.pixel_effects(
+        vlm, sample, reference=other, patches=some, gauge="contrast", foils=[FOIL], **at
+    )
+    scale = float(np.abs(ds.total).max())
+    np.testing.assert_allclose(
+        few.total.isel(source=some), ds.total.isel(source=some), atol=2e-5 * scale
+    )
+    np.testing.assert_allclose(few.set_total, ds.set_total, atol=2e-5 * scale)
+    rest = sorted(set(range(few.sizes["source"])) - set(some))
+    assert few.total.isel(source=rest).isnull().all()
+    for name in ds.intervention.values:
+        maps = [ds.total.isel(target=0, source=some).sel(intervention=i) for i in ("pixels", name)]
+        expected = spearmanr(*maps).statistic
+        assert float(few.rank_with_pixels.sel(intervention=name)[0]) == pytest.approx(expected)
+    rows_of, columns_of = ds.row.values[some], ds.column.values[some]
+    is_border = np.isin(rows_of, (0, ds.row.max())) | np.isin(columns_of, (0, ds.column.max()))
+    assert float(few.border_area) == pytest.approx(is_border.mean())
+
+
 def test_blank_and_blur_are_pictures_too(vlm, samples):
     sample = samples[0]
     row = {"positions": [int(ask(vlm, sample).rows[-1])]}
@@ -144,6 +167,9 @@ def test_what_cannot_be_painted_is_refused(vlm, samples):
     with pytest.raises(ValueError, match="expected one image, got 2"):
         two = interp.Sample(image=[sample.image] * 2, question="q", answer="3")
         interp.extract.pixel_effects(vlm, two)
+    for patches in ([0], [20, 20], []):
+        with pytest.raises(ValueError, match="expected distinct visual rows in"):
+            interp.extract.pixel_effects(vlm, sample, patches=patches)
     with pytest.raises(ValueError, match="expected source sets of"):
         interp.extract.pixel_effects(vlm, sample, sources=["nothing"])
     with pytest.raises(ValueError, match=r"expected visual source sets, got \('question',\)"):
