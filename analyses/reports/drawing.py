@@ -61,6 +61,14 @@ def dots(
     ax.set_ylim(len(rows) - 0.5, -0.5)
 
 
+def in_gauge(figure: Figure | None, gauge: str) -> Figure | None:
+    """The figure; where its axes are in logits they say above what, for whom has no caption."""
+    for ax in [] if figure is None else figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_label_text(axis.get_label_text().replace("[logit]", f"[logit, {gauge}]"))
+    return figure
+
+
 def save(figures: dict[str, Figure], folder: Path) -> dict[str, str]:
     """Saves each figure as PDF, SVG and PNG; returns the PNGs as base64, for a page."""
     images = {}

@@ -7,7 +7,12 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from analyses.reports import drawing
-from analyses.reports.before_after.findings import GAME, REFERENCE_TITLES, ArmFindings
+from analyses.reports.before_after.findings import (
+    GAME,
+    GAUGE,
+    REFERENCE_TITLES,
+    ArmFindings,
+)
 from analyses.reports.drawing import BLACK, COLORS
 from interp import plots
 from interp.data.images import open_image
@@ -29,10 +34,10 @@ def draw(findings: ArmFindings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name."""
     plots.use_style()
     return {
-        "game": game(findings),
+        "game": drawing.in_gauge(game(findings), "contrast"),
         "alignment": alignment(findings),
-        "effects": effects(findings),
-        "paths": paths(findings),
+        "effects": drawing.in_gauge(effects(findings), GAUGE),
+        "paths": drawing.in_gauge(paths(findings), GAUGE),
         "curves": curves(findings),
         "examples": examples(findings, run_path),
     }

@@ -11,6 +11,7 @@ from PIL import Image
 
 from analyses.reports.direct_vs_indirect.findings import Findings, points
 from analyses.reports.direct_vs_indirect.judging import cell_name
+from analyses.reports.drawing import in_gauge
 from interp import plots
 from interp.maps import grid as maps
 from interp.store import opening as store
@@ -22,15 +23,18 @@ ROLES = ("answer", "thinking")  # whose maps the examples show
 def draw(findings: Findings, run_path: Path) -> dict[str, Figure | None]:
     """Every figure by name; None for those that the run has no numbers for."""
     plots.use_style()
-    return {
+    of_run = {
         "paths": paths(findings),
-        "shares": shares(findings),
         "by_layer": by_layer(findings),
         "scatter": scatter(findings),
-        "cells": cells(findings),
-        "path_classes": path_classes(findings),
         "nodes": nodes(findings),
         "examples": examples(findings, run_path),
+    }
+    gauge = findings.run.attrs["gauge"]
+    return {name: in_gauge(figure, gauge) for name, figure in of_run.items()} | {
+        "shares": shares(findings),
+        "cells": cells(findings),
+        "path_classes": in_gauge(path_classes(findings), "contrast"),
         "exactness": exactness(findings),
     }
 

@@ -65,7 +65,9 @@ def _split(sample: xr.Dataset, ax: Axes) -> None:
     ax.set_yticks(range(len(references)), references)
     ax.set_ylim(len(references) - 0.5, -0.5)
     ax.axvline(0, color="0.3", linewidth=0.8)
-    ax.set(xlabel="log-odds of the answer [logit]", title="What replacing the image takes")
+    ax.set(
+        xlabel="log-odds of the answer [logit, contrast]", title="What replacing the image takes"
+    )
 
 
 def _wrapped(text: str) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,6 +148,20 @@ def test_no_report_where_the_extractor_is_wrong(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="oracles on this model, got .*folded value biases equal"):
         measure.measure_run(options, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_axes_in_logits_say_the_gauge(out):
+    """A figure travels without its caption."""
+    results = findings.find(interp.open_run(out / "run"))
+    found = figures.draw(results, out / "run")
+    n_named = 0
+    for name, figure in found.items():
+        labels = [one.get_label_text() for ax in figure.axes for one in (ax.xaxis, ax.yaxis)]
+        if name != "cells":  # whose rows have a gauge each
+            assert not any("[logit]" in label for label in labels), name
+        n_named += sum("[logit, contrast]" in label for label in labels)
+        plt.close(figure)
+    assert n_named >= 8
 
 
 def test_tables_are_what_the_run_holds(out):
