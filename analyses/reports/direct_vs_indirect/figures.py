@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analyses.reports.direct_vs_indirect.findings import Findings, points
-from analyses.reports.direct_vs_indirect.judging import cell_name
+from analyses.reports.direct_vs_indirect.game_tables import cell_name
 from analyses.reports.drawing import in_gauge
 from interp import plots
 from interp.maps import grid as maps
@@ -194,7 +194,7 @@ def examples(findings: Findings, run_path: Path) -> Figure | None:
             ax.axis("off")
             continue
         scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), cmap="RdBu_r")
-        label = "Direct contribution [logit]"
+        label = "Eq. 1 [logit]"
         figure.colorbar(scale, cax=ax, orientation="horizontal", label=label)
     return figure
 

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from analyses.reports import intervals
+from analyses.reports.direct_vs_indirect.game_tables import cell_name
 from analyses.reports.direct_vs_indirect.game_words import CELL, is_assessable, percent, usual
-from analyses.reports.direct_vs_indirect.judging import Verdicts, cell_name
+from analyses.reports.direct_vs_indirect.judging import Verdicts
 from analyses.reports.direct_vs_indirect.rule import LEAST_IMAGES, OVERALL
 from interp import plots
 from interp.vocabulary import PLAYERS

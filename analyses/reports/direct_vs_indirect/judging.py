@@ -6,11 +6,18 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analyses.reports.direct_vs_indirect.game_tables import (
+    as_rows,
+    cell_name,
+    cell_table,
+    gate_table,
+    joined,
+    over_families,
+)
 from analyses.reports.direct_vs_indirect.rule import (
     GATE,
     GAUGES,
     LEAST_IMAGES,
-    MOST_NEGATIVE,
     OVERALL,
 )
 from interp import stats
@@ -201,9 +208,9 @@ def _judged(of, claims, total, arrays, families, seed) -> tuple[pd.DataFrame, ..
     names = [str(name) for name in draws["stratum"].values]
     complete = [name for name in names if int(counts.sel(stratum=name).min()) >= LEAST_IMAGES]
     least = counts.sel(stratum=complete).min("stratum") if complete else counts[0] * 0
-    n = _joined(counts, least)
-    gates = _gate(draws, n, by, complete).assign(**label)
-    cells = {claim: _cells(draws, n, readings, complete) for claim, readings in claims.items()}
+    n = joined(counts, least)
+    gates = gate_table(draws, n, by, complete).assign(**label)
+    cells = {claim: cell_table(draws, n, readings, complete) for claim, readings in claims.items()}
     judgements, ordered = [], []
     for family in [*names, OVERALL]:
         members = complete if family == OVERALL else [family]
@@ -213,63 +220,6 @@ def _judged(of, claims, total, arrays, families, seed) -> tuple[pd.DataFrame, ..
             ordered.append(cell.assign(**label, claim=claim))
             judgements.append(row | _decision(cell, gates[gates.family == family]))
     return pd.DataFrame(judgements), pd.concat(ordered), gates
-
-
-def _joined(by_family: xr.DataArray, overall: xr.DataArray) -> xr.DataArray:
-    """The families' values, and behind them those over families."""
-    return xr.concat([by_family, overall.assign_coords(stratum=OVERALL)], "stratum")
-
-
-def _over(draws: xr.DataArray, complete: list[str]) -> xr.DataArray:
-    """The families' means and, behind them, the unweighted mean of those with all cells."""
-    overall = draws.sel(stratum=complete) if complete else draws[:1] * np.nan
-    return _joined(draws, overall.mean("stratum"))
-
-
-def _gate(draws: xr.Dataset, n: xr.DataArray, by: str, complete: list[str]) -> pd.DataFrame:
-    """A row per family, reference or partner kind, and gauge, under the live norm, with sinks."""
-    at = {"norm": "live"} | ({"sinks": "with"} if "sinks" in draws.dims else {})
-    te, size, negative, small = (
-        _over(draws[name].sel(at, drop=True), complete)
-        for name in ("te", "size", "negative", "small")
-    )
-    rows, sizes = stats.interval_of(te), stats.interval_of(size)
-    rows["size"], rows["size_upper"] = sizes["estimate"], sizes["upper"]
-    rows["negative"] = negative.isel(draw=0, drop=True)
-    rows["small"] = small.isel(draw=0, drop=True)
-    rows["n"] = n.sel(at, drop=True)
-    frame = _frame(rows)
-    passes = (frame.lower >= GATE) & (frame.negative <= MOST_NEGATIVE)
-    return frame.assign(passes=passes)
-
-
-def _cells(
-    draws: xr.Dataset, n: xr.DataArray, readings: tuple, complete: list[str]
-) -> pd.DataFrame:
-    """A row per family and cell: Δ and its strict reading, TE, and the share."""
-    total = _over(draws["te"], complete)
-    columns = {"te": total}
-    for name, reading in zip(("delta", "strict_delta"), readings, strict=True):
-        part = _over(reading(draws) if callable(reading) else draws[reading], complete)
-        columns[name] = 2 * part - total
-        columns[name.replace("delta", "share")] = part / total
-        columns[name.replace("delta", "part")] = part
-    pieces = []
-    for name, values in columns.items():
-        ends = stats.interval_of(values)
-        pieces.append(ends.rename(estimate=name, lower=f"{name}_lower", upper=f"{name}_upper"))
-    merged = xr.merge(pieces, join="exact", compat="override", combine_attrs="drop")
-    merged["n"] = n
-    return _frame(merged)
-
-
-def _frame(rows: xr.Dataset) -> pd.DataFrame:
-    """The rows of a table, whose columns are named alike in both games."""
-    dims = ("stratum", "reference", "partner", "gauge", "norm", "sinks", "player")
-    frame = rows.to_dataframe(dim_order=[dim for dim in dims if dim in rows.dims])
-    names = {"stratum": "family"}
-    names |= {} if "player" in rows.dims else {"reference": "by", "partner": "by"}
-    return frame.reset_index().rename(columns=names)
 
 
 def _decision(cells: pd.DataFrame, gate: pd.DataFrame) -> dict:
@@ -319,12 +269,6 @@ def _decide(cells: pd.DataFrame, name: str) -> tuple[str, str]:
     )
 
 
-def cell_name(cell: dict) -> str:
-    """A cell in words: reference or partner, gauge, norm, and whether it is without sinks."""
-    end = ", no sinks" if cell.get("sinks") == "without" else ""
-    return f"{cell['by']}, {cell['gauge']}, {cell['norm']}{end}"
-
-
 def paths(run: xr.Dataset, seed: int = 0) -> pd.DataFrame:
     """Owen values of the four players in the second game, and their shares of TE.
 
@@ -338,7 +282,7 @@ def paths(run: xr.Dataset, seed: int = 0) -> pd.DataFrame:
     counts = chosen["words_total"].notnull().groupby(chosen["family"]).sum("sample")
     names = [str(name) for name in draws["stratum"].values]
     complete = [one for one in names if int(counts.sel(family=one).min()) >= LEAST_IMAGES]
-    owen, te = _over(draws["owen"], complete), _over(draws["te"], complete)
+    owen, te = over_families(draws["owen"], complete), over_families(draws["te"], complete)
     value, share = stats.interval_of(owen), stats.interval_of(owen / te)
     merged = value.assign({f"share_{name}": share[name] for name in share.data_vars})
-    return _frame(merged).dropna(subset="estimate")
+    return as_rows(merged).dropna(subset="estimate")

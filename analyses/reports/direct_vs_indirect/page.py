@@ -16,6 +16,7 @@ from analyses.reports.direct_vs_indirect import (
     figures,
     findings,
     game_figures,
+    game_tables,
     game_words,
     judging,
     rule,
@@ -117,7 +118,7 @@ def _control_rows(control: pd.DataFrame) -> list[dict]:
 
 def _judged_cell(row: dict) -> dict:
     names = ("te", "delta", "share", "strict_share")
-    return row | {"name": judging.cell_name(row)} | {n: _cell_text(row, n) for n in names}
+    return row | {"name": game_tables.cell_name(row)} | {n: _cell_text(row, n) for n in names}
 
 
 def _draw(results: Findings, run_path: Path, judged: _Judged | None) -> dict:
@@ -193,7 +194,7 @@ def _indirect(results: Findings) -> dict:
     return {
         "has_paths": True,
         "cells": [
-            {"name": judging.cell_name(row | {"by": row["reference"]}), "n": row["n"]}
+            {"name": game_tables.cell_name(row | {"by": row["reference"]}), "n": row["n"]}
             | {name: _cell_text(row, name) for name in CELL_NUMBERS}
             for row in headline.to_dict("records")
         ],
