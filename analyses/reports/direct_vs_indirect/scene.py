@@ -38,6 +38,8 @@ def scene(run: xr.Dataset, run_path: Path) -> Figure | None:
     plots.signed_map(saliency, boxes, axes[1], limit=limit, aspect=image.height / image.width)
     axes[0].set_title(_wrapped(sample["question"].item()))
     axes[1].set_title("Eq. 1 of the answer")
+    scale = f"red to +{limit:.1f}, blue to −{limit:.1f} [logit, {run.attrs['gauge']}]"
+    axes[1].set_xlabel(scale, fontsize=7)
     _split(sample, axes[2])
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in CLASS_COLORS.values()]
     figure.legend(handles, list(CLASS_COLORS), loc="outside lower right", ncols=3, fontsize=8)
