@@ -5,6 +5,7 @@
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
 # make arms     rebuild tiny-cold and its three adapters (twenty minutes)
+# make controls the verdict's trained controls, out of tiny (an hour)
 # make lock     resolve the versions again
 
 PYTHON ?= python3.11
@@ -24,7 +25,7 @@ FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py
   interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py \
   interp/model/test_families.py interp/test_attribution.py analyses/benchmarks/test_gpu.py)
 
-.PHONY: setup report test soak lint docs lab tiny arms lock
+.PHONY: setup report test soak lint docs lab tiny arms controls lock
 
 setup: $(DONE)
 
@@ -48,7 +49,8 @@ test: lint
 	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: setup docs
-	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json $(BIN)/python -m pytest -q $(FAULTS)
+	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json TEST_THREADS=1 OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(FAULTS)
 	$(BIN)/python analyses/faults.py
 
 docs: setup
@@ -62,6 +64,10 @@ arms: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml --map effect --output_dir runs/tiny-effect
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml --saliency_weight 0 --output_dir runs/tiny-control
+
+controls: setup
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-blind-rows.yaml
+	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-no-ffn-rows.yaml
 
 tiny: setup
 	$(BIN)/python -m train.tiny.new_model runs/new

@@ -37,10 +37,19 @@ def tried():
     return note
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Takes over what a worker of xdist has tried; one that crashed has no output."""
+    for one in getattr(node, "workeroutput", {}).get("tried", ()):
+        note(one["fault"], one["tried"], one["happens"])
+
+
 def pytest_sessionfinish(session):
     """`make soak` keeps what was tried where the documentation finds it."""
     path = os.environ.get("FAULTS_JSON")
-    if path:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tried"] = _TRIED
+    elif path:
         content = {"failed_tests": session.testsfailed, "tried": _TRIED}
         Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

@@ -23,6 +23,7 @@ from train.certified import Certified
 from train.options import given
 from train.policy import Policy, load_policy, lora, name_adapter
 from train.rows import texts
+from train.tiny.closed_paths import ClosedPath
 from train.tiny.mix import Mix
 from train.usable import Whole, against_text, usable
 
@@ -50,6 +51,14 @@ class Data:
         default=0.0,
         metadata={"help": "share of the scenes with a text made at first glance, often wrong"},
     )
+    thinking: str = field(
+        default="",
+        metadata={"help": "what all texts of digits say before the answer, in place of their own"},
+    )
+    closed_path: str = field(
+        default="",
+        metadata={"help": "image or ffn: what answer rows are kept from (see closed_paths.py)"},
+    )
     scene_seed: int = field(default=1, metadata={"help": "of the scenes, or of the rows' order"})
     certify: bool = field(
         default=True,
@@ -70,7 +79,7 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
         args=config,
         train_dataset=_rows(data, vlm, config.max_length),
         processing_class=vlm.processor,
-        callbacks=[Certified(vlm.prompt)] if data.certify else None,
+        callbacks=_callbacks(data, vlm),
         peft_config=lora(policy),
     )
     trainer.data_collator = Whole(trainer.data_collator)
@@ -81,12 +90,18 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
         name_adapter(out / "final", vlm, policy)
 
 
+def _callbacks(data: Data, vlm: VLM) -> list:
+    """What is done to the model when training begins, in this order."""
+    closing = [ClosedPath(data.closed_path)] if data.closed_path else []
+    return [*closing, *([Certified(vlm.prompt)] if data.certify else [])]
+
+
 def _rows(data: Data, vlm: VLM, max_length: int | None):
     """The scenes of a curriculum, made when they are asked for, or samples from files."""
     system = PROMPTS[vlm.prompt]
     if data.data == "digits":
         stages, families = tuple(data.stages), tuple(data.families)
-        order = stages, families, data.reading, data.careless
+        order = stages, families, data.reading, data.careless, data.thinking
         mix = Mix(data.n_samples, data.scene_seed, *order)
         return texts(data.n_samples, mix.scene, system)
     samples = interp.load_samples(

@@ -3,7 +3,7 @@
 A row is a function of its index, so a resumed run sees exactly the rows it would have seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,9 +25,15 @@ class Mix:
     """Share of the rows, from the first, of which every second only asks to read the digits."""
     careless: float = 0.0
     """Share of the rows whose text is that of somebody who looked at the first digit only."""
+    thinking: str = ""
+    """What all texts say before their answer, in place of their own thinking."""
 
     def scene(self, index: int) -> Sample:
         """The training scene of a row."""
+        sample = self._scene(index)
+        return replace(sample, thinking=self.thinking) if self.thinking else sample
+
+    def _scene(self, index: int) -> Sample:
         max_digits = 1 + sum(index >= share * self.n_samples for share in self.stages)
         in_reading = index < self.reading * self.n_samples
         possible = [f for f in self.families if digits.FAMILIES[f].min_digits <= max_digits]
