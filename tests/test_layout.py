@@ -62,7 +62,8 @@ def test_reports_do_not_know_each_other(graph):
 
 def test_only_families_know_modules_of_hugging_face_models():
     for path in sources():
-        if "families" in path.parts:
+        # What makes tiny knows what tiny is made of.
+        if "families" in path.parts or path.parent.name == "tiny":
             continue
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             assert not MODULE_PATHS.search(line), f"{path.relative_to(ROOT)}:{number}: {line}"

@@ -91,7 +91,7 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
 
 
 def _callbacks(data: Data, vlm: VLM) -> list:
-    """What is done to the model when training begins, in this order."""
+    """They change and check the model when training begins, in this order."""
     closing = [ClosedPath(data.closed_path)] if data.closed_path else []
     return [*closing, *([Certified(vlm.prompt)] if data.certify else [])]
 

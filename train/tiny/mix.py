@@ -26,7 +26,7 @@ class Mix:
     careless: float = 0.0
     """Share of the rows whose text is that of somebody who looked at the first digit only."""
     thinking: str = ""
-    """What all texts say before their answer, in place of their own thinking."""
+    """All texts say this before their answer, in place of their own thinking."""
 
     def scene(self, index: int) -> Sample:
         """The training scene of a row."""
