@@ -3,7 +3,7 @@
 import torch
 import xarray as xr
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.algebra.effects import cut_masks, edge_effects
@@ -14,7 +14,7 @@ from interp.capture.replay import replay
 from interp.capture.slots import cutting, reading
 from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import Asked, asked
-from interp.extract.question import REPLAY_BYTES
+from interp.extract.question import REPLAY_BYTES, Query
 from interp.extract.references import Reference
 from interp.extract.replaced import checked_references
 from interp.extract.source_sets import source_sets
@@ -76,11 +76,14 @@ def patch_effects(
             reference, reference_run = _reference_run(prefilled, reference)
             fits = reference.is_defined(query)
             is_defined = is_defined & rearrange(torch.tensor(fits).to(is_defined), "t -> t 1")
-        by_target = [
-            _one_target(prefilled, reference_run, members, k) for k in range(len(query.rows))
+        all_targets = torch.arange(len(query.rows), device=query.rows.device)
+        n_together = max(1, _n_variants(query) // (2 + int(members.sum())))
+        chunks = [
+            _together(prefilled, reference_run, members, part)
+            for part in all_targets.split(n_together)
         ]
     paths = SLOT_PATHS if form == "slot" else EDGE_PATHS
-    return _labelled(prefilled, by_target, is_defined, paths, form)
+    return _labelled(prefilled, chunks, is_defined, paths, form)
 
 
 def _reference_run(prefilled: Asked, reference) -> tuple[Reference, Prefill]:
@@ -93,42 +96,53 @@ def _reference_run(prefilled: Asked, reference) -> tuple[Reference, Prefill]:
     return checked, prefill_with(query.model, prefilled.context, rows, checked.embeddings)
 
 
-def _one_target(
-    prefilled: Asked, reference_run: Prefill | None, members: Bool[Tensor, " token"], k: int
-) -> tuple[Float[Tensor, "path token"], Float[Tensor, ""]]:
-    """Paths of every token of the set, and the effect of all of them, for one target."""
-    query, context, rows_g = prefilled.query, prefilled.context, prefilled.gauge_rows[k : k + 1]
-    rows, tokens = query.rows[k : k + 1], members.nonzero()[:, 0]
-    sets: Bool[Tensor, "source_set token"] = torch.zeros(
-        1 + len(tokens), len(members), dtype=torch.bool, device=members.device
-    )
-    sets[0] = members
-    sets[torch.arange(1, len(sets)), tokens] = True
-    parts, chunks = query.parts, []
-    size = max(2, REPLAY_BYTES // (4 * parts.n_layers * parts.n_heads * len(members)))
-    for chunk in sets.split(size):
+def _together(
+    prefilled: Asked,
+    reference_run: Prefill | None,
+    members: Bool[Tensor, " token"],
+    part: Int[Tensor, " part"],
+) -> tuple[Float[Tensor, "part path token"], Float[Tensor, " part"]]:
+    """Paths of every token of the set, and the effect of all of them, for some targets."""
+    query, context, gauge_rows = prefilled.query, prefilled.context, prefilled.gauge_rows[part]
+    rows, tokens, parts = query.rows[part], members.nonzero()[:, 0], query.parts
+    chunks = []
+    for chunk in _sets(members).split(max(2, _n_variants(query) // len(part))):
         if reference_run is None:
             variants = cutting(cut_masks(chunk, rows, context.is_visible))
             played = replay(query.model, context, rows, variants)
-            readout = read_out(parts, rows_g, played.final[0])
+            readout = read_out(parts, gauge_rows, played.final[0])
             split = edge_effects(parts, readout, context, played, rows, variants)
             paths = torch.cat([split.by_layer.sum(dim=-1), split.norm[..., None]], dim=-1)
-            chunks.append(rearrange(paths, "1 s path -> path s"))
+            chunks.append(rearrange(paths, "t s path -> t path s"))
         else:
             runs = torch.cat([torch.zeros_like(chunk[:1]), chunk]).long()
-            played = replay(query.model, context, rows, reading(runs, 1), others=(reference_run,))
-            readout = read_out(parts, rows_g, played.final[0])
+            variants = reading(runs, len(rows))
+            played = replay(query.model, context, rows, variants, others=(reference_run,))
+            readout = read_out(parts, gauge_rows, played.final[0])
             runs_of = (context, reference_run)
-            chunks.append(slot_effects(parts, readout, runs_of, played, chunk, rows)[..., 0])
-    effects = torch.cat(chunks, dim=1)
-    spread = effects.new_zeros(len(effects), len(members))
-    spread[:, tokens] = effects[:, 1:]
-    return spread, effects[:, 0].sum()
+            paths = slot_effects(parts, readout, runs_of, played, chunk, rows)
+            chunks.append(rearrange(paths, "path s t -> t path s"))
+    effects = torch.cat(chunks, dim=2)
+    spread = effects.new_zeros(*effects.shape[:2], len(members))
+    spread[:, :, tokens] = effects[:, :, 1:]
+    return spread, effects[:, :, 0].sum(dim=1)
 
 
-def _labelled(prefilled: Asked, by_target: list, is_defined, paths, form: str) -> xr.Dataset:
-    effect = rearrange(torch.stack([one for one, _ in by_target]), "t path p -> t p path")
-    joint = where_defined(torch.stack([one for _, one in by_target]), is_defined.any(dim=1))
+def _sets(members: Bool[Tensor, " token"]) -> Bool[Tensor, "source_set token"]:
+    """All members in one set, then each alone."""
+    alone = torch.eye(len(members), dtype=torch.bool, device=members.device)[members]
+    return torch.cat([members[None], alone])
+
+
+def _n_variants(query: Query) -> int:
+    """How many variants of one row fit in REPLAY_BYTES."""
+    parts = query.parts
+    return REPLAY_BYTES // (4 * parts.n_layers * parts.n_heads * len(query.tokens.ids))
+
+
+def _labelled(prefilled: Asked, chunks: list, is_defined, paths, form: str) -> xr.Dataset:
+    effect = rearrange(torch.cat([one for one, _ in chunks]), "t path p -> t p path")
+    joint = where_defined(torch.cat([one for _, one in chunks]), is_defined.any(dim=1))
     effect = where_defined(effect, is_defined)
     total = effect.sum(dim=-1)
     dataset = xr.Dataset(
