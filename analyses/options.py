@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 Options = TypeVar("Options")
+DRAWING = ("from_run", "out", "overwrite", "log_level", "threads")
 
 
 def option(default, text: str, **how):
@@ -46,7 +47,23 @@ def parse(kind: type[Options], description: str, argv: list[str] | None = None) 
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add(parser, kind)
-    return filled(kind, parser.parse_args(argv))
+    options = filled(kind, parser.parse_args(argv))
+    if getattr(options, "from_run", None) is not None:
+        _refuse_measuring(parser, kind, argv)
+    return options
+
+
+def _refuse_measuring(parser: argparse.ArgumentParser, kind: type, argv: list[str] | None) -> None:
+    """Ends with what is wrong where options of a measurement stand beside --from-run."""
+    asked = argparse.ArgumentParser()
+    add(asked, kind, has_defaults=False)
+    given = vars(asked.parse_args(argv))
+    measuring = [f"--{name.replace('_', '-')}" for name in given if name not in DRAWING]
+    if measuring:
+        parser.error(
+            f"expected --from-run without options of a measurement, got {', '.join(measuring)}; a "
+            "run that is redrawn stays as it was measured: leave them out, or measure anew"
+        )
 
 
 def parse_one_of(
@@ -64,8 +81,8 @@ def parse_one_of(
     return namespace.name, filled(kinds[namespace.name], namespace)
 
 
-def add(parser: argparse.ArgumentParser, kind: type) -> None:
-    """Adds an argument for every field."""
+def add(parser: argparse.ArgumentParser, kind: type, *, has_defaults: bool = True) -> None:
+    """Adds an argument for every field; without defaults, only what is given is in the result."""
     for entry in fields(kind):
         how = dict(entry.metadata)
         if entry.type is bool:
@@ -75,6 +92,8 @@ def add(parser: argparse.ArgumentParser, kind: type) -> None:
         else:
             how |= {"default": entry.default if entry.default is not MISSING else None}
             how.setdefault("type", entry.type if isinstance(entry.type, type) else None)
+        if not has_defaults:
+            how["default"] = argparse.SUPPRESS
         positional = how.pop("positional", False)
         parser.add_argument(
             entry.name if positional else f"--{entry.name.replace('_', '-')}", **how

@@ -6,9 +6,13 @@ it down. The same run gives the same files.
 
 import base64
 import json
+import platform
 import re
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +23,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analyses.reports import drawing, intervals
+from analyses.reports.captions import captions
 from analyses.reports.folding import folded
 from interp.plots import fonts
 from interp.store.opening import write_json
@@ -121,9 +126,13 @@ def write(report: Report, out: Path) -> dict[str, int]:
         **report.page,
     )
     (out / "index.html").write_text(folded(page), encoding="utf-8")
+    (out / "figures/captions.txt").write_text(captions(page, images), encoding="utf-8")
     content = {
         "report": report.name,
-        "run": str(report.run_path),
+        "run": str(report.run_path.resolve()),
+        "command": shlex.join(sys.argv),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
         "counts": counts,
         "provenance": short,
         "packages": {name: version(name) for name in PACKAGES},

@@ -190,13 +190,14 @@ def _labelled(
     places = np.stack([tokens.row[rows], tokens.column[rows]])
     is_border = ((places == 0) | (places == last)).any(axis=0)
     mass = np.abs(cells)
+    of_all = np.where(mass.any(axis=-1), mass.sum(axis=-1), np.nan)  # no effect has no border
     dims = ("target", "intervention")
     dataset = xr.Dataset(
         {
             "total": ((*dims, "source"), total),
             "set_total": ((*dims, "visual_set"), sets),
             "rank_with_pixels": (dims, _ranks(cells)),
-            "border_share": (dims, mass[..., is_border].sum(-1) / mass.sum(-1)),
+            "border_share": (dims, mass[..., is_border].sum(-1) / of_all),
             "border_area": ((), is_border.mean()),
         },
         coords=coordinates(query, prefilled.context)

@@ -1,6 +1,7 @@
 """The installed command, what it is told, and where it writes."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,9 @@ def test_a_run_is_found_in_its_report_and_no_report_replaces_another(finished, t
         assert command.run_in("direct_vs_indirect", folder) == out / "run"
     commands.run(direct_vs_indirect, "--from-run", out, "--out", tmp_path / "again")
     assert (tmp_path / "again/index.html").is_file()
+    said = json.loads((tmp_path / "again/manifest.json").read_text())
+    assert shlex.split(said["command"])[1:3] == ["--from-run", str(out)]
+    assert said["run"] == str((out / "run").resolve())
     for folder, message in (
         (out, "expected a run of faithfulness, got one of direct_vs_indirect"),
         (tmp_path, "expected a run, or a folder with one, got neither"),
@@ -181,3 +185,14 @@ def test_options_of_the_model_reach_the_model(tmp_path):
     assert vlm.model.config._attn_implementation == "eager"
     size = vlm.processor.image_processor.size
     assert (size["shortest_edge"], size["longest_edge"]) == (3136, 6272)
+
+
+def test_a_run_that_is_redrawn_takes_no_option_of_a_measurement(capsys):
+    """Also where it is given as it is by default: an edge run cannot be drawn with all effects."""
+    drawing = ("--from-run", "OUT", "--out", "AGAIN", "--overwrite", "--threads", "1")
+    assert commands.parsed(DirectVsIndirectReport, *drawing).from_run == Path("OUT")
+    with pytest.raises(SystemExit) as ended:
+        commands.parsed(DirectVsIndirectReport, *drawing, "--effects", "all", "--limit", "3")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "expected --from-run without options of a measurement, got --effects, --limit;" in said

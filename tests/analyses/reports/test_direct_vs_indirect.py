@@ -73,6 +73,10 @@ def test_every_file_is_there(out):
     for name in names:
         for suffix in ("pdf", "svg", "png"):
             assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 1000
+    captions = (out / "figures/captions.txt").read_text().split("\n\n")
+    captioned = dict(one.split(": ", 1) for one in captions)
+    assert set(captioned) == {path.stem for path in (out / "figures").glob("*.png")}
+    assert all(len(text) > 20 and not re.search("[<>]|&amp;", text) for text in captioned.values())
     for name in (
         "paths",
         "shares",

@@ -174,3 +174,17 @@ def test_what_cannot_be_painted_is_refused(vlm, samples):
         interp.extract.pixel_effects(vlm, sample, sources=["nothing"])
     with pytest.raises(ValueError, match=r"expected visual source sets, got \('question',\)"):
         interp.extract.pixel_effects(vlm, sample, sources=["question"])
+
+
+def test_where_nothing_has_an_effect_there_is_no_border(samples, recwarn):
+    """A control whose answer rows read no image: its slots do nothing, its pixels do."""
+    blind, sample = interp.load_model("tiny-blind-rows", device="cpu"), samples[6]
+    query = ask(blind, sample)
+    (place,) = [k for k, (role, _) in enumerate(query.places) if role == "answer"]
+    other = samples[1].image.resize(sample.image.size)
+    at = {"positions": [int(query.rows[place])], "reference": other}
+    ds = interp.extract.pixel_effects(blind, sample, **at).isel(target=0)
+    assert (ds["set_total"].sel(intervention="slot") == 0).all()
+    assert np.isnan(ds["border_share"].sel(intervention="slot"))
+    assert 0 < ds["border_share"].sel(intervention="pixels") <= 1
+    assert not [one for one in recwarn if "divide" in str(one.message)]
