@@ -1,4 +1,4 @@
-"""Captions of a report's figures as a file beside them: a figure that leaves its page keeps its words."""
+"""Captions of figures as a file beside them: a figure that leaves its page keeps its words."""
 
 import html
 import re
