@@ -146,7 +146,7 @@ class OfSamples(Command):
 
     data: str = option(
         "digits",
-        "digits, the embedded scenes (default), or jsonl:FOLDER, visual_cot:PATH, "
+        "digits, the embedded scenes (default), digits_brief, or jsonl:FOLDER, visual_cot:PATH, "
         "saliency_r1:FOLDER or hf:FOLDER",
     )
     split: str = option("test", "its split (default: test)")

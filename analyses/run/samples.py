@@ -7,6 +7,7 @@ from PIL import Image
 import interp
 from analyses.options import OfSamples
 from analyses.run.recipe import attempt
+from interp.data import EMBEDDED
 from interp.data.images import open_image
 from interp.data.sample import Sample
 
@@ -17,7 +18,7 @@ def load(options: OfSamples) -> list[Sample]:
     Raises:
         ValueError: as `interp.load_samples`.
     """
-    is_drawn = options.shuffle or options.data == "digits"  # whose seed is that of the scenes
+    is_drawn = options.shuffle or options.data in EMBEDDED  # whose seed is that of the scenes
     seed = options.seed if is_drawn else None
     return interp.load_samples(options.data, split=options.split, limit=options.limit, seed=seed)
 

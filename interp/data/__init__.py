@@ -6,7 +6,8 @@ from pathlib import Path
 from interp.data.sample import Sample
 
 FROM_FILES = ("jsonl", "visual_cot", "saliency_r1", "hf")
-NAMES = ("digits", *FROM_FILES)
+EMBEDDED = ("digits", "digits_brief")
+NAMES = (*EMBEDDED, *FROM_FILES)
 
 
 def load_samples(
@@ -15,8 +16,9 @@ def load_samples(
     """The first `limit` samples of a data set's split.
 
     Args:
-        name: "digits", the embedded scenes; or "jsonl:PATH", "visual_cot:PATH", "saliency_r1:PATH",
-            "hf:PATH" for files on disk, as their modules in `interp.data` describe.
+        name: "digits", the embedded scenes; "digits_brief", those of three kinds of question with
+            one thought for all; or "jsonl:PATH", "visual_cot:PATH", "saliency_r1:PATH", "hf:PATH"
+            for files on disk, as their modules in `interp.data` describe.
         split: "train" or "test"; of files, which of them.
         limit: how many.
         options: `seed`, of the scenes or of the order in which rows are read (None for the file's
@@ -29,10 +31,11 @@ def load_samples(
     kind, _, path = str(name).partition(":")
     if limit < 1:
         raise ValueError(f"expected limit >= 1, got {limit}")
-    if kind == "digits" and not path:
+    if kind in EMBEDDED and not path:
         from interp.data.digits import scenes as digits
 
-        return digits.load(split, limit, **options)
+        load = digits.load if kind == "digits" else digits.load_brief
+        return load(split, limit, **options)
     if kind not in FROM_FILES or not path:
         raise ValueError(
             f"expected a data set of {NAMES}, those from files with a path ('jsonl:FOLDER'), "

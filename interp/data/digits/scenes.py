@@ -26,10 +26,23 @@ from interp.data.digits.drawing import CANVASES, SPLITS, Hand, background, draw,
 from interp.data.digits.question_families import FAMILIES, QUESTIONS
 from interp.data.sample import Sample
 
+BRIEF = "look at the image."
+BRIEF_QUESTIONS = ("digit_by_color", "color_by_digit", "left_of")
+
 
 def load(split: str, limit: int = 400, seed: int = 0, families: tuple[str, ...] = (), **scene):
     """`limit` scenes of a split, in order; `scene` takes `max_digits`."""
     return [make_sample(split, i, seed=seed, families=families, **scene) for i in range(limit)]
+
+
+def load_brief(split: str, limit: int = 400, seed: int = 0):
+    """`limit` scenes that ask for one digit or colour, whose texts all think `BRIEF` (METHODS 3.6).
+
+    Such words state nothing, and are the same for image and twin.
+    """
+    scenes = load(split, limit, seed, BRIEF_QUESTIONS)
+    brief = {"thinking": BRIEF, "dataset": "digits_brief"}
+    return [replace(one, twin=replace(one.twin, **brief), **brief) for one in scenes]
 
 
 def make_sample(
