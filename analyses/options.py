@@ -231,7 +231,10 @@ class Faithfulness(OfOneModel):
     """Options of what `faithfulness.py` measures."""
 
     methods: tuple[str, ...] | None = option(
-        None, "some of the methods by name (default: all)", nargs="+", type=str
+        None,
+        "some of the methods by name; an unknown one is refused with a list (default: all)",
+        nargs="+",
+        type=str,
     )
 
 

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from interp import extract
 from interp.data.images import open_image
 from interp.data.sample import Sample
+from interp.extract.question import check_pair
 from interp.inputs.completions import Completion
 from interp.inputs.prompts import given_text
 from interp.maps.grid import token_map
@@ -70,6 +71,7 @@ def explain(
             such target.
     """
     sample = Sample(image=image, question=question, answer=answer, boxes=boxes, earlier=earlier)
+    check_pair(vlm, sample)
     if completion is None:
         completion = vlm.answers([sample], max_new_tokens=max_new_tokens)[0]
     completion = given_text(vlm.processor.tokenizer, completion)

@@ -21,7 +21,7 @@ from interp.extract.dataset import as_array, coordinates, finished
 from interp.extract.first_order import check, members, together
 from interp.extract.patch_effects import patch_effects
 from interp.extract.prefilled import Asked, clean_run, read_in
-from interp.extract.question import target_chunks
+from interp.extract.question import check_pair, target_chunks
 from interp.extract.targets import question
 from interp.inputs.prompts import given_text
 from interp.model.state import undisturbed
@@ -69,6 +69,7 @@ def maps(
         ValueError: as for `ledger`; unknown kinds, targets or variant; a text without a thinking
             span, or cut off before its end token, where a map goes through the thinking.
     """
+    check_pair(vlm, sample)
     check(("total",), n_nodes)
     kinds = kinds if isinstance(kinds, str) else tuple(kinds)
     if kinds is USUAL_KINDS and not _has_whole_thinking(vlm, sample, completion):
@@ -102,9 +103,7 @@ def maps(
 
 
 def _has_whole_thinking(vlm, sample, completion) -> bool:
-    """Whether the text has a thinking span that ends; what is no text says so later."""
-    if not isinstance(vlm, VLM) or not isinstance(sample, Sample):
-        return True
+    """Whether the text has a thinking span that ends."""
     text = given_text(vlm.processor.tokenizer, completion)
     if text is None:
         return sample.thinking is not None

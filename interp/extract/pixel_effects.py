@@ -15,7 +15,7 @@ from interp.extract.dataset import as_array, coordinates, finished
 from interp.extract.node_effects import node_effects
 from interp.extract.patch_effects import patch_effects
 from interp.extract.prefilled import Asked, asked
-from interp.extract.question import Query, whole_numbers
+from interp.extract.question import Query, check_pair, whole_numbers
 from interp.extract.references import blurred
 from interp.extract.source_sets import source_sets, visual_sets
 from interp.model.families import base_model
@@ -62,6 +62,7 @@ def pixel_effects(
         ValueError: as for `ledger`; several images, or none; an unknown reference or source set;
             patches that are not distinct visual rows.
     """
+    check_pair(vlm, sample)
     if len(sample.images) != 1:
         raise ValueError(f"{sample.id}: expected one image, got {len(sample.images)}")
     chosen = {"completion": completion, "positions": positions, "targets": targets}

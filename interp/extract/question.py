@@ -57,6 +57,19 @@ class Query:
         return [(role[i], role[:i].count(role[i])) if i < len(role) else ("", 0) for i in after]
 
 
+def check_pair(vlm, sample) -> None:
+    """Refuses a bare model or a batch where a call needs the processor and the sample's image.
+
+    Raises:
+        ValueError: anything but a VLM and a Sample.
+    """
+    if not isinstance(vlm, VLM) or not isinstance(sample, Sample):
+        raise ValueError(
+            "expected a VLM, as interp.load_model or interp.wrap gives it, and a Sample, got "
+            f"{type(vlm).__name__} and {type(sample).__name__}"
+        )
+
+
 def ask(first, second, *, completion=None, positions=None, targets=None) -> Query:
     """A `Query` from (VLM, Sample) or (model, batch).
 

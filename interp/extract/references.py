@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.data.images import open_image
 from interp.data.sample import Sample
-from interp.extract.question import Query
+from interp.extract.question import Query, check_pair
 from interp.inputs.completions import Completion, is_right
 from interp.inputs.prompts import given_text, teacher_forced
 from interp.inputs.tokens import tokens_by_role
@@ -146,11 +146,7 @@ def references(
         ValueError: an unknown kind; a pool that is empty or has no other answer; nothing that this
             sample can have.
     """
-    if not isinstance(vlm, VLM) or not isinstance(sample, Sample):
-        raise ValueError(
-            "expected a VLM, as interp.load_model or interp.wrap gives it, and a Sample, got "
-            f"{type(vlm).__name__} and {type(sample).__name__}"
-        )
+    check_pair(vlm, sample)
     kinds, text = list(kinds), given_text(vlm.processor.tokenizer, completion)
     unknown = sorted(set(kinds) - set(REFERENCES))
     if unknown:

@@ -34,13 +34,17 @@ def source_sets(
         for name in sources:
             if name not in sets or not sets[name].any():
                 possible = sorted(k for k in sets if sets[k].any())
+                has = f"source sets of {possible}" if possible else "rows"
                 raise ValueError(
-                    f"expected source sets of {possible} for this sample, got {name!r}; "
-                    "pass others as sources={name: [rows]}"
+                    f"expected {has} for this sample, got {name!r}; pass sets of your own as "
+                    "sources={name: [rows]}"
                 )
         members = {name: sets[name] for name in sources}
     if not members:
-        raise ValueError("expected at least one source set, got none")
+        raise ValueError(
+            "expected at least one source set, got none: of these tokens nothing is known but "
+            "their rows; pass sources={name: [rows]}"
+        )
     stacked = torch.from_numpy(np.stack(list(members.values())))
     return tuple(members), stacked.to(query.rows.device)
 

@@ -13,7 +13,7 @@ from interp.algebra.readout import gauge_logits, gauge_rows
 from interp.capture.memory import Load, needed
 from interp.data.sample import Sample
 from interp.extract.dataset import as_array, shown
-from interp.extract.question import origin
+from interp.extract.question import check_pair, origin
 from interp.extract.two_images import Played, cube, four_paths, frozen, play
 from interp.extract.word_games import Game, alike, prepare
 from interp.inputs.completions import Completion
@@ -62,6 +62,7 @@ def words(
         ValueError: questions that differ, answers that agree or are not known, several images, or a
             text without a thinking span or an answer.
     """
+    check_pair(vlm, sample)
     like = alike(sample, partner)
     if text is None or partner_text is None:
         own, other = vlm.answers([sample, like], max_new_tokens=max_new_tokens)

@@ -21,6 +21,7 @@ from analyses.reports.direct_vs_indirect import (
     judging,
     rule,
     scene,
+    trained_controls,
 )
 from analyses.reports.direct_vs_indirect.all_paths import Indirect
 from analyses.reports.direct_vs_indirect.findings import MARK, Findings
@@ -87,6 +88,7 @@ def _judged(path: Path) -> _Judged | None:
         "gates": [row | {"text": intervals.text(row)} for row in verdicts.gates.to_dict("records")],
         "cells": [_judged_cell(row) for row in verdicts.cells.to_dict("records")],
         "control": _control_rows(verdicts.control),
+        "trained": trained_controls.rows(run.attrs["rule"]),
         "n": statuses(run),
         "drawn": run["family"].to_series().value_counts().to_dict(),
         "left_out": dict(left_out),

@@ -1,10 +1,14 @@
 """Arguments as people give them: taken as they are, or refused in one line; never rounded."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
 import interp
+from interp import extract
+from interp.inputs.prompts import teacher_forced
 from interp.maps import target_index
 
 
@@ -136,3 +140,26 @@ def test_foils_are_read_by_one_of_several_gauges(tiny, sample):
     assert both.sizes["gauge"] == 2
     with pytest.raises(ValueError, match="'centered', which has none"):
         interp.extract.shapley(tiny, sample, gauge="centered", **asked)
+
+
+def test_calls_that_need_a_processor_say_so_to_a_bare_model(tiny, sample):
+    """In one line, with what came; all of them, and for text alone what can be asked of it."""
+    model = tiny.model
+    batch = teacher_forced(tiny.processor, sample, None).batch
+    said = "expected a VLM, as interp.load_model or interp.wrap gives it, and a Sample, got Qwen2_5"
+    asked = {
+        extract.maps: (batch,),
+        extract.pixel_effects: (batch,),
+        extract.references: (batch,),
+        extract.words: (sample, sample),
+        interp.explain: (sample.image, sample.question),
+    }
+    for call, arguments in asked.items():
+        with pytest.raises(ValueError, match=said):
+            inspect.unwrap(call)(model, *arguments)  # the annotations are checked in tests alone
+    text = tiny.processor.tokenizer("which digit is red?", return_tensors="pt")
+    assert extract.effects(model, text, positions=[2], sources={"first": [0]})["total"].size == 1
+    with pytest.raises(ValueError, match=r"got none: .*pass sources=\{name: \[rows\]\}"):
+        extract.effects(model, text, positions=[2])
+    with pytest.raises(ValueError, match="expected rows for this sample, got 'image'; pass sets"):
+        extract.patch_effects(model, text, positions=[2])
