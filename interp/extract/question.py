@@ -19,7 +19,7 @@ from interp.extract.sharing import shared
 from interp.inputs import prompts, spelling
 from interp.inputs.tokens import Tokens, patch_table
 from interp.model import families
-from interp.model.identity import fingerprint
+from interp.model.identity import fingerprints
 from interp.model.parts import Parts
 from interp.model.vlm import PROMPTS, VLM
 
@@ -101,10 +101,11 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
         raise ValueError("expected positions=[…], the rows whose next token to explain, got none")
     rows, ids = _checked_targets(tokens, positions, targets)
     check_ids(parts, ids, "target ids")
+    model_hash, adapter_hash = fingerprints(first)
     attributes = {
         "model": first.config._name_or_path or type(first).__name__,
-        "model_hash": fingerprint(first),
-        "adapter_hash": fingerprint(first, adapter=True),
+        "model_hash": model_hash,
+        "adapter_hash": adapter_hash,
     }
     return Query(
         model=first,
@@ -161,12 +162,13 @@ def _forced(vlm: VLM, sample: Sample, completion) -> tuple:
 
 def origin(vlm: VLM, sample: Sample, completion) -> dict[str, str]:
     """Attributes that say which model, text and sample a dataset is about."""
+    model_hash, adapter_hash = fingerprints(vlm.model)
     return {
         "model": vlm.name,
         "revision": vlm.revision,
-        "model_hash": fingerprint(vlm.model),
+        "model_hash": model_hash,
         "adapter": vlm.adapter,
-        "adapter_hash": fingerprint(vlm.model, adapter=True),
+        "adapter_hash": adapter_hash,
         "prompt": vlm.prompt,
         "sample": sample.id,
         "text_source": "reference" if completion is None else completion.source,

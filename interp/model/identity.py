@@ -44,22 +44,28 @@ def fingerprint(model: nn.Module, *, adapter: bool = False) -> str:
     Raises:
         ValueError: sharded weights, of which this process holds a part.
     """
+    return fingerprints(model)[adapter]
+
+
+def fingerprints(model: nn.Module) -> tuple[str, str]:
+    """`fingerprint` of the base's weights and of the adapter's, for the price of one.
+
+    Raises:
+        ValueError: as `fingerprint`.
+    """
     check_whole(model.named_parameters())
-    weights = {}
+    weights: dict[tuple[bool, str], Tensor] = {}
     for name, weight in model.state_dict(keep_vars=True).items():
         plain, is_of_adapter = _plain_name(name)
-        if is_of_adapter == adapter:
-            weights.setdefault(plain, weight)
-    digests = _digests(list(weights.values()))
-    lines = [
-        f"{name} {tuple(weight.shape)} {weight.dtype} {digest}"
-        for (name, weight), digest in sorted(
-            zip(weights.items(), digests, strict=True), key=lambda entry: entry[0][0]
-        )
-    ]
-    if adapter:
-        lines += _switches(model)
-    return sha256("\n".join(lines).encode()).hexdigest()[:16]
+        weights.setdefault((is_of_adapter, plain), weight)
+    lines: tuple[list[str], list[str]] = ([], [])
+    for key, digest in sorted(zip(weights, _digests(list(weights.values())), strict=True)):
+        is_of_adapter, name = key
+        weight = weights[key]
+        lines[is_of_adapter].append(f"{name} {tuple(weight.shape)} {weight.dtype} {digest}")
+    lines[True].extend(_switches(model))
+    base, adapter = (sha256("\n".join(one).encode()).hexdigest()[:16] for one in lines)
+    return base, adapter
 
 
 def check_whole(weights: Iterable[tuple[str, Tensor]]) -> None:

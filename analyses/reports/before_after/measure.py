@@ -26,6 +26,7 @@ from interp.data.images import open_image
 from interp.data.sample import Sample
 from interp.extract.question import ask
 from interp.extract.references import Pool
+from interp.extract.sharing import sharing
 from interp.faithfulness import faithfulness
 from interp.inputs.completions import Completion, is_right, is_well_formed
 from interp.measures import TOKEN_CLASSES
@@ -224,7 +225,8 @@ def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list
         by_text = {name: {rule: maps[name][rule][k] for rule in RULES} for name in TEXTS}
         parts = [_written(vlm, sample, own_text), _scores(sample, by_text), _drawn(by_text["same"])]
         for measure, text in ((_faithful, own_text), (_effects, same_text)):
-            outcome = attempt(measure, vlm, pool, sample, text, by_text["own"])
+            with sharing():
+                outcome = attempt(measure, vlm, pool, sample, text, by_text["own"])
             if isinstance(outcome, Exception):
                 reasons.append(f"{sample.id}: {outcome}")
             else:

@@ -56,7 +56,7 @@ def judge(run: xr.Dataset, seed: int = 0) -> Verdicts:
     if not (len(over) and over.holds.eq(True).all()):
         is_judged = ~judgements.decision.str.startswith("too few")
         is_played = len(over) and over.n.item() >= LEAST_IMAGES
-        said = "a wrong image before the text speaks for its answer too, or may"
+        said = "a wrong image before the text moves its answer too, or may"
         said = said if is_played else f"the control needs {LEAST_IMAGES} images of every kind"
         judgements.loc[is_judged, ["decision", "strict_decision"]] = "not assessable"
         judgements.loc[is_judged, "reason"] = said

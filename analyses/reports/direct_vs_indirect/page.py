@@ -81,6 +81,7 @@ def _judged(path: Path) -> _Judged | None:
         for entry in run.attrs["statuses"].values()
         for kind, reason in entry.get("left_out", {}).items()
     )
+    trained = trained_controls.rows(run.attrs["rule"])
     page = {
         "headlines": game_words.headlines(paths, verdicts),
         "rows": game_words.verdict_rows(verdicts),
@@ -88,7 +89,8 @@ def _judged(path: Path) -> _Judged | None:
         "gates": [row | {"text": intervals.text(row)} for row in verdicts.gates.to_dict("records")],
         "cells": [_judged_cell(row) for row in verdicts.cells.to_dict("records")],
         "control": _control_rows(verdicts.control),
-        "trained": trained_controls.rows(run.attrs["rule"]),
+        "trained": trained,
+        "ever": trained_controls.statement(trained),
         "n": statuses(run),
         "drawn": run["family"].to_series().value_counts().to_dict(),
         "left_out": dict(left_out),

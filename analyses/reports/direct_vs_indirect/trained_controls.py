@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analyses.reports import intervals
 from analyses.reports.direct_vs_indirect.game_words import percent, usual
 from analyses.reports.direct_vs_indirect.rule import OVERALL
 from interp.store.opening import write_json
@@ -54,8 +55,24 @@ def found(report: Path) -> dict:
         "judged": manifest["written"][:10],
         "rule_sha256": verdict["rule_sha256"],
         "verdict": chosen,
+        "cells": _cells(verdict["verdict_cells"]),
+        "wrong_image": next(
+            (row for row in verdict["verdict_control"] if row["family"] == OVERALL), None
+        ),
         "paths": [row for rows in paths for row in rows.to_dict("records")],
     }
+
+
+def _cells(cells: list[dict]) -> dict[str, dict[str, int]]:
+    """By game, in how many of its cells Δ of the direct write is above 0, and below."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in cells:
+        if (row["family"], row["token_class"], row["claim"]) == (OVERALL, "answer", "direct"):
+            own = counts.setdefault(row["game"], {"above": 0, "below": 0, "all": 0})
+            own["all"] += row["n"] > 0
+            own["above"] += (row["delta_lower"] or 0) > 0
+            own["below"] += (row["delta_upper"] or 0) < 0
+    return counts
 
 
 def rows(rule: str, path: Path = KEPT) -> list[dict]:
@@ -77,9 +94,13 @@ def _row(control: dict) -> dict:
         for row in control["paths"]
         if row["player"] == "direct write"
     ]
+    wrong = control["wrong_image"]
     return {
         "model": control["model"],
         "closed": closed,
+        "cells": control["cells"],
+        "wrong": None if wrong is None else intervals.text(wrong, "wrong_"),
+        "right": None if wrong is None else intervals.text(wrong, "right_"),
         "expected": expected,
         "data": control["data"],
         "judged": control["judged"],
@@ -87,6 +108,37 @@ def _row(control: dict) -> dict:
         "second": direct["second"],
         "share": "; ".join(shares),
     }
+
+
+def statement(controls: list[dict]) -> str:
+    """The rule's words on direct paths that are known: one sentence for the last of each kind."""
+    by_expected = {one["expected"]: one for one in controls}
+    said = [_said(one) for one in by_expected.values()]
+    if not any("supported" in _decisions(one) for one in controls):
+        said.append('So nobody has seen it say "supported" of a direct path.')
+    return " ".join(said)
+
+
+def _decisions(control: dict) -> tuple[str, str]:
+    return control["first"]["decision"], control["second"]["decision"]
+
+
+def _said(control: dict) -> str:
+    """A sentence about one control, with what stood in its way."""
+    side = "below" if control["expected"] == "refuted" else "above"
+    cells = " and ".join(f"{own[side]} of {own['all']}" for own in control["cells"].values())
+    decisions = dict.fromkeys(_decisions(control))
+    text = (
+        f"Of {control['model']}, trained without {control['closed']}, the rule should say "
+        f'"{control["expected"]}", and it says "{" and ".join(decisions)}": the difference lies '
+        f"{side} 0 in {cells} cells of the two games"
+    )
+    if control["expected"] in decisions:
+        return f"{text}."
+    return (
+        f"{text}, but a wrong image moves the answer by {control['wrong']} logits (the right one "
+        f"by {control['right']}), and then it lets no verdict stand."
+    )
 
 
 def main() -> None:
