@@ -8,7 +8,7 @@ needed.
 
 Two rows never meet in a replay, so a position can be queried any number of times. State travels as
 a keyword argument down to the attention function: no globals, re-entrant. Everything runs in eval
-mode and the caller's state comes back as it was. The only file that imports nnsight.
+mode and the caller's state comes back as it was.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 
-import nnsight
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
@@ -27,6 +26,7 @@ from interp.capture import slots as row_reading
 from interp.capture.checks import are_sums_checked, check_inputs
 from interp.capture.prefill import Prefill, Prefills, listening
 from interp.capture.slots import Variants
+from interp.capture.tracing import nnsight
 from interp.model import families
 from interp.model.linear import check_linear, has_constant, is_plain
 from interp.model.parts import Parts
@@ -212,7 +212,7 @@ def _trace_rows(traced: Traced, arguments: dict) -> tuple[list, Tensor]:
             own_values = layer.v_proj.output
             attention, weights = layer.attention.output
             layers.append((weights, own_values, attention, layer.ffn.output))
-        final = traced.final_norm.input.save()
+        final = nnsight.save(traced.final_norm.input)
     return layers, final
 
 

@@ -1,6 +1,8 @@
 """Readers of samples: one module per data set, all returning a list of `Sample`."""
 
+from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 from interp.data.sample import Sample
@@ -25,8 +27,8 @@ def load_samples(
             own); the others as the reader takes them.
 
     Raises:
-        ValueError: an unknown data set or split, a limit below 1, a missing file, or not one
-            readable row.
+        ValueError: an unknown data set, split or option, a limit below 1, a missing file, or not
+            one readable row.
     """
     kind, _, path = str(name).partition(":")
     if limit < 1:
@@ -35,11 +37,23 @@ def load_samples(
         from interp.data.digits import scenes as digits
 
         load = digits.load if kind == "digits" else digits.load_brief
-        return load(split, limit, **options)
+        return _checked(load, options)(split=split, limit=limit, **options)
     if kind not in FROM_FILES or not path:
         raise ValueError(
             f"expected a data set of {NAMES}, those from files with a path ('jsonl:FOLDER'), "
             f"got {name!r}"
         )
-    reader = import_module(f"interp.data.{kind}")
-    return reader.load(Path(path), split=split, limit=limit, **options)
+    load = import_module(f"interp.data.{kind}").load
+    return _checked(load, options)(Path(path), split=split, limit=limit, **options)
+
+
+def _checked(load: Callable, options: dict) -> Callable:
+    """The reader, where it takes such options."""
+    known = sorted(set(signature(load).parameters) - {"path", "folder", "split", "limit"})
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(
+            f"expected options of {known} for this data set, got {unknown}; seed=None keeps the "
+            "order of a file, a number draws one"
+        )
+    return load

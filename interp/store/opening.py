@@ -52,7 +52,8 @@ def read_manifest(path: Path) -> dict:
     """
     manifest = path / "manifest.json"
     if not manifest.is_file():
-        raise ValueError(f"{path}: expected a run with a manifest.json, got none")
+        hint = "; a dataset of one call opens with xarray.open_dataset" if path.is_file() else ""
+        raise ValueError(f"{path}: expected a run with a manifest.json, got none{hint}")
     try:
         content = json.loads(manifest.read_text())
     except ValueError as error:

@@ -30,12 +30,19 @@ BRIEF = "look at the image."
 BRIEF_QUESTIONS = ("digit_by_color", "color_by_digit", "left_of")
 
 
-def load(split: str, limit: int = 400, seed: int = 0, families: tuple[str, ...] = (), **scene):
-    """`limit` scenes of a split, in order; `scene` takes `max_digits`."""
-    return [make_sample(split, i, seed=seed, families=families, **scene) for i in range(limit)]
+def load(
+    split: str,
+    limit: int = 400,
+    seed: int = 0,
+    families: tuple[str, ...] = (),
+    max_digits: int = 4,
+) -> list[Sample]:
+    """`limit` scenes of a split, in order."""
+    scene = {"seed": seed, "families": families, "max_digits": max_digits}
+    return [make_sample(split, i, **scene) for i in range(limit)]
 
 
-def load_brief(split: str, limit: int = 400, seed: int = 0):
+def load_brief(split: str, limit: int = 400, seed: int = 0) -> list[Sample]:
     """`limit` scenes that ask for one digit or colour, whose texts all think `BRIEF` (METHODS 3.6).
 
     Such words state nothing, and are the same for image and twin.

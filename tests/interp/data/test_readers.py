@@ -250,3 +250,12 @@ def test_a_hugging_face_data_set_on_disk(folder, caplog):
     with pytest.raises(ValueError, match="columns image, question and answer"):
         Dataset.from_dict({"image": content[:1]}).save_to_disk(folder / "other")
         interp.load_samples(f"hf:{folder / 'other'}")
+
+
+def test_an_option_that_a_reader_does_not_take_is_named():
+    """Shuffling, say, which is a seed here; and no TypeError of a function nobody called."""
+    said = r"expected options of \['families', 'max_digits', 'seed'\] .* got \['shuffle'\]; seed="
+    with pytest.raises(ValueError, match=said):
+        interp.load_samples("digits", shuffle=True)
+    with pytest.raises(ValueError, match=r"options of \['seed'\] .* got \['frame'\]"):
+        interp.load_samples("jsonl:nowhere", frame="padded")

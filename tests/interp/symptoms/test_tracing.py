@@ -52,13 +52,26 @@ def test_code_without_a_source_file_can_extract(tmp_path):
         'exec(compile(\'vlm = interp.load_model("tiny")\\n'
         's = interp.load_samples("digits", limit=7)[6]\\n'
         "print(float(interp.extract.ledger(vlm, s, positions=[50]).logit[0]))', 'nowhere', 'exec'))"
+        "\nprint(hasattr(5, 'save'), 'save' in dir([]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=200,
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    float(done.stdout.strip().splitlines()[-1])
+    *_, logit, saves = done.stdout.strip().splitlines()
+    float(logit)
+    assert saves == "False False"  # nnsight puts its method on every object, lists and numbers too
+
+
+def test_who_imports_nnsight_first_keeps_its_method(tmp_path):
+    """`value.save()` in a trace of one's own, after this package was imported too."""
+    code = "import nnsight\nimport interp.capture.tracing\nprint(hasattr(5, 'save'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=200,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "True", done.stderr[-2000:]
 
 
 def test_answers_in_a_batch_are_those_alone_whatever_side_is_padded(tiny, samples):
