@@ -19,8 +19,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     would round the float32 algebra down, and inference mode would forbid the vector-Jacobian
     products of the readout: all are off inside. Threads wait for one another.
     """
-    with ONE_AT_A_TIME, held(model), _eval_mode(model):
-        yield
+    with ONE_AT_A_TIME, held(model) as is_outermost:
+        if not is_outermost:
+            yield
+            return
+        with _eval_mode(model):
+            yield
 
 
 @contextmanager

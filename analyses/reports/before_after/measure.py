@@ -31,6 +31,7 @@ from interp.faithfulness import faithfulness
 from interp.inputs.completions import Completion, is_right, is_well_formed
 from interp.measures import TOKEN_CLASSES
 from interp.model.identity import fingerprint
+from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 from interp.scoring import RULES, saliencies, score
 from interp.store.joining import join
@@ -225,7 +226,7 @@ def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list
         by_text = {name: {rule: maps[name][rule][k] for rule in RULES} for name in TEXTS}
         parts = [_written(vlm, sample, own_text), _scores(sample, by_text), _drawn(by_text["same"])]
         for measure, text in ((_faithful, own_text), (_effects, same_text)):
-            with sharing():
+            with sharing(), undisturbed(vlm.model):
                 outcome = attempt(measure, vlm, pool, sample, text, by_text["own"])
             if isinstance(outcome, Exception):
                 reasons.append(f"{sample.id}: {outcome}")

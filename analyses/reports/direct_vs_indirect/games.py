@@ -40,6 +40,7 @@ from interp.inputs.completions import Completion
 from interp.inputs.outcomes import first_token, words_of
 from interp.measures import TOKEN_CLASSES
 from interp.model.identity import fingerprint
+from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 from interp.vocabulary import NORMS, PATH_CLASSES, PLAYERS, SINKLESS
 
@@ -141,7 +142,7 @@ class Games:
 
     def _first(self, sample: Sample, text: Completion) -> xr.Dataset:
         """The game with the text held fixed: TE, P1 and its strict reading, by token class."""
-        with sharing():
+        with sharing(), undisturbed(self.vlm.model):
             shares, control = self._shares(sample, text), attempt(self._control, sample, text)
         if isinstance(control, Exception):
             log.warning("no control of %s: %s", sample.id, control)

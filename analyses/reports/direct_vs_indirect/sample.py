@@ -19,6 +19,7 @@ from interp.extract.question import Query, ask
 from interp.extract.references import Pool, counterparts, twin_text
 from interp.extract.sharing import sharing
 from interp.inputs.completions import Completion
+from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 from interp.vocabulary import EDGE_MODES, SINKLESS, SOURCE_SETS, describe
 
@@ -80,7 +81,7 @@ class Measurer:
         for (k, sample, text, foils), outcome in zip(asked, shared, strict=True):
             outcomes[k] = outcome
             if not isinstance(outcome, Exception):
-                with sharing():
+                with sharing(), undisturbed(self.vlm.model):
                     outcomes[k] = attempt(self._merged, sample, text, foils, *outcome)
             tick(1)
         return outcomes
@@ -218,23 +219,17 @@ def _all_sets(dataset: xr.Dataset, names: tuple[str, ...], ledger: xr.Dataset) -
     """
     is_sink = ledger["is_sink"].values
     members = {"image": ledger["image"].values >= 0, "evidence": ledger["is_evidence"].values}
-    has = dataset["source_set"].values.tolist()
-    pieces = [dataset.sel(source_set=[name for name in has if name in names])]
+    place = {name: k for k, name in enumerate(dataset["source_set"].values.tolist())}
     for name, rows in members.items():
-        if name in has and not (is_sink & rows).any():
-            pieces.append(
-                dataset.sel(source_set=[name]).assign_coords(source_set=[name + SINKLESS])
-            )
-    joined = xr.concat(
-        pieces,
-        dim="source_set",
-        data_vars="minimal",
-        coords="minimal",
-        compat="override",
-        join="exact",
-    )
-    full = joined.reindex(source_set=list(names), fill_value=0)
-    full["is_defined"] = full["is_defined"].astype(bool)
+        if name in place and not (is_sink & rows).any():
+            place.setdefault(name + SINKLESS, place[name])
+    full = dataset.isel(source_set=[place.get(name, 0) for name in names])
+    full = full.assign_coords(source_set=list(names))
+    lacking = [k for k, name in enumerate(names) if name not in place]
+    if lacking:
+        for variable in full.data_vars.values():
+            if "source_set" in variable.dims:
+                variable[{"source_set": lacking}] = 0
     return full
 
 

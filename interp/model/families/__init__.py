@@ -34,18 +34,18 @@ _HELD: dict[int, Parts | None] = {}  # by id, of the models that are being read
 
 
 @contextmanager
-def held(model: nn.Module) -> Iterator[None]:
-    """Context in which a model's parts are looked up and checked once.
+def held(model: nn.Module) -> Iterator[bool]:
+    """Context in which a model's parts are looked up and checked once; whether it is the outermost.
 
     Nobody may change its modules inside.
     """
     key = id(model)
     if key in _HELD:
-        yield
+        yield False
         return
     _HELD[key] = None
     try:
-        yield
+        yield True
     finally:
         del _HELD[key]
 
