@@ -20,11 +20,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     products of the readout: all are off inside. Threads wait for one another.
     """
     with ONE_AT_A_TIME, held(model) as is_outermost:
-        if not is_outermost:
+        if is_outermost or _is_disturbed(model):
+            with _eval_mode(model):
+                yield
+        else:
             yield
-            return
-        with _eval_mode(model):
-            yield
+
+
+def _is_disturbed(model: nn.Module) -> bool:
+    """Whether somebody undid inside a context what it had set; a look at all modules is dear."""
+    device = next(model.parameters()).device.type
+    return model.training or torch.is_autocast_enabled(device) or torch.is_inference_mode_enabled()
 
 
 @contextmanager

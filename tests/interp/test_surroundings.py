@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import interp
+from interp.model.state import undisturbed
 
 
 @contextmanager
@@ -58,3 +59,25 @@ def test_every_extraction_gives_the_same_numbers(call, case):
         assert found.dtype == expected.dtype, name
         scale = float(abs(expected).max())
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * scale, err_msg=name)
+
+
+def test_a_model_that_is_disturbed_inside_is_undisturbed_again():
+    """Calls inside the context do not set the state once more, unless somebody has undone it."""
+    from peft import LoraConfig, get_peft_model
+
+    vlm = interp.load_model("tiny", device="cpu")
+    model = get_peft_model(vlm.model, LoraConfig(lora_dropout=0.5, target_modules=["v_proj"]))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    held, sample = interp.wrap(model, vlm.processor), interp.load_samples("digits", limit=1)[0]
+    expected = interp.extract.ledger(held, sample)
+    with undisturbed(model):
+        model.train()
+        assert interp.extract.ledger(held, sample).identical(expected)
+        assert model.training
+        model.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert interp.extract.ledger(held, sample).identical(expected)
+        with torch.inference_mode():
+            assert interp.extract.ledger(held, sample).identical(expected)
