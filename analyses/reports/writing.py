@@ -153,14 +153,19 @@ def _summary(folder: Path) -> dict | None:
 
 def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
     """Writes each table as CSV, and as LaTeX what fits on a page or two."""
-    for name, table in tables.items():
-        if table is None:
-            continue
+    present = {name: counted(table) for name, table in tables.items() if table is not None}
+    for name, table in present.items():
         inert(table).to_csv(folder / f"{name}.csv", index=False)
         if len(table) <= MOST_ROWS:
             latex = with_intervals(table).to_latex(index=False, float_format="%.3g", escape=True)
             latex = "% \\usepackage{booktabs}\n" + in_latin(latex)
             (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
+
+
+def counted(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its counts of images as whole numbers; a join has made some floating."""
+    is_floating = "n" in table and table["n"].dtype.kind == "f"
+    return table.astype({"n": "Int64"}) if is_floating else table
 
 
 def in_latin(latex: str) -> str:

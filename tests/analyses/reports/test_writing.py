@@ -28,6 +28,14 @@ def test_numbers_and_other_texts_stay_as_they_are(text):
     pd.testing.assert_frame_equal(inert(table), table)
 
 
+def test_counts_of_images_are_whole_numbers(tmp_path):
+    """Also where a row has none, which makes a column floating."""
+    table = pd.DataFrame({"n": [100.0, float("nan")], "estimate": [100.0, 0.5]})
+    writing.save_tables({"a": table}, tmp_path)
+    assert (tmp_path / "a.csv").read_text() == "n,estimate\n100,100.0\n,0.5\n"
+    assert "100 &" in (tmp_path / "a.tex").read_text()
+
+
 def test_a_table_for_print_has_a_column_for_a_number_with_its_interval(tmp_path):
     table = pd.DataFrame(
         {
