@@ -51,6 +51,7 @@ REFERENCES = ("mean", "twin")
 FAITHFUL = ("direct", "effect")  # rules whose maps are tried on changed images
 MOST_TARGETS = {"edge": 4}  # an exact map costs by target
 MOST_MEMORY = 4 * 2**30  # besides the model, of a batch of maps
+ALONE = "edge"  # no batch has it; it shares the forward of what else is measured of its text
 TEXTS = ("own", "same")
 
 
@@ -217,21 +218,25 @@ def _facts(samples: list[Sample], own: list[Completion]) -> xr.Dataset:
 
 
 def _batch(vlm: VLM, pool: Pool, samples, own, same, reasons: list[str]) -> list[xr.Dataset]:
+    batched = [rule for rule in RULES if rule != ALONE]
     maps = {
-        name: {rule: _maps(vlm, samples, texts, rule, reasons) for rule in RULES}
-        for name, texts in (("own", own), ("same", same))
+        name: {rule: _maps(vlm, samples, texts, rule, reasons) for rule in batched}
+        for name, texts in zip(TEXTS, (own, same), strict=True)
     }
     datasets = []
-    for k, (sample, own_text, same_text) in enumerate(zip(samples, own, same, strict=True)):
-        by_text = {name: {rule: maps[name][rule][k] for rule in RULES} for name in TEXTS}
-        parts = [_written(vlm, sample, own_text), _scores(sample, by_text), _drawn(by_text["same"])]
-        for measure, text in ((_faithful, own_text), (_effects, same_text)):
+    for k, (sample, *texts) in enumerate(zip(samples, own, same, strict=True)):
+        by_text = {name: {rule: maps[name][rule][k] for rule in batched} for name in TEXTS}
+        measured = []
+        for name, text, measure in zip(TEXTS, texts, (_faithful, _effects), strict=True):
             with sharing(), undisturbed(vlm.model):
+                by_text[name][ALONE] = _maps(vlm, [sample], [text], ALONE, reasons)[0]
                 outcome = attempt(measure, vlm, pool, sample, text, by_text["own"])
             if isinstance(outcome, Exception):
                 reasons.append(f"{sample.id}: {outcome}")
             else:
-                parts.append(outcome)
+                measured.append(outcome)
+        parts = [_written(vlm, sample, texts[0]), _scores(sample, by_text)]
+        parts += [_drawn(by_text["same"]), *measured]
         merged = xr.merge(parts, join="outer", compat="override")
         datasets.append(merged.assign_coords(sample=sample.id))
     return datasets
@@ -264,7 +269,8 @@ def _scores(sample: Sample, maps: dict) -> xr.Dataset:
     """Alignment with its controls, by text and rule."""
     scores = np.full((len(SCORES), len(TEXTS), len(RULES)), np.nan)
     for i, by_rule in enumerate(maps.values()):
-        for j, saliency in enumerate(by_rule.values()):
+        for j, rule in enumerate(RULES):
+            saliency = by_rule[rule]
             if saliency is not None:
                 scored = score(saliency, sample)
                 scores[:, i, j] = [float(scored[name]) for name in SCORES]
