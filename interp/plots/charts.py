@@ -122,12 +122,15 @@ def margin_legend() -> tuple[list[Line2D], list[str]]:
 
 
 def shares(interval: xr.Dataset, ax: Axes) -> Axes:
-    """Direct share by source set and token class, with intervals; "no share" where it is missing.
+    """Direct share by source set and token class, with intervals; where it is missing, a word why.
 
     Args:
-        interval: estimate, lower, upper over (source_set, token_class).
+        interval: estimate, lower, upper over (source_set, token_class); `reading`, if it has that,
+            is what stands in place of a missing share, and "no share" otherwise.
     """
     require(interval["estimate"], "source_set", "token_class")
+    if "reading" not in interval:
+        interval = interval.assign(reading=xr.full_like(interval["estimate"], "no share", "U8"))
     sets = interval["source_set"].values
     for k, token_class in enumerate(interval["token_class"].values):
         series = interval.sel(token_class=token_class)
@@ -143,8 +146,9 @@ def shares(interval: xr.Dataset, ax: Axes) -> Axes:
             capsize=3,
             label=f"{token_class} tokens",
         )
-        for y in at[np.isnan(series["estimate"].values)]:
-            ax.annotate("no share", (0.01, y), color=color, fontsize=7, va="center", alpha=0.8)
+        is_missing = np.isnan(series["estimate"].values)
+        for y, word in zip(at[is_missing], series["reading"].values[is_missing], strict=True):
+            ax.annotate(str(word), (0.01, y), color=color, fontsize=7, va="center", alpha=0.8)
     for x, style in ((0, "-"), (0.5, ":"), (1, "-")):
         ax.axvline(x, color="0.4", linewidth=0.9, linestyle=style)
     ax.set_yticks(np.arange(len(sets)), sets)

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analyses.reports.direct_vs_indirect.findings import Findings, points
+from analyses.reports.direct_vs_indirect.findings import Findings, points, reading
 from analyses.reports.direct_vs_indirect.game_tables import cell_name
 from analyses.reports.drawing import in_gauge
 from interp import plots
@@ -120,8 +120,13 @@ def shares(findings: Findings) -> Figure:
     """Direct share where the total effect passes the gate."""
     figure, ax = plt.subplots(figsize=(6.2, 2.8))
     shown = _with_images(findings.shares.sel(token_class=_classes(findings)), "source_set")
-    shown = shown.where(shown["is_shown"])
-    plots.shares(shown, ax)
+    shown = shown.where(shown["is_shown"]).transpose("source_set", "token_class", ...)
+    totals = findings.paths.sel(path="total")
+    words = [
+        [reading(totals.sel(source_set=s, token_class=c)) for c in shown["token_class"].values]
+        for s in shown["source_set"].values
+    ]
+    plots.shares(shown.assign(reading=(("source_set", "token_class"), words)), ax)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     return figure
 
