@@ -248,7 +248,7 @@ def asked_of_one():
     """Scenes of several digits whose question is about one."""
     every = interp.load_samples("digits", split="test", limit=200)
     fit = [one for one in every if len(one.boxes) == 1 and len(digits.object_boxes(one)) > 1]
-    return fit[: 40 if "SOAK" in os.environ else 14]
+    return fit[: 40 if "SOAK" in os.environ else 20]
 
 
 @pytest.mark.parametrize("method", list(METHODS))
@@ -256,7 +256,7 @@ def test_random_weights_know_nothing_of_the_asked_digit(tiny, asked_of_one, meth
     """Four standard errors, as it is asked sixteen times."""
     scenes = asked_of_one
     excess = share_of_asked(random_weights(tiny, seed=0), scenes, method)
-    assert len(excess) >= 10
+    assert len(excess) >= 15
     assert abs(excess.mean()) <= 4 * excess.std(ddof=1) / len(excess) ** 0.5 + 1e-9
     if method in ("direct (Eq. 1)", "integrated gradients", "AttnLRP", "exact edge"):
         assert share_of_asked(tiny, scenes[:10], method).mean() > 0.2

@@ -130,7 +130,8 @@ def test_the_page_stands_alone_and_says_what_it_found(out):
     assert (f"carries {100 * image.estimate:.0f} % of it" in page) == bool(image.is_shown)
     assert str(ROOT) not in page
     links = re.findall(r'href="#([^"]+)"', page)
-    assert len(links) == page.count('<details class="part">') > 10
+    assert links.count("trained-controls") == 1
+    assert len(links) == 1 + page.count('<details class="part">') > 10
     assert all(page.count(f'id="{name}"') == 1 for name in links)
     assert "and against TransformerLens" in page
     certificate = interp.open_run(out / "run").attrs["certificate"]
