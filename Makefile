@@ -36,9 +36,10 @@ $(DONE): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --system-certs --no-deps --no-build-isolation --editable .
 	touch $(DONE)
 
-# Both are measured at once, on a core each; the main page is drawn when the other, which it links, is there.
+# Both are measured at once, a thread each, and go on from runs of one thread alone; the main page is drawn when
+# the other, which it links, is there.
 report: setup
-	$(BIN)/python analyses/before_after.py --resume --threads 1 & other=$$!; \
+	$(BIN)/python analyses/before_after.py --resume --threads 1 & other=$$!; trap "kill $$other" INT TERM; \
 	  $(BIN)/python analyses/extract.py direct_vs_indirect --resume --threads 1 --out reports/out; \
 	  main=$$?; wait $$other && test $$main -eq 0
 	$(BIN)/python analyses/direct_vs_indirect.py --resume --threads 1

@@ -1,7 +1,7 @@
 """A report on disk: OUT/index.html, figures, tables, more JSON, and the manifest.
 
 One function for all reports: each makes a `Report` out of a run, without a model, and `write` puts
-it down. The same run gives the same files.
+it down. The same run gives the same files; the manifest says when, where and by which command.
 """
 
 import base64
@@ -165,7 +165,8 @@ def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
 def counted(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its counts of images as whole numbers; a join has made some floating."""
     is_floating = "n" in table and table["n"].dtype.kind == "f"
-    return table.astype({"n": "Int64"}) if is_floating else table
+    is_count = is_floating and bool((table["n"].dropna() % 1 == 0).all())
+    return table.astype({"n": "Int64"}) if is_count else table
 
 
 def in_latin(latex: str) -> str:

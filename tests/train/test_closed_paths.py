@@ -68,6 +68,22 @@ def test_the_classes_of_the_game_that_are_closed_are_0(closed, samples):
         assert (own_row == 0).all() == (closed.path == "image")
 
 
+@pytest.mark.parametrize(
+    ("name", "path"), [("tiny-blind-rows", "image"), ("tiny-no-ffn-rows", "ffn")]
+)
+def test_the_embedded_controls_are_closed(name, path, samples):
+    """On the words that they write themselves."""
+    vlm = interp.load_model(name, device="cpu")
+    texts = vlm.answers([(one.image, one.question) for one in samples])
+    for sample, text in zip(samples, texts, strict=True):
+        ledger = interp.extract.ledger(vlm, sample, completion=text)
+        answer = ledger.sel(target=ledger["target_role"] == "answer")
+        assert answer.sizes["target"] >= 1
+        from_image = answer["direct"].sel(source=answer["source_role"] == "image")
+        closed = from_image if path == "image" else answer["ffn"]
+        assert (closed == 0).all()
+
+
 def test_an_unknown_path_is_refused():
     with pytest.raises(ValueError, match="expected a path of .*image.*ffn.*, got 'all'"):
         ClosedPath("all")

@@ -26,7 +26,7 @@ from interp.model.parts import Layer, Parts
 
 PATHS = ("image", "ffn")
 FLAG = 2.0  # of the size that tiny's residual stream has
-STRENGTH = 1e3  # of a flag, in a score or a gate: past what exp can tell from 0, at any norm
+STRENGTH = 1e3  # of a flag, in a score or a gate: past what float32 tells from 0 at tiny's norms
 ROW, IMAGE = -1, -2  # dimensions of the residual stream
 
 Held = tuple[nn.Parameter, tuple, float]

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.reports import intervals
-from analyses.reports.direct_vs_indirect.game_words import percent, usual
+from analyses.reports.direct_vs_indirect.game_words import CELL, percent, usual
 from analyses.reports.direct_vs_indirect.rule import OVERALL
 from interp.store.opening import write_json
 
@@ -55,7 +55,9 @@ def found(report: Path) -> dict:
         "judged": manifest["written"][:10],
         "rule_sha256": verdict["rule_sha256"],
         "verdict": chosen,
-        "cells": _cells(verdict["verdict_cells"]),
+        "cells": _cells(verdict["verdict_cells"], "delta"),
+        "strict_cells": _cells(verdict["verdict_cells"], "strict_delta"),
+        "by_family": _by_family(verdict["four_paths"]),
         "wrong_image": next(
             (row for row in verdict["verdict_control"] if row["family"] == OVERALL), None
         ),
@@ -63,15 +65,26 @@ def found(report: Path) -> dict:
     }
 
 
-def _cells(cells: list[dict]) -> dict[str, dict[str, int]]:
+def _by_family(paths: list[dict]) -> dict[str, float]:
+    """The direct write's share by kind of question, with the twin, as in the headline."""
+    return {
+        row["family"]: row["share_estimate"]
+        for row in paths
+        if (row["partner"], row["player"]) == ("twin", "direct write")
+        and all(row[name] == value for name, value in CELL.items())
+        and row["family"] != OVERALL
+    }
+
+
+def _cells(cells: list[dict], delta: str) -> dict[str, dict[str, int]]:
     """By game, in how many of its cells Δ of the direct write is above 0, and below."""
     counts: dict[str, dict[str, int]] = {}
     for row in cells:
         if (row["family"], row["token_class"], row["claim"]) == (OVERALL, "answer", "direct"):
             own = counts.setdefault(row["game"], {"above": 0, "below": 0, "all": 0})
             own["all"] += row["n"] > 0
-            own["above"] += (row["delta_lower"] or 0) > 0
-            own["below"] += (row["delta_upper"] or 0) < 0
+            own["above"] += (row[f"{delta}_lower"] or 0) > 0
+            own["below"] += (row[f"{delta}_upper"] or 0) < 0
     return counts
 
 
@@ -99,6 +112,10 @@ def _row(control: dict) -> dict:
         "model": control["model"],
         "closed": closed,
         "cells": control["cells"],
+        "strict_cells": control["strict_cells"],
+        "by_family": ", ".join(
+            f"{family} {100 * share:.0f} %" for family, share in control["by_family"].items()
+        ),
         "wrong": None if wrong is None else intervals.text(wrong, "wrong_"),
         "right": None if wrong is None else intervals.text(wrong, "right_"),
         "expected": expected,
@@ -129,15 +146,15 @@ def _said(control: dict) -> str:
     cells = " and ".join(f"{own[side]} of {own['all']}" for own in control["cells"].values())
     decisions = dict.fromkeys(_decisions(control))
     text = (
-        f"Of {control['model']}, trained without {control['closed']}, the rule should say "
+        f"Of {control['model']}, trained without {control['closed']}, the rule was expected to say "
         f'"{control["expected"]}", and it says "{" and ".join(decisions)}": the difference lies '
         f"{side} 0 in {cells} cells of the two games"
     )
     if control["expected"] in decisions:
         return f"{text}."
     return (
-        f"{text}, but a wrong image moves the answer by {control['wrong']} logits (the right one "
-        f"by {control['right']}), and then it lets no verdict stand."
+        f"{text}, but: {control['second']['reason']} (a wrong image does {control['wrong']} "
+        f"logits, the right one {control['right']})."
     )
 
 

@@ -45,7 +45,7 @@ def control(decision: str, *, above: int) -> dict:
         "closed": "its FFNs",
         "expected": "supported",
         "first": {"decision": decision},
-        "second": {"decision": decision},
+        "second": {"decision": decision, "reason": "a wrong image moves the answer"},
         "cells": {"first": cells, "second": cells},
         "wrong": "−1 [−2, −0.5]",
         "right": "8 [7, 9]",
@@ -57,8 +57,8 @@ def test_the_statement_says_what_stood_in_the_way():
     assert 'it says "supported": the difference lies above 0 in 8 of 8 and 8 of 8 cells' in said
     assert "wrong image" not in said and "nobody" not in said
     said = trained_controls.statement([control("not assessable", above=7)])
-    assert 'should say "supported", and it says "not assessable"' in said
-    assert "7 of 8" in said and "a wrong image moves the answer by −1 [−2, −0.5] logits" in said
+    assert 'was expected to say "supported", and it says "not assessable"' in said
+    assert "7 of 8" in said and "but: a wrong image moves the answer (a wrong image does −1" in said
     assert said.endswith('So nobody has seen it say "supported" of a direct path.')
 
 
