@@ -120,3 +120,18 @@ def test_a_careless_mix_has_its_share_of_hasty_texts():
     differs = [mix.scene(i).text != careful.scene(i).text for i in range(400)]
     assert 0.22 < np.mean(differs) < 0.42  # half of 65 %
     assert [mix.scene(i).text for i in range(9)] == [mix.scene(i).text for i in range(9)]
+
+
+def test_brief_scenes_are_the_scenes_with_one_thought_for_all():
+    brief = interp.load_samples("digits_brief", limit=9, seed=5)
+    families = ("digit_by_color", "color_by_digit", "left_of")
+    scenes = interp.load_samples("digits", limit=9, seed=5, families=families)
+    assert [one.family for one in brief] == 3 * list(families)
+    for one, other in zip(brief, scenes, strict=True):
+        assert (one.question, one.answer) == (other.question, other.answer)
+        assert np.array_equal(np.asarray(one.image), np.asarray(other.image))
+        assert one.thinking == one.twin.thinking == "look at the image." != other.thinking
+        assert one.twin.answer == other.twin.answer != one.answer
+        assert one.dataset == one.twin.dataset == "digits_brief"
+    with pytest.raises(ValueError, match=r"options of \['seed'\]"):
+        interp.load_samples("digits_brief", families=("count",))
