@@ -54,7 +54,7 @@ test: lint
 
 soak: setup docs
 	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json TEST_THREADS=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(FAULTS)
+	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(FAULTS)
 	$(BIN)/python analyses/faults.py
 
 docs: setup

@@ -44,9 +44,10 @@ def pytest_testnodedown(node, error):
         note(one["fault"], one["tried"], one["happens"])
 
 
-def pytest_sessionfinish(session):
-    """`make soak` keeps what was tried where the documentation finds it."""
-    path = os.environ.get("FAULTS_JSON")
+def pytest_sessionfinish(session, exitstatus):
+    """`make soak` keeps what was tried where the documentation finds it, unless it was cut off."""
+    is_whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    path = os.environ.get("FAULTS_JSON") if is_whole else None
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["tried"] = _TRIED
     elif path:
