@@ -5,6 +5,7 @@
 A test holds the page against the vocabulary.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def _section(title: str, columns: tuple, rows) -> list[str]:
 
 def main() -> int:
     """Rewrites the page."""
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)
     return 0

@@ -18,7 +18,7 @@ from interp.data.images import blank, open_image
 from interp.data.sample import Sample
 from interp.extract.question import Query, ask
 from interp.inputs.completions import Completion
-from interp.inputs.prompts import text_ids
+from interp.inputs.prompts import given_text, text_ids
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 from interp.vocabulary import CHANGES, TEXT_PARTS, describe, require
@@ -32,7 +32,7 @@ def faithfulness(
     sample: Sample,
     maps: Mapping[str, xr.DataArray],
     *,
-    completion: Completion | None = None,
+    completion: Completion | str | None = None,
     shares: Sequence[float | int] = SHARES,
     at_once: int = AT_ONCE,
 ) -> xr.Dataset:
@@ -54,6 +54,7 @@ def faithfulness(
         ValueError: no maps, a map that is not finite or not on the image's grid, shares outside
             0..1; bad samples.
     """
+    completion = given_text(vlm.processor.tokenizer, completion)
     query = ask(vlm, sample, completion=completion)
     shape = int(query.tokens.row.max()) + 1, int(query.tokens.column.max()) + 1
     for name, saliency in maps.items():

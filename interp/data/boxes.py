@@ -61,6 +61,11 @@ def check_boxes(boxes: np.ndarray, name: str = "sample") -> None:
     """Raises ValueError unless every box is finite, inside 0..1 and of positive area."""
     if boxes is None:
         raise ValueError(f"{name}: expected boxes [(x0, y0, x1, y1), …] to score against, got none")
+    if not isinstance(boxes, np.ndarray):
+        raise ValueError(
+            f"{name}: expected boxes as an array of shape (k, 4), got {type(boxes).__name__}; "
+            "numpy.array(boxes, float)"
+        )
     if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) == 0:
         raise ValueError(
             f"{name}: expected boxes of shape (k, 4) with k >= 1, got {boxes.shape}; "

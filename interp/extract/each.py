@@ -94,6 +94,8 @@ def each(
             raise ValueError(f"expected an extraction of {(*BATCHED, *ALONE)}, got {extraction!r}")
         check_detail((options | own).get("detail", "full"))
         check_mode((options | own).get("mode", "zero"))
+    if isinstance(samples, Sample):
+        raise ValueError("expected samples, got one Sample; pass [sample], or call it alone")
     pairs = map(_pair, samples)
     if not isinstance(name, str):
         if not calls or not {one for one, _ in calls} <= set(TOGETHER):

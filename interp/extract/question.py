@@ -248,7 +248,10 @@ def whole_numbers(values, name: str) -> np.ndarray:
     """
     if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
         raise ValueError(f"expected {name} as a list of whole numbers, got {values!r:.80}")
-    array = np.asarray(values.cpu() if isinstance(values, Tensor) else list(values))
+    listed = values.cpu() if isinstance(values, Tensor) else list(values)
+    if not isinstance(listed, Tensor) and any(isinstance(one, bool) for one in listed):
+        listed = [True]  # among numbers it would count as one of them
+    array = np.asarray(listed)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         kind = "truth values; use np.flatnonzero" if array.dtype.kind == "b" else f"{array.dtype}"
         raise ValueError(f"expected {name} as a list of whole numbers, got {kind}")

@@ -27,7 +27,8 @@ def source_sets(
     if sources is None:
         sources = _usual_sets(sets)
     if not isinstance(sources, Mapping):
-        sources = tuple(sources)  # looked through twice
+        # Looked through twice; one name is a name, not its letters.
+        sources = (sources,) if isinstance(sources, str) else tuple(sources)
     if isinstance(sources, Mapping):
         members = {name: _row_mask(query, name, rows) for name, rows in sources.items()}
     else:

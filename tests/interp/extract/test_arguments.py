@@ -5,11 +5,14 @@ import inspect
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import interp
 from interp import extract
+from interp.data.boxes import check_boxes
+from interp.faithfulness import faithfulness
 from interp.inputs.prompts import teacher_forced
-from interp.maps import target_index
+from interp.maps import target_index, token_map
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +166,19 @@ def test_calls_that_need_a_processor_say_so_to_a_bare_model(tiny, sample):
         extract.effects(model, text, positions=[2])
     with pytest.raises(ValueError, match="expected rows for this sample, got 'image'; pass sets"):
         extract.patch_effects(model, text, positions=[2])
+
+
+def test_small_slips_are_taken_or_named(tiny, sample):
+    """One name for a list of names, a text for a completion, one sample for several."""
+    effects = extract.effects(tiny, sample, sources="image", positions=[50])
+    assert effects["source_set"].values.tolist() == ["image"]
+    with pytest.raises(ValueError, match="whole numbers, got truth values"):
+        extract.ledger(tiny, sample, positions=[50, True])
+    with pytest.raises(ValueError, match="expected samples, got one Sample"):
+        inspect.unwrap(extract.each)("ledger", tiny, sample)
+    maps = {"flat": xr.zeros_like(token_map(extract.ledger(tiny, sample), "answer"))}
+    own = tiny.answer(sample.image, sample.question).text
+    given = faithfulness(tiny, sample, maps, completion=own)
+    assert np.isfinite(given["log_likelihood"]).all()
+    with pytest.raises(ValueError, match="expected boxes as an array of shape .k, 4., got list"):
+        inspect.unwrap(check_boxes)([[0, 0, 1, 1]])
