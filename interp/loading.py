@@ -200,7 +200,11 @@ def resolve(name: str | Path) -> tuple[str, bool]:
 
 
 def outline(
-    name: str | Path, *, is_narrow: bool = False, depth: tuple[int, int] | None = None
+    name: str | Path,
+    *,
+    is_narrow: bool = False,
+    depth: tuple[int, int] | None = None,
+    pixels: tuple[int | None, int | None] = (None, None),
 ) -> VLM:
     """A model by its config and processor alone, for what depends on sizes and not on weights.
 
@@ -212,11 +216,14 @@ def outline(
             can be, so that every array which is extracted has its true shape.
         depth: the model's width and dtype with so many layers of text and of the vision tower, and
             random weights.
+        pixels: bounds between which the image processor resizes, as `load_model` takes them.
     """
     source, embedded = resolve(name)
     record = base_of(source)
     if record is not None:
         source, embedded = resolve(record["base"])
+        trained = (record.get("min_pixels"), record.get("max_pixels"))
+        pixels = tuple(b if a is None else a for a, b in zip(pixels, trained, strict=True))
     _family(name, source, {})
     config = AutoConfig.from_pretrained(source)
     if is_narrow:
@@ -228,6 +235,7 @@ def outline(
     if is_narrow:
         model = model.float()
     processor = _processor(str(name), source, {})
+    _limit_pixels(processor.image_processor, *pixels)
     prompt = record["prompt"] if record else "plain" if embedded else "think"
     return VLM(model.eval(), processor, str(name), prompt, "outline")
 

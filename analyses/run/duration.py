@@ -59,7 +59,7 @@ def _seconds(
     name: str, report: str, options: Extraction, sample: Sample, depth: tuple[int, int]
 ) -> float:
     """Seconds on a model of this depth; the better of two, because the first one warms up."""
-    vlm = outline(name, depth=depth)
+    vlm = outline(name, depth=depth, pixels=(options.min_pixels, options.max_pixels))
     vlm.model.to("cuda" if torch.cuda.is_available() else "cpu")
     recipe = import_module(f"analyses.reports.{report}.measure").probe(
         writer(vlm, [sample], generates=True), [sample], options

@@ -44,7 +44,7 @@ def tell(report: str, options: Extraction) -> None:
     if not probes:
         raise ValueError("expected at least one readable sample, got none")
     name = options.before if report == "before_after" else options.model
-    vlm = outline(name)
+    vlm = outline(name, pixels=(options.min_pixels, options.max_pixels))
     lengths = [_lengths(vlm, sample) for sample in probes]
     shards = in_shards(samples, options)
     print(f"{len(samples)} samples in {len(shards)} shards of at most {len(shards[0])}")
@@ -98,7 +98,8 @@ def _tell_memory(vlm: VLM, options: Extraction, n_tokens: int, n_targets: int) -
 def _tell_disk(
     name: str, report: str, options: Extraction, probes: list[Sample], n: int, n_shards: int
 ) -> None:
-    narrow = outline(name, is_narrow=True)
+    pixels = (options.min_pixels, options.max_pixels)
+    narrow = outline(name, is_narrow=True, pixels=pixels)
     vlm = writer(narrow, probes, generates=False)
     shard = (
         import_module(f"analyses.reports.{report}.measure")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -245,6 +246,10 @@ def test_a_dry_run_tells_shapes_disk_and_memory_and_writes_nothing(report, tmp_p
     said = commands.run(extract, *asked, "--dry-run").stdout
     assert "200 samples in 8 shards of at most 25" in said
     assert "GiB of weights (torch.float32)" in said
+    n_tokens = int(re.search(r"tokens  (\d+)", said)[1])
+    if report == "before_after":  # images are as large as they will be
+        said = commands.run(extract, *asked, "--dry-run", "--max-pixels", 3136).stdout
+        assert int(re.search(r"tokens  (\d+)", said)[1]) < n_tokens
     assert not (tmp_path / "x").exists()
     if report != "direct_vs_indirect":
         return
