@@ -23,7 +23,7 @@ from train.certified import Certified
 from train.options import given
 from train.policy import Policy, load_policy, lora, name_adapter
 from train.rows import texts
-from train.tiny.closed_paths import ClosedPath
+from train.tiny.closed_paths import PATHS, ClosedPath
 from train.tiny.mix import Mix
 from train.usable import Whole, against_text, usable
 
@@ -64,6 +64,12 @@ class Data:
         default=True,
         metadata={"help": "refuse to train a model on which the extractor fails its oracles"},
     )
+
+    def __post_init__(self):
+        if self.thinking and self.data != "digits":
+            raise ValueError(f"expected thinking with the data digits alone, got {self.data!r}")
+        if self.closed_path not in ("", *PATHS):
+            raise ValueError(f"expected closed_path of {PATHS}, got {self.closed_path!r}")
 
 
 def main(policy: Policy, data: Data, config: SFTConfig) -> None:

@@ -7,6 +7,7 @@ import torch
 
 import interp
 from interp.inputs.prompts import teacher_forced
+from train.sft import Data
 from train.tiny.closed_paths import PATHS, ClosedPath
 
 
@@ -87,3 +88,12 @@ def test_the_embedded_controls_are_closed(name, path, samples):
 def test_an_unknown_path_is_refused():
     with pytest.raises(ValueError, match="expected a path of .*image.*ffn.*, got 'all'"):
         ClosedPath("all")
+    with pytest.raises(ValueError, match="expected closed_path of .*, got 'all'"):
+        Data(n_samples=1, closed_path="all")
+
+
+def test_a_thought_for_all_texts_is_of_the_embedded_scenes():
+    """Where it would change nothing it is refused."""
+    assert Data(n_samples=1, thinking="look.").thinking == "look."
+    with pytest.raises(ValueError, match="thinking with the data digits alone, got 'jsonl:x'"):
+        Data(n_samples=1, data="jsonl:x", thinking="look.")
