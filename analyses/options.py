@@ -164,7 +164,7 @@ class Extraction(OfSamples):
     out: Path = option(Path("reports/out"), "folder to write (default: %(default)s)")
     no_images: bool = option(False, "do not copy the samples' images into the run")
     resume: bool = option(False, "go on with the run that is in OUT; redraw it if it is finished")
-    overwrite: bool = option(False, "replace a finished run that is in OUT")
+    overwrite: bool = option(False, "replace the run that is in OUT")
     shard_size: int | None = option(
         None, "samples per shard (default: 64; with full detail 4)", type=positive
     )

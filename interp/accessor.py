@@ -56,9 +56,7 @@ class Pictures:
                 'interp.extract.maps(vlm, sample) makes one, or ledger(..., detail="tokens")'
             )
         if kind == "holistic":
-            through = "bottleneck" if "bottleneck" in self.kinds else self.kinds[0]
-            role = target if isinstance(target, str) else "answer"
-            return holistic(self._dataset, through, role)
+            return self._holistic(target, image)
         kind = kind or self.kinds[0]
         if "map" in self._dataset:
             return one_map(self._dataset, target, kind, image=image)
@@ -68,6 +66,15 @@ class Pictures:
                 f"interp.extract.maps(..., kinds=({kind!r},)) makes it"
             )
         return token_map(self._dataset, target, image=image)
+
+    def _holistic(self, role: Wanted, image: int | None) -> Map:
+        if "map" not in self._dataset or role not in ("answer", "thinking"):
+            raise ValueError(
+                "expected a dataset of interp.extract.maps and the role 'answer' or 'thinking' for "
+                f"the kind 'holistic', got the kinds {self.kinds} and the target {role!r}"
+            )
+        kind = "bottleneck" if "bottleneck" in self.kinds else self.kinds[0]
+        return holistic(self._dataset, kind, role, image=image)
 
     def plot(
         self,

@@ -153,8 +153,16 @@ def _processor(name: str, source: str, options: dict):
 def _check_place(dtype, device) -> None:
     if dtype not in (*DTYPES, *(getattr(torch, name) for name in DTYPES[1:])):
         raise ValueError(f"expected a dtype of {DTYPES}, got {dtype!r}")
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"expected a GPU for the device {str(device)!r}, got none; leave it out")
+    if device is None:
+        return
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # every backend has its own for a device that is not there
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"expected a device that this machine has, got {str(device)!r}: {reason}; leave it out "
+            "for a GPU where there is one"
+        ) from error
 
 
 def _check_base(adapter: str, source: str, weights: str, model, dtype, options: dict) -> None:

@@ -23,6 +23,7 @@ from interp.inputs import prompts as inputs
 from interp.model.state import undisturbed
 from interp.model.vlm import PROMPTS, VLM
 from interp.stats import proportion_interval
+from train.refusals import in_one_line
 
 PLACES = [f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right")]
 
@@ -95,6 +96,7 @@ def _rates(right: list[bool], same_thinking: list[bool], changed: list[bool]) ->
     }
 
 
+@in_one_line()
 def main() -> None:
     """Evaluates and prints; writes JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -121,6 +123,7 @@ def main() -> None:
             "seed": options.seed,
             "families": by_family,
         }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

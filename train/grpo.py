@@ -24,6 +24,7 @@ from interp.model.vlm import PROMPTS, VLM
 from train.judge import judge_from_environment
 from train.options import given
 from train.policy import Policy, load_policy, lora, name_adapter
+from train.refusals import in_one_line
 from train.rewards import Reward
 from train.rows import questions
 from train.usable import against_question, usable
@@ -137,4 +138,5 @@ def _data(task: Task, vlm: VLM, *, with_boxes: bool):
 
 
 if __name__ == "__main__":
-    main(*given(Policy, Task, GRPOConfig))
+    with in_one_line():
+        main(*given(Policy, Task, GRPOConfig))

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from interp.loading import load_model
 from interp.model.adapters import keep_prompt, merged
+from train.refusals import in_one_line
 
 
+@in_one_line()
 def main() -> None:
     """Loads base and adapter, adds the one to the other and saves model and processor."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

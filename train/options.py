@@ -36,9 +36,25 @@ def parsed(*classes: type) -> tuple:
 
 
 def given(*classes: type) -> tuple:
-    """`parsed`, or the end of the process with one line that says what is wrong (exit code 2)."""
+    """`parsed`, or the end of the process: help, or one line that says what is wrong (code 2)."""
+    if {"-h", "--help", "--help-all"} & set(sys.argv[1:]):
+        _print_help(*classes)
+        sys.exit(0)
     try:
         return parsed(*classes)
     except (ValueError, OSError, yaml.YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _print_help(*classes: type) -> None:
+    """This package's options; with --help-all the hundreds of the trainer's besides."""
+    *own, config = classes
+    if "--help-all" in sys.argv:
+        own.append(config)
+    epilog = (
+        f"--config FILE: all of these as YAML; train/configs/ has examples. Every field of "
+        f"{config.__module__.split('.')[0]}'s {config.__name__} is an option too; --help-all lists "
+        "them."
+    )
+    TrlParser(own, epilog=epilog).print_help()

@@ -22,6 +22,7 @@ from interp.model.vlm import PROMPTS, VLM
 from train.certified import Certified
 from train.options import given
 from train.policy import Policy, load_policy, lora, name_adapter
+from train.refusals import in_one_line
 from train.rows import texts
 from train.tiny.closed_paths import PATHS, ClosedPath
 from train.tiny.mix import Mix
@@ -118,4 +119,5 @@ def _rows(data: Data, vlm: VLM, max_length: int | None):
 
 
 if __name__ == "__main__":
-    main(*given(Policy, Data, SFTConfig))
+    with in_one_line():
+        main(*given(Policy, Data, SFTConfig))

@@ -2,9 +2,10 @@
 
     map = METHODS["rollout"](vlm, sample, target)      # (row, column) on the merged grid
 
-`target` is an index into the sample's targets, all tokens of thinking and answer in order. Every
-function takes `completion=` besides, to explain the model's own text. All explain the target's
-logit in the centered gauge.
+`target` is one of the sample's targets, all tokens of thinking and answer in order: its index
+(negative from the end), a role, for its first, or a token that stands once. Every function takes
+`completion=` besides, to explain the model's own text. All explain the target's logit in the
+centered gauge.
 """
 
 from interp.attribution.attention import raw_attention, rollout

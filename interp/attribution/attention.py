@@ -12,6 +12,7 @@ from interp.attribution.target import Asked, ask_one
 from interp.capture.replay import replay
 from interp.data.sample import Sample
 from interp.inputs.completions import Completion
+from interp.maps.named import Wanted
 from interp.model.parts import Parts
 from interp.model.state import attending, undisturbed
 from interp.model.vlm import VLM
@@ -19,7 +20,7 @@ from interp.model.vlm import VLM
 
 @torch.no_grad()
 def raw_attention(
-    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+    vlm: VLM, sample: Sample, target: Wanted, *, completion: Completion | None = None
 ) -> xr.DataArray:
     """Attention of the target's row to each visual token, mean over layers and heads.
 
@@ -35,7 +36,7 @@ def raw_attention(
 
 @torch.no_grad()
 def rollout(
-    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+    vlm: VLM, sample: Sample, target: Wanted, *, completion: Completion | None = None
 ) -> xr.DataArray:
     """The target's row of Π_l (A_l + 1) / 2, A_l the mean over heads: attention passed on.
 

@@ -6,13 +6,14 @@ import xarray as xr
 from interp.attribution.target import ask_one
 from interp.data.sample import Sample
 from interp.inputs.completions import Completion
+from interp.maps.named import Wanted
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 
 
 @torch.no_grad()
 def cam(
-    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+    vlm: VLM, sample: Sample, target: Wanted, *, completion: Completion | None = None
 ) -> xr.DataArray:
     """Class activation map: the target's logit read at each visual row, signed.
 
@@ -28,7 +29,7 @@ def cam(
 
 
 def grad_cam(
-    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+    vlm: VLM, sample: Sample, target: Wanted, *, completion: Completion | None = None
 ) -> xr.DataArray:
     """ReLU(Σ_d ḡ_d a_d) at the vision merger's output (Selvaraju et al. 2017), ḡ the mean gradient.
 

@@ -13,6 +13,7 @@ from interp.attribution.target import Asked, ask_one
 from interp.data.images import blank, open_image
 from interp.data.sample import Sample
 from interp.inputs.completions import Completion
+from interp.maps.named import Wanted
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM, embed
 
@@ -21,7 +22,7 @@ AT_ONCE = 8  # steps in one forward
 
 
 def input_x_gradient(
-    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+    vlm: VLM, sample: Sample, target: Wanted, *, completion: Completion | None = None
 ) -> xr.DataArray:
     """Normalised pixel × gradient of the target's logit, summed over each visual token's pixels.
 
@@ -38,7 +39,7 @@ def input_x_gradient(
 def integrated_gradients(
     vlm: VLM,
     sample: Sample,
-    target: int,
+    target: Wanted,
     *,
     completion: Completion | None = None,
     n_steps: int = N_STEPS,

@@ -9,6 +9,7 @@ from interp.attribution.target import ask_one
 from interp.data.images import blank, open_image
 from interp.data.sample import Sample
 from interp.inputs.completions import Completion
+from interp.maps.named import Wanted
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 
@@ -17,7 +18,7 @@ AT_ONCE = 16
 
 @torch.no_grad()
 def occlusion(
-    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+    vlm: VLM, sample: Sample, target: Wanted, *, completion: Completion | None = None
 ) -> xr.DataArray:
     """How much of the target's logit is lost when a patch has the processor's mean colour.
 

@@ -29,6 +29,7 @@ from transformers import AttentionInterface
 from interp.attribution.target import Asked, ask_one
 from interp.data.sample import Sample
 from interp.inputs.completions import Completion
+from interp.maps.named import Wanted
 from interp.model.parts import Parts
 from interp.model.state import attending, undisturbed
 from interp.model.vlm import VLM
@@ -37,7 +38,7 @@ from interp.model.vlm import VLM
 def attn_lrp(
     vlm: VLM,
     sample: Sample,
-    target: int,
+    target: Wanted,
     *,
     completion: Completion | None = None,
     through_pattern: bool = True,

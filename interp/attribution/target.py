@@ -7,6 +7,7 @@ all tokens have in common, and maps of the two can differ as much as methods do.
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from interp.data.sample import Sample
 from interp.extract.question import Query, ask
 from interp.inputs.completions import Completion
 from interp.maps.map import Map
+from interp.maps.named import Wanted, target_index
 from interp.model.families import base_model
 from interp.model.parts import Parts
 from interp.model.vlm import VLM
@@ -27,6 +29,8 @@ class Asked:
 
     query: Query
     context: Prefill
+    index: int
+    """The target's place among the sample's targets."""
 
     @property
     def parts(self) -> Parts:
@@ -82,8 +86,31 @@ class Asked:
         )
 
 
-def ask_one(vlm: VLM, sample: Sample, target: int, completion: Completion | None = None) -> Asked:
+def index_of(query: Query, target: Wanted) -> int:
+    """The target's place among the sample's, which may be said as for `interp.maps.token_map`.
+
+    Raises:
+        ValueError: no such target, or one that means several.
+    """
+    roles = [role for role, _ in query.places]
+    named = {"target_role": ("target", roles), "target_token": ("target", list(query.target_text))}
+    try:
+        return target_index(xr.Dataset(coords=named), target)
+    except ValueError as error:
+        raise ValueError(f"{query.attributes['sample']}: {error}") from None
+
+
+def ask_one(
+    vlm: VLM, sample: Sample, target: Wanted, completion: Completion | None = None
+) -> Asked:
     """The target's question with its prefill.
+
+    Args:
+        vlm: the model.
+        sample: with one image.
+        target: its index, counted from the end where it is negative; a role, for its first target;
+            or a token that stands once.
+        completion: the text to explain; the sample's own by default.
 
     Raises:
         ValueError: no such target; several images, or none; what `interp.extract.ledger` raises.
@@ -94,13 +121,10 @@ def ask_one(vlm: VLM, sample: Sample, target: int, completion: Completion | None
             "maps of several"
         )
     full_query = ask(vlm, sample, completion=completion)
-    if not 0 <= target < len(full_query.rows):
-        raise ValueError(
-            f"{sample.id}: expected a target in 0..{len(full_query.rows) - 1}, got {target}"
-        )
+    index = index_of(full_query, target)
     options = {
-        "positions": [int(full_query.rows[target])],
-        "targets": [int(full_query.targets[target])],
+        "positions": [int(full_query.rows[index])],
+        "targets": [int(full_query.targets[index])],
     }
     query = ask(vlm, sample, completion=completion, **options)
-    return Asked(query, prefill(query.model, query.batch, query.rows))
+    return Asked(query, prefill(query.model, query.batch, query.rows), index)

@@ -20,6 +20,7 @@ from interp.algebra.readout import gauge_rows
 from interp.attribution.target import Asked, ask_one
 from interp.data.sample import Sample
 from interp.inputs.completions import Completion
+from interp.maps.named import Wanted
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 
@@ -29,7 +30,7 @@ TEXT = ("question", "thinking", "answer")
 
 @torch.no_grad()
 def tam(
-    vlm: VLM, sample: Sample, target: int, *, completion: Completion | None = None
+    vlm: VLM, sample: Sample, target: Wanted, *, completion: Completion | None = None
 ) -> xr.DataArray:
     """The token activation map of the target, not negative.
 

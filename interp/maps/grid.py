@@ -47,12 +47,24 @@ def one_map(
     return on_grid(values.sum("target", skipna=False, keep_attrs=True), image)
 
 
-def holistic(maps: xr.Dataset, kind: str = "bottleneck", role: str | None = "answer") -> Map:
+def holistic(
+    maps: xr.Dataset,
+    kind: str = "bottleneck",
+    role: str | None = "answer",
+    *,
+    image: int | None = None,
+) -> Map:
     """All targets of a role, or of both, in one map, (row, column), not negative.
 
     Σ over targets of ReLU(map), as in the paper; ReLU(Σ over targets of map) for maps of the
     variant "release". With kind "bottleneck" it is the paper's holistic map. Targets whose map is
     not defined add nothing.
+
+    Args:
+        maps: as `interp.extract.maps` gives them.
+        kind: one of those in the dataset.
+        role: "answer", "thinking", or None for both.
+        image: as for `on_grid`.
 
     Raises:
         ValueError: a kind that is not there, no target of the role, or no (or more than one) image.
@@ -64,8 +76,8 @@ def holistic(maps: xr.Dataset, kind: str = "bottleneck", role: str | None = "ans
         raise ValueError(f"expected targets of the role {' or '.join(map(repr, roles))}, got none")
     values = values.isel(target=of_role & maps["is_defined"].sel(kind=kind).values)
     if maps.attrs.get("variant") == "release":
-        return on_grid(values.sum("target", skipna=False).clip(min=0))
-    return on_grid(values.clip(min=0).sum("target", skipna=False, keep_attrs=True))
+        return on_grid(values.sum("target", skipna=False).clip(min=0), image)
+    return on_grid(values.clip(min=0).sum("target", skipna=False, keep_attrs=True), image)
 
 
 def _kind(maps: xr.Dataset, kind: str) -> xr.DataArray:

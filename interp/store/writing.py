@@ -138,12 +138,12 @@ def start_run(
         settings: all that decides what the shards hold; a run that is resumed must have the same.
         shards: ids of the samples of each shard.
         facts: more attributes, which a run that is resumed keeps from its start.
-        resume: go on with what is there; otherwise an unfinished run that was there is removed.
-        overwrite: remove a finished run as well.
+        resume: go on with what is there.
+        overwrite: remove a run that is there; one without a finished shard is removed anyway.
 
     Raises:
-        ValueError: `path` holds something else, a finished run, or a run of other settings or
-            samples.
+        ValueError: `path` holds something else, a run with something in it, or a run of other
+            settings or samples.
     """
     settings = json.loads(json.dumps(settings))  # as it will be read
     if resume and _is_run(path):
@@ -153,11 +153,8 @@ def start_run(
         raise ValueError(
             f"{path}: expected an empty folder or a run, got other files; choose another"
         )
-    if _is_run(path) and read_manifest(path).get("attributes") is not None and not overwrite:
-        raise ValueError(
-            f"{path}: expected a folder without a finished run, got one; pass --resume to go on "
-            "with it, --overwrite to replace it, or choose another folder"
-        )
+    if _is_run(path) and not overwrite:
+        _refuse_measured(path)
     content = {
         "schema": SCHEMA,
         "settings": settings,
@@ -173,6 +170,21 @@ def start_run(
         shutil.rmtree(path)
     aside.rename(path)  # with its manifest or not at all
     return Run(path, shards)
+
+
+def _refuse_measured(path: Path) -> None:
+    """Raises ValueError for a run that holds something; an empty one is lost without a loss."""
+    manifest = read_manifest(path)
+    n_done = len(Run(path, manifest["shards"]).confirmations())
+    is_finished = manifest.get("attributes") is not None
+    if is_finished or n_done:
+        of = (
+            "a finished one" if is_finished else f"{n_done} of its {len(manifest['shards'])} shards"
+        )
+        raise ValueError(
+            f"{path}: expected a folder without a run, got {of}; pass --resume to go on with it, "
+            "--overwrite to replace it, or choose another folder"
+        )
 
 
 def _check_same(path: Path, settings: dict, shards: list[list[str]]) -> None:

@@ -56,8 +56,11 @@ class Case:
     bound: float
     """Bound of the model's dtype, relative to the sum of absolute parts."""
     logit_bound: float
-    """Bound for logits and their effects, relative to the same. At least that of the dtype, and
+    """Bound for logits, relative to the same. At least that of the dtype, and
     above what rounding alone moves in a target's logit."""
+    effect_bound: float
+    """Bound for effects, relative to the same. An effect is a difference of two logits: at least
+    that of the dtype, and above what rounding alone moves in both."""
     vector_bound: float
     """Bound for what is compared element by element: outputs of layers, attention rows, terms. At
     least that of the dtype, and above what rounding alone moves at the targets' rows."""
@@ -91,7 +94,7 @@ class Case:
             for one in (gap, to)
         ]
         error, signal = (float(np.max(one / self.magnitude)) for one in by_target)
-        return Finding(check, error, self.logit_bound, signal=signal)
+        return Finding(check, error, self.effect_bound, signal=signal)
 
 
 def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
@@ -109,6 +112,7 @@ def make_case(vlm: VLM, sample: Sample, bound: float) -> Case:
         stream=residual(query.model, query.batch, tokens),
         bound=bound,
         logit_bound=bound,
+        effect_bound=bound,
         vector_bound=bound,
         token_bound=bound,
     )

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import extract
@@ -38,8 +38,11 @@ def interventions(case: Case) -> list[Finding]:
     findings = []
     for mode in EDGE_MODES:
         total = extract.effects(vlm, sample, sources=["image"], mode=mode, **case.asked)["total"]
-        cut = [_cut(case, context, k, one, mode) for k, one in enumerate(hidden)]
-        gap = clean - _logits(case, torch.stack(cut)) - total.values[:, 0]
+        cut = [
+            states_with_cuts(case, context, row, one, mode)
+            for row, one in zip(query.rows.split(1), hidden.split(1), strict=True)
+        ]
+        gap = clean - logits_of(case, torch.cat(cut)) - total.values[:, 0]
         findings.append(case.compare(f"a cut equals a forward with it ({mode})", gap, to=total))
 
     refs = references(vlm, sample, kinds=("blur",))
@@ -49,48 +52,49 @@ def interventions(case: Case) -> list[Finding]:
     embeddings[members[0]] = refs["blur"].embeddings.to(embeddings)
     with undisturbed(query.model):
         final = _forward(query.parts, context, inputs_embeds=embeddings[None])[query.rows]
-    gap = clean - _logits(case, final) - total
+    gap = clean - logits_of(case, final) - total
     findings.append(case.compare("replaced content equals a forward with it", gap, to=total))
     return findings
 
 
-def _cut(
-    case: Case, context: Prefill, k: int, hidden: Tensor, mode: str
-) -> Float[Tensor, " d_model"]:
-    """The k-th target's final state when its row, and no other, cannot read some tokens."""
-    parts, row = case.query.parts, case.query.rows[k]
+def states_with_cuts(
+    case: Case,
+    context: Prefill,
+    rows: Int[Tensor, " row"],
+    hidden: Bool[Tensor, "row token"],
+    mode: str,
+) -> Float[Tensor, "row d_model"]:
+    """Final states of some rows when each of them, and no other row, cannot read some tokens."""
+    parts = case.query.parts
     with undisturbed(case.query.model), ExitStack() as stack:
         if mode == "mask":
             stack.enter_context(attending(parts.language_model, "sdpa"))
-            arguments = {"attention_mask": {"full_attention": _mask(context, row, hidden)}}
-            return _forward(parts, context, **arguments)[row]
+            mask = {"full_attention": _mask(context, rows, hidden)}
+            return _forward(parts, context, attention_mask=mask)[rows]
         stack.enter_context(attending(parts.language_model, "eager"))
-        is_visual = case.query.is_visual
-        is_averaged = is_visual if mode == "mean" else None
+        is_averaged = case.query.is_visual if mode == "mean" else None
         for layer in parts.layers:
-            hook = partial(_take_out, parts, layer, row, hidden, is_averaged)
+            hook = partial(_take_out, parts, layer, rows, hidden, is_averaged)
             handle = layer.attention.register_forward_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
-        return _forward(parts, context)[row]
+        return _forward(parts, context)[rows]
 
 
 def _take_out(  # noqa: PLR0913, PLR0917 - a hook's arguments
-    parts: Parts, layer: Layer, row, hidden, is_averaged, _module, _args, kwargs, output
+    parts: Parts, layer: Layer, rows, hidden, is_averaged, _module, _args, kwargs, output
 ) -> tuple[Tensor, None]:
-    """A layer's attention output whose row reads 0, or a mean value, over the cut edges."""
+    """A layer's attention output whose rows read 0, or a mean value, over the cut edges."""
     out, weights = output
     values = layer.v_proj(kwargs["hidden_states"])[0]
     values = rearrange(values, "p (kv d) -> p kv d", kv=parts.n_kv_heads)
     values = values.repeat_interleave(parts.n_heads // parts.n_kv_heads, dim=1)
     fill = torch.zeros_like(values[0]) if is_averaged is None else values[is_averaged].mean(0)
-    cut_weights = weights[0, :, row] * hidden
-    cut_values = torch.einsum("hp,phd->hd", cut_weights, values - fill)
-    o_proj_inputs = torch.stack(
-        [rearrange(cut_values, "h d -> (h d)"), cut_values.new_zeros(cut_values.numel())]
-    )
-    written, bias = layer.o_proj(o_proj_inputs)
+    cut_weights = weights[0, :, rows] * hidden
+    cut_values = torch.einsum("hrp,phd->rhd", cut_weights, values - fill)
+    o_proj_inputs = rearrange(cut_values, "r h d -> r (h d)")
+    written = layer.o_proj(torch.cat([o_proj_inputs, torch.zeros_like(o_proj_inputs[:1])]))
     out = out.clone()
-    out[0, row] -= written - bias
+    out[0, rows] -= written[:-1] - written[-1]
     return out, None
 
 
@@ -100,19 +104,20 @@ def _forward(parts: Parts, context: Prefill, **overrides) -> Float[Tensor, "toke
     return parts.language_model(**arguments).last_hidden_state[0]
 
 
-def _logits(case: Case, hidden: Float[Tensor, "target d_model"]) -> Float[np.ndarray, " target"]:
+def logits_of(case: Case, hidden: Float[Tensor, "target d_model"]) -> Float[np.ndarray, " target"]:
+    """The targets' logits above the vocabulary's mean, out of their final states."""
     logits = case.query.parts.output_embedding(hidden)
     return gauge_logits(logits, case.query.targets, "centered").cpu().double().numpy()
 
 
-def _mask(context: Prefill, row: Tensor, hidden: Tensor) -> Tensor:
-    """The causal mask, in which one row does not see some tokens; added to the scores."""
+def _mask(context: Prefill, rows: Tensor, hidden: Tensor) -> Tensor:
+    """The causal mask, in which some rows do not see some tokens; added to the scores."""
     n_tokens = len(context.is_visible)
-    is_seen = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=row.device).tril()
+    is_seen = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=rows.device).tril()
     is_seen &= context.is_visible
-    is_seen |= torch.eye(n_tokens, dtype=torch.bool, device=row.device)  # padding sees itself
-    is_seen[row] &= ~hidden
+    is_seen |= torch.eye(n_tokens, dtype=torch.bool, device=rows.device)  # padding sees itself
+    is_seen[rows] &= ~hidden
     scores = torch.zeros(
-        1, 1, n_tokens, n_tokens, device=row.device, dtype=context.embeddings.dtype
+        1, 1, n_tokens, n_tokens, device=rows.device, dtype=context.embeddings.dtype
     )
     return scores.masked_fill(~is_seen, -torch.inf)

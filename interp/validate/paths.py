@@ -15,7 +15,7 @@ from interp.extract.references import references
 from interp.extract.source_sets import source_sets
 from interp.validate.case import Case, Finding, of_sum
 
-NODES = (16, 64)  # of Gauss and Legendre; the second where the first is not enough
+NODES = (16, 64, 256)  # of Gauss and Legendre; the next where one is not enough
 QUADRATURE = 1e-2  # of the map's absolute values, that they may miss
 N_PATCHES = 3
 
@@ -31,7 +31,7 @@ def first_order_sums(case: Case) -> list[Finding]:
         maps = dataset["first_order"].values[..., 0]
         errors = np.abs(dataset["completeness_error"].values) / case.magnitude
         size = np.abs(maps).sum(axis=(1, 2)) / case.magnitude
-        bounds = case.logit_bound + QUADRATURE * size
+        bounds = case.effect_bound + QUADRATURE * size
         worst = int(np.argmax(errors / bounds))
         if errors[worst] <= bounds[worst]:
             break  # otherwise more nodes: a map that is right converges

@@ -14,9 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.capture.prefill import prefill
+from interp.algebra.effects import cut_masks
+from interp.capture.prefill import Prefill, prefill
+from interp.extract.source_sets import source_sets
 from interp.model.state import undisturbed
 from interp.validate.case import Case, Finding, relative
+from interp.validate.interventions import logits_of, states_with_cuts
+from interp.vocabulary import EDGE_MODES
 
 LARGEST = 5.0  # of the dtype's bound: beyond it a wrong extractor could pass; use float32 then
 MULTIPLE = 2.0  # of what rounding moves: many checks against a few measurements
@@ -30,34 +34,37 @@ def rounding(case: Case) -> tuple[Finding, Case]:
 
     Returns:
         The finding, of the targets' rows, and the case with its bounds above what rounding moves:
-        `logit_bound` in the targets' logits, `vector_bound` at their rows, `token_bound` at any
-        token's.
+        `logit_bound` in the targets' logits, `effect_bound` in these and in the same with the
+        image cut off, `vector_bound` at their rows, `token_bound` at any token's.
     """
     query = case.query
     context = prefill(query.model, query.batch, query.rows)
     embeddings = context.given["inputs_embeds"]
     before, logits = _outputs(case, context.given, embeddings)
-    of_logits, of_rows, of_tokens = [], [], []
+    of_logits, of_rows, of_tokens, of_cuts = [], [], [], []
+    cuts_before = _logits_with_cuts(case, context, embeddings)
     for draw in range(N_DRAWS):
-        after, moved_logits = _outputs(case, context.given, _moved(embeddings, draw))
+        moved = _moved(embeddings, draw)
+        after, moved_logits = _outputs(case, context.given, moved)
+        cuts = _logits_with_cuts(case, context, moved)
+        of_cuts.append(np.abs(cuts - cuts_before) / case.magnitude)
         of_rows.append(relative(moved_logits - logits, logits))
         of_logits.append(_centered(case, moved_logits - logits) / case.magnitude)
         for a, b in zip(before, after, strict=True):
             of_tokens.append(relative(b - a, a))
             of_rows.append(relative((b - a)[query.rows], a[query.rows]))
     # numpy's maximum, unlike Python's, keeps what is not a number.
-    at_logits, at_rows, at_tokens = (float(np.max(one)) for one in (of_logits, of_rows, of_tokens))
+    everything = of_logits, of_cuts, of_rows, of_tokens
+    at_logits, at_cuts, at_rows, at_tokens = (float(np.max(one)) for one in everything)
     largest = LARGEST * case.bound
-
-    def above(error: float, most: float) -> float:
-        return max(case.bound, MULTIPLE * min(error, most))
-
-    vectors = above(at_rows, largest)
+    logits, cuts = (MULTIPLE * min(one, case.bound) for one in (at_logits, at_cuts))
+    rows, tokens = (MULTIPLE * min(one, largest) for one in (at_rows, at_tokens))
     case = replace(
         case,
-        logit_bound=above(at_logits, case.bound),
-        vector_bound=vectors,
-        token_bound=max(vectors, above(at_tokens, largest)),
+        logit_bound=max(case.bound, logits),
+        effect_bound=max(case.bound, logits + cuts),
+        vector_bound=max(case.bound, rows),
+        token_bound=max(case.bound, rows, tokens),
     )
     return Finding("rounding moves the model little", at_rows, largest), case
 
@@ -66,6 +73,27 @@ def _centered(case: Case, logits: Tensor) -> Float[np.ndarray, " target"]:
     """Sizes of the targets' logits above the vocabulary's mean."""
     own = logits.double().gather(1, case.query.targets[:, None])[:, 0]
     return (own - logits.double().mean(dim=1)).abs().cpu().numpy()
+
+
+def _logits_with_cuts(
+    case: Case, context: Prefill, embeddings: Tensor
+) -> Float[np.ndarray, "mode target"]:
+    """The targets' logits when their rows cannot read the image.
+
+    Such states are not those of training, and some models round more in them.
+    """
+    query, context = (
+        case.query,
+        replace(context, given=context.given | {"inputs_embeds": embeddings}),
+    )
+    _, members = source_sets(query, ["image"], context.is_sink)
+    hidden = cut_masks(members, query.rows, context.is_visible)[0]
+    return np.stack(
+        [
+            logits_of(case, states_with_cuts(case, context, query.rows, hidden, mode))
+            for mode in EDGE_MODES
+        ]
+    )
 
 
 def _moved(embeddings: Tensor, draw: int) -> Tensor:

@@ -84,7 +84,7 @@ def test_a_finished_run_is_neither_replaced_nor_lost(finished):
     before = {p: p.read_bytes() for p in (out / "run").rglob("*") if p.is_file()}
     asked = (*EDGE, "--data", data, "--out", out)
     done = commands.run(direct_vs_indirect, *asked, code=2)
-    assert "expected a folder without a finished run, got one; pass --resume" in done.stderr
+    assert "expected a folder without a run, got a finished one; pass --resume" in done.stderr
     assert {p: p.read_bytes() for p in (out / "run").rglob("*") if p.is_file()} == before
     done = commands.run(direct_vs_indirect, *asked, "--resume")
     assert "2 samples ok" in done.stdout

@@ -54,8 +54,19 @@ def test_every_method_maps_the_grid_and_leaves_no_trace(tiny, samples, name):
     assert np.isfinite(found.values).all() and float(np.abs(found).max()) > 0
     again = METHODS[name](tiny, sample, last)
     np.testing.assert_array_equal(found.values, again.values)
-    with pytest.raises(ValueError, match=r"target.* in 0\.\."):
+    with pytest.raises(ValueError, match=rf"{sample.id}: expected a target in 0\.\."):
         METHODS[name](tiny, sample, last + 1)
+    answer = int(np.flatnonzero(ledger["target_role"] == "answer")[0])
+    by_index = METHODS[name](tiny, sample, answer).values
+    for same in ("answer", answer - last - 1):
+        np.testing.assert_array_equal(METHODS[name](tiny, sample, same).values, by_index)
+
+
+@pytest.mark.parametrize(("target", "message"), [(True, "got True"), ("", "''")])
+def test_a_target_that_is_none_is_refused_and_named(tiny, samples, target, message):
+    for name in ("rollout", "direct (Eq. 1)"):
+        with pytest.raises(ValueError, match=f"{samples[3].id}: expected.*{message}"):
+            METHODS[name](tiny, samples[3], target)
 
 
 def test_attention_and_rollout_equal_slow_products(case):

@@ -161,6 +161,13 @@ def test_what_cannot_be_loaded_is_refused(folder, tmp_path, tried):
     tried("a checkpoint or an adapter as a pickle", 2, "refused: only safetensors are read")
 
 
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "meta", " cpu", ""])
+def test_a_device_that_is_not_there_is_named(device):
+    message = rf"expected a device that this machine has, got '{device}': .*; leave it out"
+    with pytest.raises(ValueError, match=message):
+        interp.load_model("tiny", device=device)
+
+
 def test_remote_code_is_never_run(folder, tried):
     path, _ = folder
     (path / "evil.py").write_text("raise SystemExit('ran')")

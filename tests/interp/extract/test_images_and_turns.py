@@ -104,6 +104,9 @@ def test_images_add_up_to_all_images(tiny, asked):
     with pytest.raises(ValueError, match=r"2 images; say image= of \[0, 1\]"):
         ds.vlm.map("answer")
     ds.vlm.plot("answer", image=1)
+    whole = [interp.maps.holistic(ds, "direct", image=number) for number in (0, 1)]
+    assert whole[0].shape == whole[1].shape[::-1]
+    np.testing.assert_array_equal(ds.vlm.map("answer", "holistic", image=1), whole[1])
 
 
 def test_several_images_can_be_replaced(tiny, scenes, asked):

@@ -95,6 +95,9 @@ def test_the_accessor_reads_what_is_there_and_names_the_missing_call():
     once = next(k for k, token in enumerate(tokens) if tokens.count(token) == 1 and token)
     np.testing.assert_array_equal(ds.vlm.map(tokens[once]), ds.vlm.map(once))
     np.testing.assert_allclose(ds.vlm.map(kind="holistic"), interp.maps.holistic(ds), atol=0)
+    for dataset, target in ((ledger, "answer"), (ds, 3)):
+        with pytest.raises(ValueError, match="dataset of interp.extract.maps and the role"):
+            dataset.vlm.map(target, "holistic")
     with pytest.raises(ValueError, match=r"kinds=\('edge',\)\) makes it"):
         ds.vlm.map(kind="edge")
     with pytest.raises(ValueError, match=r"kinds=\('effect',\)\) makes it"):

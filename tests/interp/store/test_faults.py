@@ -188,6 +188,20 @@ def test_other_settings_or_samples_are_not_gone_on_with(run):
         interp.open_run(run)
 
 
+def test_a_run_with_something_in_it_is_replaced_when_asked_to_alone(tmp_path):
+    """An hour's work on disk is not lost for a forgotten --resume."""
+    path, plan = tmp_path / "run", writer.plan()
+    for _ in range(2):  # nothing is in it yet
+        begun = writing.start_run(path, writer.SETTINGS, plan)
+    for number, said in ((0, "1 of its 4 shards"), (2, "2 of its 4 shards")):
+        begun.commit(number, None, {"statuses": []})
+        with pytest.raises(ValueError, match=rf"{said}; pass --resume .*, --overwrite"):
+            writing.start_run(path, writer.SETTINGS, plan)
+    assert list(begun.confirmations()) == [0, 2]
+    writing.start_run(path, writer.SETTINGS, plan, overwrite=True)
+    assert not begun.confirmations()
+
+
 def test_shards_that_do_not_belong_together_are_refused(run):
     for number in (0, 1):
         path = store.shard_path(run, number).with_suffix(".json")

@@ -23,7 +23,7 @@ from interp.validate import rounding as rounding_of
 from interp.validate.case import by_layer, make_case
 from interp.validate.rounding import rounding
 from interp.validate.sums import stream_sums
-from interp.vocabulary import BOUNDS
+from interp.vocabulary import BOUNDS, EDGE_MODES
 from tests.support import commands, odd_models
 from train.certified import Certified
 
@@ -149,6 +149,29 @@ def test_the_bound_of_logits_lies_above_what_rounding_moves_and_not_far(samples,
     for bound, used in ((3, 3), (1.5, 2), (0.75, 1.5), (0.1, 0.2)):
         found = rounding(replace(case, bound=bound * moved))[1].logit_bound
         assert found == pytest.approx(used * moved, rel=1e-3)
+
+
+def test_rounding_is_measured_with_the_image_cut_off_too(samples, monkeypatch):
+    vlm = interp.load_model("tiny")
+    case = make_case(vlm, samples[0], 1e-3).of([-1])
+    context = prefill.prefill(vlm.model, case.query.batch, case.query.rows)
+    with torch.no_grad():
+        found = rounding_of._logits_with_cuts(case, context, context.given["inputs_embeds"])
+    for logit, mode in zip(found[:, 0], EDGE_MODES, strict=True):
+        options = {"sources": ["image"], "mode": mode, **case.asked}
+        effect = interp.extract.effects(vlm, samples[0], **options)
+        expected = case.ledger["logit"] - effect["total"].squeeze()
+        assert logit == pytest.approx(float(expected.item()), abs=1e-4)
+
+    # An effect may err by what rounding moves in both of its logits; each at most twice the dtype's.
+    for moved, used in ((1e-5, 1e-3), (7e-4, 1.4e-3), (9.0, 2e-3)):
+        cuts = iter([found, *[found + moved * case.magnitude] * rounding_of.N_DRAWS])
+        monkeypatch.setattr(rounding_of, "_logits_with_cuts", lambda *_, cuts=cuts: next(cuts))
+        widened = rounding(case)[1]
+        assert widened.logit_bound == 1e-3
+        assert widened.effect_bound == pytest.approx(used, rel=1e-2)
+        assert case.compare("an effect", 0, 1).bound == 1e-3
+        assert widened.compare("an effect", 0, 1).bound == widened.effect_bound
 
 
 def test_what_is_not_a_number_never_passes(samples, monkeypatch):
