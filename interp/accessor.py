@@ -165,4 +165,6 @@ class Pictures:
         ax.figure.colorbar(drawn, ax=ax, label=f"{unit}{label}", shrink=0.8)
         source = TEXT_SOURCE_TITLES.get(self._dataset.attrs.get("text_source"))
         if source:
+            is_cut = self._dataset.attrs.get("text_is_complete") == "no"
+            source += ", cut off at the limit" * is_cut
             ax.set_title(source, fontsize="small")

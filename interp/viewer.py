@@ -77,8 +77,10 @@ def _largest(ledger: xr.Dataset, layer: int, head: int) -> float:
 
 def _drawn(image, saliency: xr.DataArray, boxes, limit: float) -> bytes:
     """The overlay as PNG."""
-    figure, ax = plt.subplots(figsize=(3.6, 3.6))
+    figure, ax = plt.subplots(figsize=(4.4, 3.6), layout="constrained")
     plots.overlay(image, saliency, np.zeros((0, 4)) if boxes is None else boxes, ax, limit=limit)
+    unit = f" [{saliency.attrs['units']}]" if "units" in saliency.attrs else ""
+    figure.colorbar(ax.images[-1], ax=ax, label=f"map{unit}, where positive", shrink=0.8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)

@@ -291,6 +291,7 @@ ATTRIBUTES = {
     "sample": "The sample's id",
     "partner": "Id of the partner, whose image and words stand against the sample's",
     "text_source": "Whose text is explained: own (the model's greedy one), reference or given",
+    "text_is_complete": "Whether the text came to its end: yes, or no where it was cut off",
     "data": "Data set and split",
     "data_hash": "Hash over image, question, text, boxes and twin",
     "norm": "How the final norm is treated in what is written (METHODS.md 1)",

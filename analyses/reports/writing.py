@@ -157,9 +157,15 @@ def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
     for name, table in present.items():
         inert(table).to_csv(folder / f"{name}.csv", index=False)
         if len(table) <= MOST_ROWS:
-            latex = with_intervals(table).to_latex(index=False, float_format="%.3g", escape=True)
+            printed = with_intervals(table).map(_on_one_line)
+            latex = printed.to_latex(index=False, float_format="%.3g", na_rep="–", escape=True)
             latex = "% \\usepackage{booktabs}\n" + in_latin(latex)
             (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
+
+
+def _on_one_line(value):
+    """Text with its line breaks spelled; an empty line would end a cell."""
+    return value.replace("\n", r"\n") if isinstance(value, str) else value
 
 
 def counted(table: pd.DataFrame) -> pd.DataFrame:

@@ -58,6 +58,8 @@ def tell(report: str, options: Extraction) -> None:
     _tell_memory(vlm, options, int(tokens.max()), int(targets.max()))
     _tell_disk(name, report, options, probes[:N_STORED], len(samples), len(shards))
     _tell_time(name, report, options, probes[0], len(samples))
+    if report == "direct_vs_indirect":
+        _tell_games(options)
 
 
 def _lengths(vlm: VLM, sample: Sample) -> tuple[int, int]:
@@ -134,6 +136,17 @@ def _tell_time(name: str, report: str, options: Extraction, sample: Sample, n: i
     print(f"time    about {span(n_arms * n * each)} in one process here, {n_arms * each:.3g} s a")
     print("        sample: layer by layer from models of its width with one and two of them, one")
     print("        sample at a time, without loading, certificate and longer texts")
+
+
+def _tell_games(options: Extraction) -> None:
+    """The verdict's run, which is not in the figures above."""
+    measure = import_module("analyses.reports.direct_vs_indirect.measure")
+    if measure.plays_games(options):
+        judged, _ = measure.scenes(options)
+        print(
+            f"games   {len(judged)} samples more, for the verdict, in OUT/run-games: their time and"
+        )
+        print("        disk are not in the figures above; --effects edge leaves them out")
 
 
 def _tell_arrays(dataset: xr.Dataset) -> None:

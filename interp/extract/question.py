@@ -172,6 +172,7 @@ def origin(vlm: VLM, sample: Sample, completion) -> dict[str, str]:
         "prompt": vlm.prompt,
         "sample": sample.id,
         "text_source": "reference" if completion is None else completion.source,
+        "text_is_complete": "yes" if completion is None or completion.is_complete else "no",
         "data": f"{sample.dataset}/{sample.split}",
         "data_hash": sample.fingerprint,
     }

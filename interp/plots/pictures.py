@@ -9,6 +9,7 @@ from PIL import Image
 from interp.data.images import open_image
 from interp.vocabulary import require
 
+LEAST_ALPHA, MOST_ALPHA = 0.15, 0.65  # what is below shows even where the map is largest
 VISIBLE = 0.05  # of the scale's end: what is lower has no colour to speak of
 
 
@@ -67,7 +68,7 @@ def overlay(
         cmap="magma",
         vmin=0,
         vmax=top,
-        alpha=0.25 + 0.65 * shade,
+        alpha=LEAST_ALPHA + (MOST_ALPHA - LEAST_ALPHA) * shade,
         extent=(0, 1, 1, 0),
         aspect=aspect,
     )

@@ -150,6 +150,7 @@ def test_rows_of_image_and_question_alone_make_a_whole_report(tmp_path):
     assert not (tmp_path / "out/tables/accuracy.csv").exists()
     said = commands.run(extract, "direct_vs_indirect", *asked, "--out", tmp_path / "x", "--dry-run")
     assert "3 samples in 3 shards" in said.stdout
+    assert "games   3 samples more, for the verdict, in OUT/run-games" in said.stdout
 
 
 def test_what_is_wrong_with_the_data_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):

@@ -185,6 +185,13 @@ def test_a_cut_text_is_said(tiny, sample, caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="raise max_new_tokens"):
         interp.explain(tiny, sample.image, sample.question, max_new_tokens=3)
     assert "cut off after 3 tokens" in caplog.text
+    (whole,) = tiny.answers([sample])
+    for n, said in ((len(whole.token_ids) - 1, "no"), (60, "yes")):
+        (text,) = tiny.answers([sample], max_new_tokens=n)
+        ledger = interp.extract.ledger(tiny, sample, completion=text)
+        assert ledger.attrs["text_is_complete"] == said
+        title = ledger.vlm.plot(0).get_title()
+        assert title.endswith("cut off at the limit") == (said == "no"), title
 
 
 def test_a_model_that_somebody_holds_is_wrapped_and_not_changed(tiny, sample, explained):

@@ -95,7 +95,7 @@ def _groups(results: ArmFindings) -> list[dict]:
                 {
                     "name": name,
                     "before": intervals.text(before, digits=None),
-                    "n": n_before,
+                    "n": f"{n_before:.0f}",
                     "cells": cells,
                 }
             )

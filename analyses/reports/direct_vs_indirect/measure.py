@@ -63,7 +63,7 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
     vlm = load(options, options.model, options.adapter)
     recipe = Measurement(vlm, samples, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
-    if options.effects != "edge" and options.text == "completion":
+    if plays_games(options):
         judged, pool = scenes(options)
         games = Games(vlm, pool, options, certificate=recipe.facts["certificate"])
         write_run(games_path(path), judged, games, options)
@@ -79,6 +79,11 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
         recipe = Measurement(second, samples, options, certificate=model_certificate, texts_of=path)
         write_run(compared_path(path), samples, recipe, options)
     return [path]
+
+
+def plays_games(options: DirectVsIndirect) -> bool:
+    """Whether the verdict's run is measured too: it is about the model's own texts, in full."""
+    return options.effects != "edge" and options.text == "completion"
 
 
 def _load_compared(options: DirectVsIndirect, prompt: str) -> VLM:

@@ -59,6 +59,7 @@ def _page(results: MapFindings) -> dict:
         "controls": list(findings.CONTROLS.values()),
         "excess": None if results.excess is None else _wide(results.excess, "weights"),
         "costs": _cost_rows(results),
+        "cheapest": results.costs["cheapest"].iloc[0],
         "pairs": _pair_rows(results),
         "n_excess": 0 if results.excess is None else int(results.excess["n"].max()),
         "n_correct": int(run["is_correct"].sum()),

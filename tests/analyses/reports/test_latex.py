@@ -36,6 +36,14 @@ def test_the_tables_of_every_report_compile(name, tmp_path):
     compiled(tables, tmp_path / "tables")
 
 
+def test_a_cell_keeps_its_line_and_a_missing_number_is_a_dash(tmp_path):
+    table = pd.DataFrame({"text": ["one\n\ntwo", "three"], "value": [float("nan"), 1.25]})
+    writing.save_tables({"small": table}, tmp_path)
+    rows = [line for line in (tmp_path / "small.tex").read_text().splitlines() if "&" in line]
+    assert rows[1] == r"one\textbackslash n\textbackslash ntwo & -- \\"
+    assert rows[2] == r"three & 1.25 \\"
+
+
 @needs_engine
 def test_hostile_texts_compile(tmp_path):
     texts = [
@@ -43,6 +51,7 @@ def test_hostile_texts_compile(tmp_path):
         r"\input{/etc/passwd} \end{tabular}",
         "Δ − ρ ≤ ≥ × → “quotes” é ü ß …",
         "see 数字 🐶 العربية नमस्ते",
+        "an empty\n\nline",
         "line\nbreak\ttab\0nul",
         "<script>alert(1)</script> [–]",
         "[2in] more",

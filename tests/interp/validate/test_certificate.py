@@ -163,7 +163,8 @@ def test_rounding_is_measured_with_the_image_cut_off_too(samples, monkeypatch):
         expected = case.ledger["logit"] - effect["total"].squeeze()
         assert logit == pytest.approx(float(expected.item()), abs=1e-4)
 
-    # An effect may err by what rounding moves in both of its logits; each at most twice the dtype's.
+    # An effect may err by what rounding moves in both of its logits; each at most twice the
+    # dtype's bound.
     for moved, used in ((1e-5, 1e-3), (7e-4, 1.4e-3), (9.0, 2e-3)):
         cuts = iter([found, *[found + moved * case.magnitude] * rounding_of.N_DRAWS])
         monkeypatch.setattr(rounding_of, "_logits_with_cuts", lambda *_, cuts=cuts: next(cuts))
