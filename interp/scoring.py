@@ -85,7 +85,7 @@ def saliencies(
                 attention = float(maps["visual_attention"].mean())
                 results.append(Saliency(holistic(maps, kind, role), attention))
         except ValueError as error:  # of the next one; all before it are there
-            log.warning("no map: %s", error)
+            log.warning("no map of %s (%s): %s", rule, vlm.adapter or vlm.name, error)
             results.append(str(error))
     return results
 

@@ -37,6 +37,8 @@ plt.show()
 # %% [markdown]
 # The reference holds the twin's visual embeddings. It is one only for tokens in whose place the
 # twin's own text has another token: here the answer, not the words that both texts share.
+# The text explained is the data's for this scene, as the twin's is for the twin;
+# `completion=vlm.answer(sample.image, sample.question)` explains what the model writes.
 
 # %%
 references = interp.extract.references(vlm, sample, kinds=["twin"])
