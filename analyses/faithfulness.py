@@ -8,6 +8,10 @@ For every sample and method: the map of the model's own answer, deletion and ins
 and 30 % of the pixels (Table 1 of Saliency-R1), rank agreement with exact patch maps and
 occlusion, mass on the evidence, and what the map costs. Writes OUT/index.html, figures, tables, run
 and manifest.json.
+
+Methods, by the names of --methods (quoted where they have a space): random, raw attention, rollout,
+CAM, Grad-CAM, input × gradient, integrated gradients, AttnLRP, TAM, occlusion; and maps of
+contributions and effects: direct, bottleneck, two_hop, effect, edge, slot.
 """
 
 import sys

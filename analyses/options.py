@@ -232,7 +232,7 @@ class Faithfulness(OfOneModel):
 
     methods: tuple[str, ...] | None = option(
         None,
-        "some of the methods by name; an unknown one is refused with a list (default: all)",
+        "some of those that faithfulness.py --help names (default: all)",
         nargs="+",
         type=str,
     )

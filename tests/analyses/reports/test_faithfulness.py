@@ -11,6 +11,7 @@ import pytest
 import interp
 from analyses import faithfulness as script
 from analyses.reports.faithfulness import words
+from interp import attribution
 from interp.measures import normalised
 from tests.support import commands
 
@@ -89,6 +90,14 @@ def test_a_map_without_a_partner_has_a_report_too(tmp_path):
     run = interp.open_run(tmp_path / "run")
     assert run["reference_answer"].attrs["long_name"] == "Reference answer"
     assert all("units" in variable.attrs for variable in run.data_vars.values())
+
+
+def test_the_help_names_every_method():
+    listed = " ".join(script.__doc__.split("has a space):")[-1].split())
+    first, second = listed.removesuffix(".").split("; and maps of contributions and effects: ")
+    names = [*first.split(", "), *second.split(", ")]
+    assert set(attribution.METHODS.named(names)) == set(attribution.METHODS)
+    assert len(names) == len(attribution.METHODS)
 
 
 def test_an_unknown_method_is_refused(tmp_path):
