@@ -93,7 +93,7 @@ def test_a_map_without_a_partner_has_a_report_too(tmp_path):
 
 
 def test_the_help_names_every_method():
-    listed = " ".join(script.__doc__.split("has a space):")[-1].split())
+    listed = " ".join(script.__doc__.split("have a space):")[-1].split())
     first, second = listed.removesuffix(".").split("; and maps of contributions and effects: ")
     names = [*first.split(", "), *second.split(", ")]
     assert set(attribution.METHODS.named(names)) == set(attribution.METHODS)
