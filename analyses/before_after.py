@@ -13,8 +13,9 @@ manifest.json.
 
 import sys
 
-from analyses.options import BeforeAfterReport, parse
+from analyses.options import BeforeAfterReport
 from analyses.run import command
+from analyses.run.arguments import parse
 
 
 def main() -> int:

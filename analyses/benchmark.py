@@ -16,7 +16,7 @@ from pathlib import Path
 from analyses.benchmarks.models import SHAPES, TEXT_TOKENS, Setting, make_model
 from analyses.benchmarks.options import Benchmark
 from analyses.benchmarks.timing import EXTRACTIONS, paired, peak_memory, tasks
-from analyses.options import parse
+from analyses.run.arguments import parse
 
 
 def at_length(model, setting: Setting, options: Benchmark) -> dict:

@@ -16,8 +16,9 @@ lies in OUT/before_after.
 
 import sys
 
-from analyses.options import DirectVsIndirectReport, parse
+from analyses.options import DirectVsIndirectReport
 from analyses.run import command
+from analyses.run.arguments import parse
 
 
 def main() -> int:

@@ -15,8 +15,9 @@ a sample that cannot be measured is counted as skipped or failed, with its reaso
 import sys
 from importlib import import_module
 
-from analyses.options import EXTRACTIONS, parse_one_of
+from analyses.options import EXTRACTIONS
 from analyses.run import command
+from analyses.run.arguments import parse_one_of
 
 
 def _extract(report: str, options) -> dict[str, int] | None:

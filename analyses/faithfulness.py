@@ -16,8 +16,9 @@ contributions and effects: direct, bottleneck, two_hop, effect, edge, slot.
 
 import sys
 
-from analyses.options import FaithfulnessReport, parse
+from analyses.options import FaithfulnessReport
 from analyses.run import command
+from analyses.run.arguments import parse
 
 
 def main() -> int:

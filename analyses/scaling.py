@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from analyses.benchmarks.options import Scaling
-from analyses.options import parse
+from analyses.run.arguments import parse
 
 ROOT = Path(__file__).parent.parent
 STEPS = (100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)

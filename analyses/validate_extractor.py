@@ -12,8 +12,9 @@ error and bound, and writes the certificate as JSON. Exit code 1 if a check fail
 import sys
 import time
 
-from analyses.options import Validation, parse
+from analyses.options import Validation
 from analyses.run import command
+from analyses.run.arguments import parse
 
 
 def main() -> int:

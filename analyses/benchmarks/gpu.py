@@ -28,7 +28,7 @@ from analyses.benchmarks.options import GPU
 from analyses.benchmarks.steps import STEPS
 from analyses.benchmarks.timing import PRELOADED
 from analyses.benchmarks.wheels import ROOT
-from analyses.options import parse
+from analyses.run.arguments import parse
 
 SHARES = {"exactness": 0.2, "certificate": 0.2, "3b": 0.4, "profile": 0.1, "reward": 0.3}
 """Largest fraction of the minutes for a step; steps not named may use all that is left."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from analyses.options import option
+from analyses.run.arguments import option
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from analyses.benchmarks.options import Wheels
-from analyses.options import parse
+from analyses.run.arguments import parse
 
 ROOT = Path(__file__).parents[2]
 WANTED = (

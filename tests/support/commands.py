@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from unittest import mock
 
-from analyses import options
+from analyses.run.arguments import parse
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,4 @@ def run(script: ModuleType, *arguments, code: int = 0) -> Done:
 
 def parsed(kind: type, *arguments):
     """The options of a command that arguments give."""
-    return options.parse(kind, "", [str(argument) for argument in arguments])
+    return parse(kind, "", [str(argument) for argument in arguments])

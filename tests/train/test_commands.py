@@ -1,4 +1,4 @@
-"""What the training commands say to who asks for help, and to who asks for what cannot be had."""
+"""Help and refusals of the training commands."""
 
 import sys
 

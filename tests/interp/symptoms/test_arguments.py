@@ -107,10 +107,11 @@ def test_questions_for_maps_that_are_none_are_refused(tiny, sample, options):
 )  # fmt: skip
 def test_numbers_of_a_command_that_mean_nothing_are_refused(name, arguments, capsys):
     """A command whose --batch-size is 0 runs, certifies, and ends with "range() arg 3 …"."""
-    from analyses import options
+    from analyses.options import DirectVsIndirectReport
+    from analyses.run.arguments import parse
 
     with pytest.raises(SystemExit) as caught:
-        options.parse(options.DirectVsIndirectReport, "", [f"{name}={arguments}"])
+        parse(DirectVsIndirectReport, "", [f"{name}={arguments}"])
     assert caught.value.code == 2
 
 
