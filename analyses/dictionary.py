@@ -22,11 +22,56 @@ To look at one as a table, ask for a variable or two: `ds[["logit", "embed"]].to
 multiplies all of its dimensions.
 """
 
+VALUES = {
+    "path": {
+        "direct": "values read from the set and written into the logit (Eq. 1)",
+        "value_bias": "the constant part of these values",
+        "ffn": "the row's FFNs see another state",
+        "attention": "the row's later layers attend and read otherwise",
+        "norm": "the final norm rescales",
+        "routing": "the pattern of attention that the set's keys make",
+        "mediated": "other positions that saw the set",
+        "self": "earlier layers of the target's own row",
+    },
+    "path_class": {
+        "direct write": "what the set's values and keys change in what is written into the logit",
+        "rest of the row": "what FFNs and later layers of the target's row make of it",
+        "other positions": "what rows in between make of it",
+    },
+    "mode": {
+        "zero": "cut edges read nothing",
+        "mean": "cut edges read the mean value of the image's tokens (for text: the question's)",
+        "mask": "cut edges are taken out of the softmax",
+    },
+    "norm": {
+        "live": "the final norm is that of the changed state",
+        "frozen": "the final norm is that of the clean run",
+    },
+    "reference": {
+        "mean": "the average visual token of a pool of images",
+        "other": "another image of the pool, with another answer",
+        "twin": "the same scene with one attribute changed",
+        "blur": "the image, blurred",
+    },
+    "origin": {
+        "embed": "the token's embedding",
+        "attention": "what attention wrote into it, value biases apart",
+        "bias": "value biases, as its attention layers wrote them",
+        "ffn": "what its FFNs wrote into it",
+    },
+}
+"""Values of coordinates and attributes, and their meanings."""
+
 
 def page() -> str:
     """The page's Markdown."""
     variables = [(name, unit, title) for name, (unit, title) in vocabulary.VARIABLES.items()]
     coordinates = [(name, unit, title) for name, (unit, title) in vocabulary.COORDINATES.items()]
+    values = [
+        (value, name, meaning)
+        for name, meanings in VALUES.items()
+        for value, meaning in meanings.items()
+    ]
     return "\n".join(
         [
             HEAD,
@@ -34,6 +79,7 @@ def page() -> str:
             *_section("Dimensions", ("name", "what it is"), vocabulary.DIMENSIONS.items()),
             *_section("Coordinates", ("name", "unit", "what it is"), coordinates),
             *_section("Attributes", ("name", "what it is"), vocabulary.ATTRIBUTES.items()),
+            *_section("Values", ("value", "of", "what it is"), values),
         ]
     )
 

@@ -28,6 +28,7 @@ def _extract(report: str, options) -> dict[str, int] | None:
         from analyses.run.estimate import tell
 
         return tell(report, options)  # nothing is made, nothing to count
+    command.refuse_run(options, options.out / "run")
     measure = import_module(f"analyses.reports.{report}.measure")
     return counts(measure.measure_run(options, options.out / "run"))
 

@@ -5,6 +5,7 @@ A loaded model has passed the self-check: replays read the live tensors of this 
 
 import copy
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -73,11 +74,7 @@ def load_model(
     if prompt not in PROMPTS:
         raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
     options = {"revision": revision} if revision else {}
-    family = _family(name, source, options)
-    if family not in MODEL_FAMILIES:
-        raise ValueError(
-            f"{name}: expected an architecture of {sorted(MODEL_FAMILIES)}, got {family!r}"
-        )
+    _family(name, source, options)
     processor = _processor(name, source, options)
     _limit_pixels(processor.image_processor, min_pixels, max_pixels)
     model = load_weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
@@ -188,15 +185,21 @@ def _limit_pixels(image_processor, min_pixels: int | None, max_pixels: int | Non
     image_processor.size = type(image_processor.size)(**size)
 
 
-def _family(name: str, source: str, options: dict) -> str:
+def _family(name: str, source: str, options: dict) -> ModuleType:
+    """The file of the model's family."""
     try:
-        return AutoConfig.from_pretrained(source, **options).model_type
+        family = AutoConfig.from_pretrained(source, **options).model_type
     except OSError as error:
         embedded = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
         raise ValueError(
             f"expected a hub id, a folder or one of {embedded}, got {name!r}: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    if family not in MODEL_FAMILIES:
+        raise ValueError(
+            f"{name}: expected an architecture of {sorted(MODEL_FAMILIES)}, got {family!r}"
+        )
+    return MODEL_FAMILIES[family]
 
 
 def resolve(name: str | Path) -> tuple[str, bool]:
@@ -232,12 +235,12 @@ def outline(
         source, embedded = resolve(record["base"])
         trained = (record.get("min_pixels"), record.get("max_pixels"))
         pixels = tuple(b if a is None else a for a, b in zip(pixels, trained, strict=True))
-    _family(name, source, {})
+    family = _family(str(name), source, {})
     config = AutoConfig.from_pretrained(source)
     if is_narrow:
-        _narrow(config)
+        family.narrow(config)
     if depth is not None:
-        _shorten(config, *depth)
+        family.shorten(config, *depth)
     with torch.device("cpu" if is_narrow or depth else "meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=config.dtype)
     if is_narrow:
@@ -246,25 +249,6 @@ def outline(
     _limit_pixels(processor.image_processor, *pixels)
     prompt = record["prompt"] if record else "plain" if embedded else "think"
     return VLM(model.eval(), processor, str(name), prompt, "outline")
-
-
-def _narrow(config) -> None:
-    """Eight numbers per head, one thin layer of the tower."""
-    text, vision = config.text_config, config.vision_config
-    width = 8 * text.num_attention_heads
-    text.hidden_size, text.intermediate_size = width, 16
-    text.rope_parameters = text.rope_parameters | {"mrope_section": [2, 1, 1]}
-    vision.hidden_size, vision.intermediate_size, vision.num_heads = 32, 32, 2
-    vision.depth, vision.fullatt_block_indexes, vision.out_hidden_size = 1, [0], width
-
-
-def _shorten(config, n_layers: int, n_vision_layers: int) -> None:
-    """So many layers; in the tower, all with full attention only where the model's first are."""
-    text, vision = config.text_config, config.vision_config
-    text.num_hidden_layers, vision.depth = n_layers, n_vision_layers
-    text.layer_types = text.layer_types[:n_layers]
-    kept = [k for k in vision.fullatt_block_indexes if k < n_vision_layers]
-    vision.fullatt_block_indexes = kept
 
 
 def self_check(model: nn.Module) -> None:

@@ -135,7 +135,7 @@ TEXT_SOURCE_TITLES = {
     "reference": "the sample's reference text",
 }
 """Whose text is explained, the attribute `text_source` of every dataset of a sample."""
-FAMILY_TITLES = {"qwen2_5_vl": "Qwen2.5-VL"}
+FAMILY_TITLES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen2_vl": "Qwen2-VL"}
 """Titles of the model families, `interp.model.families.MODEL_FAMILIES`."""
 REPORT_TITLES = {
     "direct_vs_indirect": "Direct against indirect contributions of the image",

@@ -58,7 +58,7 @@ interp.plots.use_style()
 direct = interp.maps.token_map(ledger, "answer")
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.6))
 interp.plots.scene(sample.image, sample.boxes, axes[0])
-limit, aspect = float(abs(direct).max()), sample.image.height / sample.image.width
+limit, aspect = float(abs(direct).max()), image.height / image.width
 interp.plots.signed_map(direct, sample.boxes, axes[1], limit=limit, aspect=aspect)
 figure.colorbar(axes[1].images[0], ax=axes[1], label="Direct contribution [logit]")
 plt.show()

@@ -26,6 +26,20 @@ def test_the_dictionary_is_the_vocabulary():
         assert f"| `{name}` |" in dictionary.page()
 
 
+def test_every_value_of_a_coordinate_has_its_meaning():
+    lists = {
+        "path": {*vocabulary.EDGE_PATHS, *vocabulary.NODE_PATHS},
+        "path_class": vocabulary.PATH_CLASSES,
+        "mode": vocabulary.EDGE_MODES,
+        "norm": vocabulary.NORMS,
+        "reference": vocabulary.REFERENCES,
+        "origin": vocabulary.ORIGINS,
+    }
+    assert set(dictionary.VALUES) == set(lists)
+    for name, values in lists.items():
+        assert set(dictionary.VALUES[name]) == set(values), name
+
+
 def test_editors_see_every_public_name():
     """The stub is read and not run: it cannot tell by itself that it has fallen behind."""
     stub = ast.parse((ROOT / "interp/__init__.pyi").read_text())

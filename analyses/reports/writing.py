@@ -28,6 +28,7 @@ from analyses.reports.folding import folded
 from interp.plots import fonts
 from interp.store.opening import write_json
 from interp.store.spreadsheets import inert
+from interp.vocabulary import PATH_TITLES
 
 TEMPLATES = Path(__file__).parent
 PACKAGES = ("xarray", "scipy", "seaborn", "matplotlib")
@@ -158,6 +159,8 @@ def save_tables(tables: dict[str, pd.DataFrame | None], folder: Path) -> None:
         inert(table).to_csv(folder / f"{name}.csv", index=False)
         if len(table) <= MOST_ROWS:
             printed = with_intervals(table).map(_on_one_line)
+            for column in [one for one in printed if one.split()[-1] == "path"]:
+                printed[column] = printed[column].replace(PATH_TITLES)
             latex = printed.to_latex(index=False, float_format="%.3g", na_rep="–", escape=True)
             latex = "% \\usepackage{booktabs}\n" + in_latin(latex)
             (folder / f"{name}.tex").write_text(latex, encoding="utf-8")

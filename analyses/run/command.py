@@ -80,11 +80,24 @@ def make_report(name: str, options) -> int:
                 refuse_other_run(run_path, options.out)
             return write_report(name, run_path, options.out)
         path = options.out / "run"
+        refuse_run(options, path)
         import_module(f"analyses.reports.{name}.measure").measure_run(options, path)
         return write_report(name, path, options.out)
 
     page = options.out / "index.html"
     return run(work, page, log_level=options.log_level, threads=options.threads)
+
+
+def refuse_run(options, path: Path) -> None:
+    """Raises ValueError for a run that is there and is neither gone on with nor replaced.
+
+    It is asked before a model is loaded; where a run is of several models, of the first one's.
+    """
+    from interp.store.writing import refuse_measured
+
+    if not options.resume and not options.overwrite:
+        refuse_measured(path)
+        refuse_measured(path / "0")
 
 
 def run_in(name: str, folder: Path) -> Path:

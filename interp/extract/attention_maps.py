@@ -108,12 +108,12 @@ def looking_rows(columns: Tensor, variant: str) -> Tensor:
 def thinking_columns(prefilled: Asked, kinds: list[str]) -> Tensor:
     """Positions of the thinking tokens; none where no map goes through them."""
     roles = np.array(prefilled.query.tokens.role)
-    is_asked = bool(set(kinds) & set(THROUGH_THINKING))
-    columns = np.flatnonzero((roles == "thinking") & is_asked)
-    if is_asked and len(columns) == 0:
+    asked = [kind for kind in kinds if kind in THROUGH_THINKING]
+    columns = np.flatnonzero((roles == "thinking") & bool(asked))
+    if asked and len(columns) == 0:
         raise ValueError(
             f"{prefilled.query.attributes['sample']}: expected a text with a thinking span for "
-            f"maps of {THROUGH_THINKING}, got none; leave the sample out or ask for other kinds"
+            f"maps of {asked}, got none; leave the sample out or ask for other kinds"
         )
     return torch.from_numpy(columns).to(prefilled.query.rows.device)
 

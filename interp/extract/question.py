@@ -4,7 +4,7 @@ Both call forms of `interp.extract`, a `VLM` with a `Sample` or a model with the
 end here as one `Query`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +98,10 @@ def ask(first, second, *, completion=None, positions=None, targets=None) -> Quer
     check_inputs(parts, batch)
     tokens = _bare_table(parts, batch)
     if positions is None:
-        raise ValueError("expected positions=[…], the rows whose next token to explain, got none")
+        raise ValueError(
+            "expected positions=[…], the rows whose next token to explain, got none; in each(…) a "
+            'sample is then (inputs, {"positions": […]})'
+        )
     rows, ids = _checked_targets(tokens, positions, targets)
     check_ids(parts, ids, "target ids")
     model_hash, adapter_hash = fingerprints(first)
@@ -267,7 +270,7 @@ def check_ids(parts: Parts, ids, name: str) -> None:
 
 
 def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " target"] | None:
-    """One foil per target; None, or "runner-up" for all, is the likeliest other token there.
+    """One foil per target, or one id for all; None, or "runner-up", is the likeliest other token.
 
     Raises:
         ValueError: an unknown gauge, missing foils, or not one valid token per target.
@@ -275,8 +278,13 @@ def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " t
     check_gauge(gauge, foils)
     if foils is None:
         return None
-    is_for_all = isinstance(foils, str)
-    named = [None] * len(query.targets) if is_for_all else list(foils)
+    if isinstance(foils, str):
+        foils = [None] * len(query.targets)
+    elif isinstance(foils, int | np.integer) and not isinstance(foils, bool):
+        foils = [foils] * len(query.targets)
+    elif not isinstance(foils, Iterable):
+        raise ValueError(f"expected foils as ids or tokens, one per target, got {foils!r}")
+    named = list(foils)
     named = _as_ids(query.tokenizer, named, "foils")
     if len(named) != len(query.targets):
         raise ValueError(

@@ -81,6 +81,11 @@ def holistic(
 
 
 def _kind(maps: xr.Dataset, kind: str) -> xr.DataArray:
+    if "map" not in maps:
+        raise ValueError(
+            "expected a dataset of interp.extract.maps, got one of "
+            f"{sorted(map(str, maps.data_vars))[:4]} …; token_map takes a ledger"
+        )
     require(maps, "kind", "target", "source")
     if kind not in maps["kind"].values:
         raise ValueError(

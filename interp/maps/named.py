@@ -59,8 +59,10 @@ def _named(dataset: xr.Dataset, name: str) -> list[int]:
             "give the index"
         )
     if not places:
+        is_bare = not np.isin(dataset["target_role"].values, ("thinking", "answer")).any()
         raise ValueError(
             f"expected a target's index, role or one of its tokens {tokens}, got {name!r}"
+            + "; roles and words need a processor: interp.wrap(model, processor)" * is_bare
         )
     return places[0]
 

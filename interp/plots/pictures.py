@@ -13,8 +13,8 @@ LEAST_ALPHA, MOST_ALPHA = 0.15, 0.65  # what is below shows even where the map i
 VISIBLE = 0.05  # of the scale's end: what is lower has no colour to speak of
 
 
-def scene(image, boxes: np.ndarray, ax: Axes) -> Axes:
-    """The image, in any form that `Sample` takes, with its evidence boxes in 0..1."""
+def scene(image, boxes: np.ndarray | None, ax: Axes) -> Axes:
+    """The image, in any form that `Sample` takes, with its evidence boxes in 0..1, if any."""
     image = image if isinstance(image, Image.Image) else open_image(image)
     ax.imshow(image, extent=(0, 1, 1, 0), aspect=image.height / image.width)
     _draw_boxes(boxes, ax, "white")
@@ -22,7 +22,7 @@ def scene(image, boxes: np.ndarray, ax: Axes) -> Axes:
 
 
 def signed_map(
-    array: xr.DataArray, boxes: np.ndarray, ax: Axes, *, limit: float, aspect: float
+    array: xr.DataArray, boxes: np.ndarray | None, ax: Axes, *, limit: float, aspect: float
 ) -> Axes:
     """A signed map over the patches with the evidence boxes; red raises the logit, blue lowers it.
 
@@ -30,7 +30,7 @@ def signed_map(
 
     Args:
         array: over (row, column).
-        boxes: (x0, y0, x1, y1) in 0..1.
+        boxes: (x0, y0, x1, y1) in 0..1; None for none.
         limit: the colour scale runs from -limit to limit, so that maps can be compared.
         aspect: height over width of the image.
     """
@@ -43,7 +43,12 @@ def signed_map(
 
 
 def overlay(
-    image: Image.Image, saliency: xr.DataArray, boxes: np.ndarray, ax: Axes, *, limit: float = 0.0
+    image: Image.Image,
+    saliency: xr.DataArray,
+    boxes: np.ndarray | None,
+    ax: Axes,
+    *,
+    limit: float = 0.0,
 ) -> Axes:
     """The image in grey under a map that is not negative, with the evidence boxes.
 
@@ -53,7 +58,7 @@ def overlay(
     Args:
         image: in any size.
         saliency: over (row, column); negative values are drawn as 0.
-        boxes: (x0, y0, x1, y1) in 0..1.
+        boxes: (x0, y0, x1, y1) in 0..1; None for none.
         limit: top of the colour scale; 0 for the map's own maximum.
     """
     require(saliency, "row", "column")
@@ -127,8 +132,8 @@ def _hatch(is_hatched: np.ndarray, ax: Axes, extent: tuple[float, float, float, 
         )
 
 
-def _draw_boxes(boxes: np.ndarray, ax: Axes, color: str) -> None:
-    for x0, y0, x1, y1 in boxes:
+def _draw_boxes(boxes: np.ndarray | None, ax: Axes, color: str) -> None:
+    for x0, y0, x1, y1 in () if boxes is None else boxes:
         ax.add_patch(
             plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linewidth=1.4)
         )

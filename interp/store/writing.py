@@ -153,8 +153,8 @@ def start_run(
         raise ValueError(
             f"{path}: expected an empty folder or a run, got other files; choose another"
         )
-    if _is_run(path) and not overwrite:
-        _refuse_measured(path)
+    if not overwrite:
+        refuse_measured(path)
     content = {
         "schema": SCHEMA,
         "settings": settings,
@@ -172,8 +172,10 @@ def start_run(
     return Run(path, shards)
 
 
-def _refuse_measured(path: Path) -> None:
+def refuse_measured(path: Path) -> None:
     """Raises ValueError for a run that holds something; an empty one is lost without a loss."""
+    if not _is_run(path):
+        return
     manifest = read_manifest(path)
     n_done = len(Run(path, manifest["shards"]).confirmations())
     is_finished = manifest.get("attributes") is not None

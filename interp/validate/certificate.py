@@ -112,23 +112,21 @@ def certify(
         vlm: the model as it will be used.
         samples: some with text and one image each; two embedded scenes by default.
         witness: whether to ask TransformerLens, which needs a copy of the model and the per-head
-            results of a whole sequence; by default for less than two billion parameters.
+            results of a whole sequence; by default for less than two billion parameters, of a
+            family that it knows.
 
     Raises:
         NotCertified: a check failed, naming check, layer, error and bound; it is a ValueError and
             carries the certificate.
-        ValueError: no samples, no TransformerLens where it is to be asked, and what extraction
-            raises for a model or sample that it cannot read.
+        ValueError: no samples, no TransformerLens, or a family that it does not know, where it is
+            to be asked, and what extraction raises for a model or sample that it cannot read.
     """
     if samples is None:
         samples = interp.load_samples("digits", split="test", limit=2)
     samples = list(samples)
     if not samples:
         raise ValueError("expected one or more samples to certify with, got none")
-    if witness is None:
-        witness = sum(p.numel() for p in vlm.model.parameters()) < other.LARGEST
-    if witness:
-        other.check_installed()
+    has_witness = other.is_asked(vlm, witness)
     with undisturbed(vlm.model), sums_unchecked():
         bound = BOUNDS[_identity(vlm.model)["dtype"]]
         cases = [make_case(vlm, sample, bound) for sample in samples]
@@ -138,7 +136,7 @@ def certify(
         try:
             if isinstance(vlm.model, PeftModel):
                 findings += other.merged_equals_unmerged(cases)
-            if witness:
+            if has_witness:
                 findings += other.testimony(cases)
                 asked = f"TransformerLens {version('transformer-lens')}"
         except NotMerged as error:  # no copy without the adapter can be made; the rest stands

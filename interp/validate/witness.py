@@ -30,13 +30,30 @@ TWICE = 2  # its forward is another one, with attention of its own: both are rou
 _KEPT = ("resid_pre", "attn_out", "mlp_out", "resid_post", "hook_z")
 
 
-def check_installed() -> None:
-    """Raises ValueError, saying what to do, without TransformerLens."""
+def is_asked(vlm: VLM, witness: bool | None) -> bool:
+    """Whether to ask it: as is said, or of small models of the families that it knows.
+
+    Raises:
+        ValueError: it is to be asked, and is not installed or does not know the family.
+    """
+    n_parameters = sum(parameter.numel() for parameter in vlm.model.parameters())
+    if not (n_parameters < LARGEST if witness is None else witness):
+        return False
     if find_spec("transformer_lens") is None:
         raise ValueError(
             "expected TransformerLens as the witness, got no such package; "
             "pip install 'vlm-interp[witness]', or certify(..., witness=False)"
         )
+    with _quietly():
+        from transformer_lens.factories.architecture_adapter_factory import (
+            SUPPORTED_ARCHITECTURES as KNOWN,
+        )
+    name = type(base_model(vlm.model)).__name__
+    if witness and name not in KNOWN:
+        raise ValueError(
+            f"expected a model that TransformerLens knows, got {name}; certify(..., witness=False)"
+        )
+    return name in KNOWN
 
 
 def copied(vlm: VLM) -> torch.nn.Module:

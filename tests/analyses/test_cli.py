@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -83,7 +84,8 @@ def test_a_finished_run_is_neither_replaced_nor_lost(finished):
     data, out = finished
     before = {p: p.read_bytes() for p in (out / "run").rglob("*") if p.is_file()}
     asked = (*EDGE, "--data", data, "--out", out)
-    done = commands.run(direct_vs_indirect, *asked, code=2)
+    with mock.patch.object(interp, "load_model", side_effect=AssertionError("a model is loaded")):
+        done = commands.run(direct_vs_indirect, *asked, code=2)
     assert "expected a folder without a run, got a finished one; pass --resume" in done.stderr
     assert {p: p.read_bytes() for p in (out / "run").rglob("*") if p.is_file()} == before
     done = commands.run(direct_vs_indirect, *asked, "--resume")

@@ -1,29 +1,38 @@
-"""Random Qwen2.5-VL models of odd shapes, with non-trivial norms and biases, and their inputs."""
+"""Random models of all families in odd shapes, norms and biases not trivial, and their inputs."""
 
 from dataclasses import dataclass
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 from interp.data.digits import scenes as digits
 from interp.inputs import prompts as inputs
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 
-# heads, key/value heads, head width, mrope section, layers, tied embeddings
+# family, layers, heads, key/value heads, head width, mrope section, tied embeddings
 SHAPES = {
-    "seven_to_one": (7, 1, 8, [1, 1, 2], 3, False),
-    "one_to_one": (4, 4, 16, [2, 3, 3], 2, True),
-    "two_to_one": (4, 2, 16, [4, 2, 2], 4, True),
+    "seven_to_one": ("qwen2_5_vl", 3, 7, 1, 8, [1, 1, 2], False),
+    "one_to_one": ("qwen2_vl", 2, 4, 4, 16, [2, 3, 3], True),
+    "two_to_one": ("qwen2_5_vl", 4, 4, 2, 16, [4, 2, 2], True),
+}
+FAMILIES = {
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
 }
 
 
 def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
     """A random model in eval mode, for the processor's tokens."""
-    n_heads, n_kv, d_head, mrope, n_layers, tied = SHAPES[shape]
+    family, *numbers = SHAPES[shape]
     tokenizer = processor.tokenizer
     ids = special_ids(tokenizer)
-    sizes = Sizes(n_layers, n_heads, n_kv, d_head, mrope, tied, len(tokenizer) + 13)
+    sizes = Sizes(*numbers, len(tokenizer) + 13, family)
     return random_model(sizes, ids, tokenizer.pad_token_id, tokenizer.eos_token_id, dtype, seed)
 
 
@@ -52,13 +61,25 @@ class Sizes:
     mrope_section: list[int]
     is_tied: bool
     n_vocabulary: int
+    family: str = "qwen2_5_vl"
+
+    @property
+    def tower(self) -> dict:
+        """A vision config of the family."""
+        width = self.n_heads * self.d_head
+        common = {"depth": 2, "num_heads": 2, "initializer_range": 0.15}
+        if self.family == "qwen2_vl":
+            return common | {"embed_dim": 32, "mlp_ratio": 2, "hidden_size": width}
+        own = {"hidden_size": 32, "intermediate_size": 48, "fullatt_block_indexes": [1]}
+        return common | own | {"out_hidden_size": width}
 
 
 def random_model(sizes: Sizes, ids: dict, pad: int, end: int, dtype, seed: int):
-    """A random Qwen2.5-VL in eval mode, with norms that are not 1 and biases that are not 0."""
+    """A random model in eval mode, with norms that are not 1 and biases that are not 0."""
     width = sizes.n_heads * sizes.d_head
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sizes.mrope_section}
-    config = Qwen2_5_VLConfig(
+    kind_of_config, kind = FAMILIES[sizes.family]
+    config = kind_of_config(
         text_config={
             "vocab_size": sizes.n_vocabulary,
             "hidden_size": width,
@@ -74,20 +95,12 @@ def random_model(sizes: Sizes, ids: dict, pad: int, end: int, dtype, seed: int):
             "pad_token_id": pad,
             "tie_word_embeddings": sizes.is_tied,
         },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "out_hidden_size": width,
-            "fullatt_block_indexes": [1],
-            "initializer_range": 0.15,
-        },
+        vision_config=sizes.tower,
         tie_word_embeddings=sizes.is_tied,
         **ids,
     )
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    model = kind(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:

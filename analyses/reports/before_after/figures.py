@@ -141,7 +141,8 @@ def curves(findings: ArmFindings) -> Figure | None:
                 smooth,
                 color=COLORS[rewards.index(paid[arm])],
                 linestyle=line,
-                linewidth=1.2,
+                linewidth=1.2 if paid[arm] != "none" else 3,  # others may lie on it
+                alpha=1 if paid[arm] != "none" else 0.4,
                 label=arm,
             )
         ax.set_title(title, fontsize=8)

@@ -76,7 +76,8 @@ def _accuracy(run: xr.Dataset) -> pd.DataFrame | None:
     if not answered:
         return None
     frame = pd.DataFrame(answered)
-    groups = [("all", frame), *frame.groupby("family", sort=True)]
+    by_family = list(frame.groupby("family", sort=True))
+    groups = [("all", frame), *(by_family if len(by_family) > 1 else ())]
     rows = []
     for family, group in groups:
         low, high = stats.proportion_interval(int(group.is_correct.sum()), len(group))

@@ -216,12 +216,18 @@ def _indirect(results: Findings) -> dict:
             for row in indirect.origins.to_dict("records")
         ],
         "agreement": _with_text(indirect.agreement),
-        "masses": _with_text(indirect.masses),
+        "masses": _with_text(indirect.masses[~_is_nothing(indirect.masses)]),
+        "n_without_mass": int(_is_nothing(indirect.masses).sum()),
         "pixels": None if indirect.pixels is None else _pixel_rows(indirect.pixels),
         "controls": None if indirect.controls is None else _with_text(indirect.controls),
         "n_sinks": int(results.run["n_sinks"].sum()),
         "peak": float(results.run["largest_peak"].max()),
     }
+
+
+def _is_nothing(masses: pd.DataFrame) -> pd.Series:
+    """Rows whose share is 0 in every image."""
+    return (masses[["lower", "upper"]] == 0).all(axis=1)
 
 
 def _pixel_rows(table: pd.DataFrame) -> list[dict]:

@@ -92,7 +92,13 @@ def _best(results: MapFindings, text: str) -> dict[str, str]:
 def _wide(table: pd.DataFrame, column: str) -> list[dict]:
     """A row per method, a cell with its interval per value of a column."""
     return [
-        {"method": method, "cells": [intervals.text(row) for row in one.to_dict("records")]}
+        {
+            "method": method,
+            "cells": [
+                "–" if row[column] == method else intervals.text(row)  # a map with itself
+                for row in one.to_dict("records")
+            ],
+        }
         for method, one in table.groupby("method", sort=False)
         if one[column].notna().all()
     ]

@@ -1,28 +1,29 @@
 """Model families: a small file each, the only place that knows modules of Hugging Face models.
 
-A family's file has `locate`, from a model to its `Parts`. A family whose attention, norms and
-residual stream follow METHODS.md 1 needs nothing else.
+A family's file has `locate`, from a model to its `Parts`; `narrow` and `shorten`, which change a
+config for models that are made to be measured; and `OLD_KEYS`, prefixes of adapters' keys. A family
+whose attention, norms and residual stream follow METHODS.md 1 needs nothing else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 from peft import PeftModel
 from torch import nn
 
-from interp.model.families import qwen2_5_vl
+from interp.model.families import qwen2_5_vl, qwen2_vl
 from interp.model.identity import check_whole
 from interp.model.parts import Parts
 
-MODEL_FAMILIES: dict[str, Callable[[nn.Module], Parts]] = {"qwen2_5_vl": qwen2_5_vl.locate}
-"""By the `model_type` of the config."""
-
-OLD_KEYS = {"qwen2_5_vl": qwen2_5_vl.OLD_KEYS}
+MODEL_FAMILIES: dict[str, ModuleType] = {"qwen2_5_vl": qwen2_5_vl, "qwen2_vl": qwen2_vl}
+"""Their files, by the `model_type` of the config."""
 
 
 def old_keys(model: nn.Module) -> tuple[tuple[str, str], ...]:
     """Prefixes of an adapter's keys as older versions called them, and as they are called today."""
-    return OLD_KEYS.get(base_model(model).config.model_type, ())
+    family = MODEL_FAMILIES.get(base_model(model).config.model_type)
+    return family.OLD_KEYS if family else ()
 
 
 def base_model(model: nn.Module) -> nn.Module:
@@ -78,7 +79,7 @@ def _checked(model: nn.Module) -> Parts:
         )
     _check_config(model.config.text_config)
     _check_weights(model)
-    return MODEL_FAMILIES[family](model)
+    return MODEL_FAMILIES[family].locate(model)
 
 
 def _check_adapter(model: PeftModel) -> None:
@@ -126,5 +127,5 @@ def volatile(model: nn.Module) -> tuple[tuple[nn.Module, str], ...]:
     if found is not None:
         return found.volatile
     model = base_model(model)
-    locate = MODEL_FAMILIES.get(model.config.model_type)
-    return locate(model).volatile if locate else ()
+    family = MODEL_FAMILIES.get(model.config.model_type)
+    return family.locate(model).volatile if family else ()

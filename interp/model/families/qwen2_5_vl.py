@@ -2,65 +2,31 @@
 
 from torch import nn
 
-from interp.model import linear
-from interp.model.parts import Layer, Parts
+from interp.model.families.qwen2 import OLD_KEYS, located, narrow_text, of_patches, shorten_text
+from interp.model.parts import Parts
 
-# Keys of adapters as transformers before 4.52 called them, and the language model alone; what is
-# called as today comes first, and stays.
-OLD_KEYS = (
-    ("base_model.model.model.language_model.", "base_model.model.model.language_model."),
-    ("base_model.model.model.layers.", "base_model.model.model.language_model.layers."),
-    ("base_model.model.model.embed_tokens", "base_model.model.model.language_model.embed_tokens"),
-    ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
-    ("base_model.model.language_model.", "base_model.model.model.language_model."),
-    ("base_model.model.visual.", "base_model.model.model.visual."),
-)
+__all__ = ["OLD_KEYS", "locate", "narrow", "shorten"]
 
 
 def locate(model: nn.Module) -> Parts:
     """The parts of a Qwen2.5-VL, without its peft wrapper."""
-    text, vision = model.config.text_config, model.config.vision_config
-    decoder = model.model.language_model
-    return Parts(
-        language_model=decoder,
-        layers=tuple(_layer(block) for block in decoder.layers),
-        final_norm=decoder.norm,
-        output_embedding=model.lm_head,
-        vision_tower=model.model.visual,
-        embed_images=model.model.get_image_features,
-        volatile=((model.model, "rope_deltas"),),
-        image_token_id=model.config.image_token_id,
-        patches_per_token=vision.spatial_merge_size**2,
-        n_vocabulary=linear.sizes(model.lm_head)[1],
-        n_heads=text.num_attention_heads,
-        n_kv_heads=text.num_key_value_heads,
-        d_head=vars(text).get("head_dim") or text.hidden_size // text.num_attention_heads,
-        n_activations=text.hidden_size + max(_of_decoder(text), _of_tower(vision)),
-        n_tower_heads=vision.num_heads,
-        max_positions=text.max_position_embeddings,
-        epsilon=text.rms_norm_eps,
-    )
+    vision = model.config.vision_config
+    per_patch = 6 * vision.hidden_size + 3 * vision.intermediate_size
+    return located(model, of_patches(vision, per_patch))
 
 
-def _layer(block: nn.Module) -> Layer:
-    return Layer(
-        block=block,
-        attention=block.self_attn,
-        v_proj=block.self_attn.v_proj,
-        o_proj=block.self_attn.o_proj,
-        ffn=block.mlp,
-        attention_norm=block.input_layernorm,
-        ffn_norm=block.post_attention_layernorm,
-    )
+def narrow(config) -> None:
+    """Eight numbers per head, one thin layer of the tower."""
+    vision = config.vision_config
+    vision.out_hidden_size = narrow_text(config.text_config)
+    vision.hidden_size, vision.intermediate_size, vision.num_heads = 32, 32, 2
+    vision.depth, vision.fullatt_block_indexes = 1, [0]
 
 
-def _of_decoder(text) -> int:
-    """Numbers per token that a decoder layer keeps at once."""
-    return 4 * text.hidden_size + 3 * text.intermediate_size
-
-
-def _of_tower(vision) -> int:
-    """Numbers per visual token that a layer of the vision tower keeps at once."""
-    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    per_patch = 6 * vision.hidden_size + 3 * vision.intermediate_size + pixels
-    return vision.spatial_merge_size**2 * per_patch
+def shorten(config, n_layers: int, n_vision_layers: int) -> None:
+    """So many layers; in the tower, all with full attention only where the model's first are."""
+    vision = config.vision_config
+    shorten_text(config.text_config, n_layers)
+    vision.depth = n_vision_layers
+    kept = [k for k in vision.fullatt_block_indexes if k < n_vision_layers]
+    vision.fullatt_block_indexes = kept

@@ -37,11 +37,17 @@ def test_the_tables_of_every_report_compile(name, tmp_path):
 
 
 def test_a_cell_keeps_its_line_and_a_missing_number_is_a_dash(tmp_path):
-    table = pd.DataFrame({"text": ["one\n\ntwo", "three"], "value": [float("nan"), 1.25]})
+    table = pd.DataFrame(
+        {
+            "text": ["one\n\ntwo", "three"],
+            "path": ["value_bias", "ffn"],
+            "value": [float("nan"), 1.25],
+        }
+    )
     writing.save_tables({"small": table}, tmp_path)
     rows = [line for line in (tmp_path / "small.tex").read_text().splitlines() if "&" in line]
-    assert rows[1] == r"one\textbackslash n\textbackslash ntwo & -- \\"
-    assert rows[2] == r"three & 1.25 \\"
+    assert rows[1] == r"one\textbackslash n\textbackslash ntwo & value bias & -- \\"
+    assert rows[2] == r"three & FFN & 1.25 \\"
 
 
 @needs_engine

@@ -7,11 +7,7 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from transformers import (
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
 
 import interp
 from interp.model import families
@@ -29,11 +25,8 @@ def model(processor):
 
 def family(monkeypatch, **changed):
     """Qwen2.5-VL with other parts than its file says."""
-    monkeypatch.setitem(
-        families.MODEL_FAMILIES,
-        "qwen2_5_vl",
-        lambda model: replace(qwen2_5_vl.locate(model), **changed),
-    )
+    right = qwen2_5_vl.locate
+    monkeypatch.setattr(qwen2_5_vl, "locate", lambda model: replace(right(model), **changed))
 
 
 def test_parts_are_the_models_own_modules(model):
@@ -94,49 +87,15 @@ def test_what_a_forward_changes_comes_back(model, processor, monkeypatch):
     assert odd_models.vlm(model, processor).device.type == "cpu"
 
 
-def test_another_family_of_the_same_algebra_needs_one_function(processor, monkeypatch):
-    """A random Qwen2-VL, known by its `locate` alone, passes every oracle."""
-    config = Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(processor.tokenizer) + 13,
-            "hidden_size": 64,
-            "intermediate_size": 134,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
-            "initializer_range": 0.15,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "mrope_section": [4, 2, 2],
-            },
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "pad_token_id": 0,
-        },
-        vision_config={
-            "depth": 2,
-            "embed_dim": 32,
-            "hidden_size": 64,
-            "num_heads": 2,
-            "mlp_ratio": 2,
-        },
-        tie_word_embeddings=False,
-        **odd_models.special_ids(processor.tokenizer),
-    )
-    torch.manual_seed(0)
-    model = Qwen2VLForConditionalGeneration(config).double().eval()
-    with pytest.raises(ValueError, match="got 'qwen2_vl'; add its file"):
-        families.parts(model)
-
-    def locate(model):
-        model.config.vision_config.intermediate_size = 64  # Qwen2-VL says mlp_ratio instead
-        return qwen2_5_vl.locate(model)
-
-    monkeypatch.setitem(families.MODEL_FAMILIES, "qwen2_vl", locate)
-    vlm = odd_models.vlm(model, processor)
-    assert certify(vlm, [odd_models.sample()], witness=False).is_passed
+def test_another_family_of_the_same_algebra_needs_one_file(processor, monkeypatch):
+    """Without its file a Qwen2-VL is refused; with it, it passes every oracle."""
+    vlm, sample = odd_models.vlm(make("one_to_one", processor), processor), odd_models.sample()
+    assert vlm.model.config.model_type == "qwen2_vl"
+    with monkeypatch.context() as changed:
+        changed.delitem(families.MODEL_FAMILIES, "qwen2_vl")
+        with pytest.raises(ValueError, match="got 'qwen2_vl'; add its file"):
+            families.parts(vlm.model)
+    assert certify(vlm, [sample], witness=False).is_passed
 
 
 ROPES = {
@@ -201,3 +160,27 @@ def test_an_adapter_that_acts_behind_its_tokens_alone_is_refused():
         interp.extract.effects(replace(vlm, model=model), sample)
     model.unload()
     interp.extract.effects(vlm, sample)
+
+
+def test_a_folder_of_qwen2_vl_loads_and_is_outlined(processor, tmp_path):
+    model = make("one_to_one", processor, torch.float32)
+    model.save_pretrained(tmp_path)
+    kinds = (processor.image_processor, processor.tokenizer, processor.video_processor)
+    Qwen2VLProcessor(*kinds, chat_template=processor.chat_template).save_pretrained(tmp_path)
+    vlm, sample = interp.load_model(tmp_path, prompt="plain"), odd_models.sample()
+    assert type(vlm.processor) is Qwen2VLProcessor
+    maps = interp.extract.maps(vlm, sample, kinds=("direct", "effect"))
+    assert maps.vlm.map("answer", "effect").shape == (
+        sample.image.height // 28,
+        sample.image.width // 28,
+    )
+    ledger = interp.extract.ledger(vlm, sample)
+    assert float((abs(ledger.remainder) / ledger.magnitude).max()) < 1e-5
+
+    narrow = interp.loading.outline(tmp_path, is_narrow=True)
+    heads = families.parts(narrow.model).n_heads
+    assert narrow.model.config.text_config.hidden_size == 8 * heads
+    assert interp.extract.ledger(narrow, sample).direct.shape[1:3] == ledger.direct.shape[1:3]
+    short = interp.loading.outline(tmp_path, depth=(1, 1))
+    assert (families.parts(short.model).n_layers, len(short.model.model.visual.blocks)) == (1, 1)
+    assert interp.extract.ledger(short, sample).sizes["head"] == heads
