@@ -147,7 +147,9 @@ def test_what_makes_no_reference_is_refused(vlm, samples):
 
 
 def test_sinks_are_flagged_and_can_be_left_out(processor, monkeypatch):
-    monkeypatch.setitem(odd_models.SHAPES, "wide", (4, 2, 128, [16, 24, 24], 4, False))
+    monkeypatch.setitem(
+        odd_models.SHAPES, "wide", ("qwen2_5_vl", 4, 4, 2, 128, [16, 24, 24], False)
+    )
     model, inputs = odd_models.make("wide", processor), batch(processor)
     image = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0].tolist()
     asked = {"positions": [55], "detail": "tokens"}
