@@ -42,12 +42,12 @@ def rounding(case: Case) -> tuple[Finding, Case]:
     embeddings = context.given["inputs_embeds"]
     before, logits = _outputs(case, context.given, embeddings)
     of_logits, of_rows, of_tokens, of_cuts = [], [], [], []
-    cuts_before = _logits_with_cuts(case, context, embeddings)
+    cut_logits = _logits_with_cuts(case, context, embeddings)
     for draw in range(N_DRAWS):
         moved = _moved(embeddings, draw)
         after, moved_logits = _outputs(case, context.given, moved)
-        cuts = _logits_with_cuts(case, context, moved)
-        of_cuts.append(np.abs(cuts - cuts_before) / case.magnitude)
+        moved_cuts = _logits_with_cuts(case, context, moved)
+        of_cuts.append(np.abs(moved_cuts - cut_logits) / case.magnitude)
         of_rows.append(relative(moved_logits - logits, logits))
         of_logits.append(_centered(case, moved_logits - logits) / case.magnitude)
         for a, b in zip(before, after, strict=True):
@@ -57,12 +57,12 @@ def rounding(case: Case) -> tuple[Finding, Case]:
     everything = of_logits, of_cuts, of_rows, of_tokens
     at_logits, at_cuts, at_rows, at_tokens = (float(np.max(one)) for one in everything)
     largest = LARGEST * case.bound
-    logits, cuts = (MULTIPLE * min(one, case.bound) for one in (at_logits, at_cuts))
+    whole, cut = (MULTIPLE * min(one, case.bound) for one in (at_logits, at_cuts))
     rows, tokens = (MULTIPLE * min(one, largest) for one in (at_rows, at_tokens))
     case = replace(
         case,
-        logit_bound=max(case.bound, logits),
-        effect_bound=max(case.bound, logits + cuts),
+        logit_bound=max(case.bound, whole),
+        effect_bound=max(case.bound, whole + cut),
         vector_bound=max(case.bound, rows),
         token_bound=max(case.bound, rows, tokens),
     )
@@ -82,10 +82,8 @@ def _logits_with_cuts(
 
     Such states are not those of training, and some models round more in them.
     """
-    query, context = (
-        case.query,
-        replace(context, given=context.given | {"inputs_embeds": embeddings}),
-    )
+    query = case.query
+    context = replace(context, given=context.given | {"inputs_embeds": embeddings})
     _, members = source_sets(query, ["image"], context.is_sink)
     hidden = cut_masks(members, query.rows, context.is_visible)[0]
     return np.stack(
