@@ -1,10 +1,14 @@
 """Odd arguments: taken as they are meant, or refused in one line."""
 
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
 import interp
+from interp.data.images import open_image
 from interp.inputs import prompts
 from tests.support.symptoms import TWO
 
@@ -146,3 +150,47 @@ def test_numbers_of_the_batch_of_any_make(tiny, sample, number):
     batch["attention_mask"] = batch["attention_mask"].to(kind)
     got = interp.extract.ledger(tiny.model, batch, detail="summary", **TWO)
     np.testing.assert_allclose(got["logit"], expected["logit"], atol=1e-6)
+
+
+def test_one_foil_for_all_targets(tiny, sample):
+    """foils=7 ended in "'int' object is not iterable"."""
+    options = {"gauge": "contrast", "detail": "summary", **TWO}
+    one = interp.extract.ledger(tiny, sample, foils=7, **options)
+    each = interp.extract.ledger(tiny, sample, foils=[7, 7], **options)
+    np.testing.assert_array_equal(one.logit, each.logit)
+    for wrong in (7.5, True):
+        with pytest.raises(
+            ValueError, match=rf"foils as ids or tokens, one per target, got {wrong}"
+        ):
+            interp.extract.ledger(tiny, sample, foils=wrong, **options)
+
+
+def test_messages_name_the_next_step(tiny, sample):
+    ledger = interp.extract.ledger(tiny, sample)
+    with pytest.raises(
+        ValueError, match=r"interp\.extract\.maps, got .*; token_map takes a ledger"
+    ):
+        interp.maps.holistic(ledger)
+    text = replace(sample, thinking=None)
+    with pytest.raises(ValueError, match=r"for maps of \['bottleneck'\], got none"):
+        interp.extract.maps(tiny, text, kinds=("bottleneck",))
+    batch = prompts.teacher_forced(tiny.processor, sample, None).batch
+    with pytest.raises(ValueError, match=r"in each\(…\) a sample is then \(inputs, \{"):
+        next(interp.extract.each("ledger", tiny.model, [batch]))
+    bare = interp.extract.ledger(tiny.model, batch, positions=[40])
+    with pytest.raises(ValueError, match=r"need a processor: interp\.wrap\(model, processor\)"):
+        bare.vlm.map("answer")
+
+
+def test_pictures_without_boxes(tiny, sample):
+    """Most people's samples have none."""
+    direct = interp.maps.token_map(interp.extract.ledger(tiny, sample))
+    _, axes = plt.subplots(1, 3)
+    image = open_image(sample.image)
+    interp.plots.scene(image, None, axes[0])
+    interp.plots.signed_map(direct, None, axes[1], limit=1.0, aspect=1.0)
+    interp.plots.overlay(image, direct, None, axes[2])
+    assert [len(ax.images) for ax in axes] == [1, 1, 2]
+    assert not any(
+        isinstance(one, plt.Rectangle) and one.get_linewidth() > 1 for one in axes[0].patches
+    )
