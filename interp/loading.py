@@ -154,7 +154,7 @@ def _check_place(dtype, device) -> None:
         return
     try:
         torch.zeros(1, device=device).item()
-    except Exception as error:  # every backend has its own for a device that is not there
+    except (RuntimeError, AssertionError, ImportError) as error:  # by the backend that lacks it
         reason = str(error).split("\n")[0]
         raise ValueError(
             f"expected a device that this machine has, got {str(device)!r}: {reason}; leave it out "

@@ -155,7 +155,9 @@ def _labelled(game: Game, numbers: dict[str, tuple]) -> xr.Dataset:
         "text_side": list(SIDES),
     }
     dataset = describe(xr.Dataset(numbers | facts, coords=coords))
-    dataset.attrs = origin(game.vlm, game.sample, None) | {
+    attributes = origin(game.vlm, game.sample, None)
+    del attributes["text_is_complete"]  # of several texts, read as far as their answers' first part
+    dataset.attrs = attributes | {
         "text_source": "own",
         "partner": game.partner.id,
         "dtype": str(game.vlm.model.dtype).removeprefix("torch."),

@@ -171,10 +171,7 @@ FAULTS = {
     wrong_mean: ("a cut equals a forward with it (mean):", interventions.interventions),
     seen_padding: ("padding and batching change no ledger:", sums.batch_sums),
 }
-# In the suite in float32: a CPU without bfloat16 of its own needs four times as long in that.
-FAULTY = [
-    (seed, dtype) for seed in range(N_FAULTY) for dtype in (DTYPES if IS_SOAK else DTYPES[1:2])
-]
+FAULTY = [(seed, dtype) for seed in range(N_FAULTY) for dtype in dtypes_of(seed)]
 
 
 def failures(vlm, samples, check) -> list[str]:
