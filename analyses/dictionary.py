@@ -58,6 +58,7 @@ VALUES = {
         "attention": "what attention wrote into it, value biases apart",
         "bias": "value biases, as its attention layers wrote them",
         "ffn": "what its FFNs wrote into it",
+        f"{vocabulary.IMAGE_LEVEL} 0": "what DeepStack adds behind layer 0; so for each level",
     },
 }
 """Values of coordinates and attributes, and their meanings."""

@@ -15,7 +15,6 @@ from interp.capture.prefill import Prefill, prefill
 from interp.capture.replay import Replay, replay
 from interp.model import families
 from interp.model.adapters import base_of, check_base, prompt_of
-from interp.model.families import MODEL_FAMILIES
 from interp.model.identity import fingerprint
 from interp.model.parts import Parts
 from interp.model.stored import load_adapter, load_weights
@@ -195,11 +194,10 @@ def _family(name: str, source: str, options: dict) -> ModuleType:
             f"expected a hub id, a folder or one of {embedded}, got {name!r}: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    if family not in MODEL_FAMILIES:
-        raise ValueError(
-            f"{name}: expected an architecture of {sorted(MODEL_FAMILIES)}, got {family!r}"
-        )
-    return MODEL_FAMILIES[family]
+    try:
+        return families.family_file(family)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def resolve(name: str | Path) -> tuple[str, bool]:

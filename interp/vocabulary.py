@@ -92,6 +92,7 @@ CHANGES = ("deletion", "insertion")
 TEXT_PARTS = ("all", "answer")
 MAP_VARIANTS = ("paper", "release")
 ORIGINS = ("embed", "attention", "bias", "ffn")  # METHODS.md 2.1
+IMAGE_LEVEL = "image level"  # with a number, one more origin: what DeepStack adds behind a layer
 
 PATH_TITLES = {
     "direct": "direct (Eq. 1)",
@@ -135,7 +136,12 @@ TEXT_SOURCE_TITLES = {
     "reference": "the sample's reference text",
 }
 """Whose text is explained, the attribute `text_source` of every dataset of a sample."""
-FAMILY_TITLES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen2_vl": "Qwen2-VL"}
+FAMILY_TITLES = {
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen2_vl": "Qwen2-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "qwen3_vl_moe": "Qwen3-VL-MoE",
+}
 """Titles of the model families, `interp.model.families.MODEL_FAMILIES`."""
 REPORT_TITLES = {
     "direct_vs_indirect": "Direct against indirect contributions of the image",

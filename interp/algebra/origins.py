@@ -7,8 +7,11 @@ not from the input token. With the norm at p frozen, its value is linear in
 
 and each direct term splits exactly by origin: `embed`, the one-hop path from the embedding;
 `attention`, what heads of earlier layers wrote at p (V-composition); `bias`, value biases written
-there; `ffn`, what FFNs wrote at the source position.
+there; `ffn`, what FFNs wrote at the source position. Where the image enters later layers
+too (DeepStack), `image level l` is what was added behind layer l.
 """
+
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange, repeat
@@ -20,16 +23,26 @@ from interp.model.linear import apply_linear, transpose_apply
 from interp.model.parts import Parts
 
 
+@dataclass(frozen=True)
+class Written:
+    """All that enters the stream at every token."""
+
+    embed: Float[Tensor, "token d_model"]
+    levels: Float[Tensor, "level token d_model"]
+    """Added behind the first layers."""
+    layers: Float[Tensor, "kind layer token d_model"]
+    """Written by each layer: attention without bias, bias, and FFN."""
+
+
 def stream_origins(
     parts: Parts, readout: Readout, stream: dict[str, Float[Tensor, "layer token d_model"]]
-) -> Float[Tensor, "kind layer token d_model"]:
-    """Writes of every layer to every token's stream: attention without bias, bias, and FFN.
+) -> Written:
+    """All that enters every token's stream, from outside the layers and from each of them.
 
     Args:
         parts, readout: the model's parts, and its value biases.
         stream: as `capture.residual` gives it.
     """
-    parts.refuse_injections("origins")
     dtype = readout.vectors.dtype
     attention, ffn = stream["attn_out"].to(dtype), stream["ffn_out"].to(dtype)
     biases = []
@@ -37,7 +50,11 @@ def stream_origins(
         heads = readout.biases[layer].repeat_interleave(parts.n_heads // parts.n_kv_heads, dim=0)
         biases.append(apply_linear(module.o_proj, rearrange(heads, "h d -> 1 (h d)")))
     bias = repeat(torch.stack(biases), "l 1 d -> l p d", p=attention.shape[1])
-    return torch.stack([attention - bias, bias, ffn])
+    return Written(
+        embed=stream["resid_pre"][0].to(dtype),
+        levels=stream["injected"][: parts.n_injected].to(dtype),
+        layers=torch.stack([attention - bias, bias, ffn]),
+    )
 
 
 def origin_scores(
@@ -69,25 +86,29 @@ def origin_scores(
     return rearrange(scores, "(t h) p o -> t h p o", h=n_heads)
 
 
-def summed_origins(
-    embed: Float[Tensor, "token d_model"],
-    written: Float[Tensor, "kind layer token d_model"],
-    n_layers_before: int,
-) -> Float[Tensor, "origin token d_model"]:
-    """The stream before a layer as embed, attention, bias and ffn."""
-    return torch.cat([embed[None], written[:, :n_layers_before].sum(dim=1)])
+def summed_origins(written: Written, n_layers_before: int) -> Float[Tensor, "origin token d_model"]:
+    """The stream before a layer as embed, attention, bias, ffn and the image's levels."""
+    by_kind = written.layers[:, :n_layers_before].sum(dim=1)
+    return torch.cat([written.embed[None], by_kind, _levels_before(written, n_layers_before)])
 
 
 def layered_origins(
-    embed: Float[Tensor, "token d_model"],
-    written: Float[Tensor, "kind layer token d_model"],
-    n_layers_before: int,
+    written: Written, n_layers_before: int
 ) -> Float[Tensor, "origin token d_model"]:
-    """The stream before a layer as embed, then attention, bias and ffn of each layer.
+    """The stream before a layer as embed, each layer's attention, bias and ffn, and the levels.
 
     What later layers write is 0, so that the axis is the same for every layer.
     """
-    layers: Int[Tensor, " layer"] = torch.arange(written.shape[1], device=written.device)
+    layers: Int[Tensor, " layer"] = torch.arange(
+        written.layers.shape[1], device=written.layers.device
+    )
     before = rearrange(layers < n_layers_before, "l -> 1 l 1 1")
-    parts = rearrange(written * before, "o l p d -> (o l) p d")
-    return torch.cat([embed[None], parts])
+    parts = rearrange(written.layers * before, "o l p d -> (o l) p d")
+    return torch.cat([written.embed[None], parts, _levels_before(written, n_layers_before)])
+
+
+def _levels_before(written: Written, n_layers_before: int) -> Float[Tensor, "level token d_model"]:
+    """The levels, 0 where they are added behind a later layer."""
+    levels = torch.zeros_like(written.levels)
+    levels[:n_layers_before] = written.levels[:n_layers_before]
+    return levels

@@ -38,9 +38,9 @@ def grad_cam(
     """
     prefilled = ask_one(vlm, sample, target, completion)
     with undisturbed(prefilled.query.model), torch.enable_grad():
-        embeddings = prefilled.context.embeddings.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(prefilled.logit(embeddings), embeddings)
+        content = prefilled.context.content.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(prefilled.logit(content), content)
         visual = prefilled.visual
-        activation, gradient = (x[visual].detach().float() for x in (embeddings, gradient))
+        activation, gradient = (x[visual].detach().float() for x in (content, gradient))
         values = (activation @ gradient.mean(dim=0)).clamp(min=0)
     return prefilled.on_grid(values, "Grad-CAM")

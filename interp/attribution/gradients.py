@@ -54,7 +54,7 @@ def integrated_gradients(
         ValueError: as `ask_one`.
     """
     prefilled = ask_one(vlm, sample, target, completion)
-    visual = prefilled.context.embeddings[prefilled.visual].detach()[None]
+    visual = prefilled.context.content[prefilled.visual].detach()[None]
     empty = embed(vlm, blank(vlm.processor, open_image(sample.image).size))[0].to(visual)[None]
     logits = partial(_logits_of_embeddings, prefilled)
     with undisturbed(prefilled.query.model), torch.enable_grad():
@@ -78,10 +78,10 @@ def integrated_gradients(
 def _logits_of_embeddings(
     prefilled: Asked, visual: Float[Tensor, "image patch d_model"]
 ) -> Float[Tensor, " image"]:
-    """The target's logit with other visual embeddings."""
-    embeddings = prefilled.context.embeddings.detach()
+    """The target's logit with other content of the visual tokens."""
+    content = prefilled.context.content.detach()
     return torch.stack(
-        [prefilled.logit(embeddings.index_put((prefilled.visual,), one)) for one in visual]
+        [prefilled.logit(content.index_put((prefilled.visual,), one)) for one in visual]
     )
 
 

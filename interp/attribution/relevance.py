@@ -46,7 +46,7 @@ def attn_lrp(
     """Relevance of each visual token's embedding for the target's logit, signed.
 
     Raises:
-        ValueError: as `ask_one`.
+        ValueError: as `ask_one`; a mixture of experts, for which there is no rule.
     """
     prefilled = ask_one(vlm, sample, target, completion)
     token_relevance = relevance(prefilled, through_pattern=through_pattern)
@@ -54,18 +54,27 @@ def attn_lrp(
 
 
 def relevance(prefilled: Asked, *, through_pattern: bool) -> Float[Tensor, " token"]:
-    """Relevance of every token's embedding."""
+    """Relevance of every token's content.
+
+    Raises:
+        ValueError: FFNs that the rules do not know.
+    """
     name = "interp_lrp" if through_pattern else "interp_lrp_values"
     parts = prefilled.parts
+    if not hasattr(parts.layers[0].ffn, "gate_proj"):
+        raise ValueError(
+            "expected FFNs with gate_proj, up_proj and down_proj for AttnLRP, got "
+            f"{type(parts.layers[0].ffn).__name__}; there is no rule for experts, use another map"
+        )
     with (
         undisturbed(prefilled.query.model),
         attending(parts.language_model, name),
         _rules(parts),
         torch.enable_grad(),
     ):
-        embeddings = prefilled.context.embeddings.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(prefilled.logit(embeddings), embeddings)
-    return (embeddings * gradient).detach().float().sum(dim=-1)
+        content = prefilled.context.content.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(prefilled.logit(content), content)
+    return (content * gradient).detach().float().sum(dim=-1)
 
 
 @contextmanager
@@ -78,7 +87,7 @@ def _rules(parts: Parts) -> Iterator[None]:
         module.forward = forward
 
     for layer in parts.layers:
-        for norm in (layer.attention_norm, layer.ffn_norm):
+        for norm in filter(_is_norm, layer.block.modules()):  # of queries and keys, too
             put(norm, partial(_norm, norm))
         put(layer.ffn, partial(_ffn, layer.ffn))
     put(parts.final_norm, partial(_norm, parts.final_norm))
@@ -90,6 +99,10 @@ def _rules(parts: Parts) -> Iterator[None]:
                 del module.forward
             else:
                 module.forward = forward
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return hasattr(module, "variance_epsilon")
 
 
 def _norm(module: nn.Module, x: Tensor) -> Tensor:

@@ -57,9 +57,9 @@ class Asked:
         """The target's row of the output embedding above the vocabulary's mean row."""
         return gauge_rows(self.parts.output_embedding, self.query.targets, "centered")[0]
 
-    def logit(self, embeddings: Float[Tensor, "token d_model"]) -> Float[Tensor, ""]:
-        """The target's logit with these embeddings, from the language model's forward."""
-        arguments = self.context.given | {"inputs_embeds": embeddings[None], "use_cache": False}
+    def logit(self, content: Float[Tensor, "token content"]) -> Float[Tensor, ""]:
+        """The target's logit with this content, from the language model's forward."""
+        arguments = self.context.given | self.parts.entering(content[None]) | {"use_cache": False}
         hidden = self.parts.language_model(**arguments).last_hidden_state[0, self.row]
         return hidden.to(self.reader.dtype) @ self.reader
 

@@ -32,8 +32,8 @@ class Prefill:
     """By layer, rotary embedding applied."""
     values: list[Float[Tensor, "1 kv_head token d_head"]]
     """By layer, value bias included."""
-    embeddings: Float[Tensor, "token d_model"]
-    """h⁰: what enters the first layer."""
+    content: Float[Tensor, "token content"]
+    """All that enters the stream from outside the layers: `Parts` says how."""
     position_ids: Int[Tensor, "3 token"]
     is_visible: Bool[Tensor, " token"]
     """False on padding."""
@@ -44,6 +44,12 @@ class Prefill:
     peaks: Float[Tensor, " token"] | None
     """Largest max|h| / rms(h) that at least half of the layers L/4 … 3L/4 reach: how sinks show
     (METHODS.md 3.6). None in a reference run."""
+
+    @property
+    def levels(self) -> Float[Tensor, "level token d_model"]:
+        """The content by where it enters: h⁰, then what is added behind layer after layer."""
+        width = self.given["inputs_embeds"].shape[-1]
+        return rearrange(self.content, "t (level d) -> level t d", d=width)
 
     @property
     def is_sink(self) -> Bool[Tensor, " token"]:
@@ -120,15 +126,16 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
     keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
     logits = out.logits[0].split([len(rows) for rows in positions])
     peaks, coordinates = _usual(torch.stack(peaks)), _positions(arguments)
+    content = parts.entered(arguments)
     sequences = [
         Prefill(
             keys=[layer[s : s + 1, :, n:] for layer in keys],
             values=[layer[s : s + 1, :, n:] for layer in values],
-            embeddings=arguments["inputs_embeds"][s, n:],
+            content=content[s, n:],
             position_ids=coordinates[:, s, n:],
             is_visible=batch["attention_mask"][s, n:].bool(),
             logits=logits[s],
-            given=_alone(arguments, s, n),
+            given=_alone(arguments, s, n) | parts.entering(content[s : s + 1, n:]),
             peaks=peaks[s, n:],
         )
         for s, n in enumerate(n_padding)
@@ -139,10 +146,7 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
 def _alone(arguments: dict, sequence: int, n_padding: int) -> dict:
     """Keyword arguments of the language model's call for one of the sequences alone."""
     sequence_slice = slice(sequence, sequence + 1)
-    own_arguments = {
-        "inputs_embeds": arguments["inputs_embeds"][sequence_slice, n_padding:],
-        "attention_mask": arguments["attention_mask"][sequence_slice, n_padding:],
-    }
+    own_arguments = {"attention_mask": arguments["attention_mask"][sequence_slice, n_padding:]}
     if arguments["position_ids"] is not None:
         own_arguments["position_ids"] = arguments["position_ids"][:, sequence_slice, n_padding:]
     return arguments | own_arguments
@@ -167,32 +171,23 @@ def prefill_with(
     model: nn.Module,
     clean: Prefill,
     rows: Int[Tensor, " row"],
-    embeddings: Float[Tensor, "row d_model"],
+    content: Float[Tensor, "row content"],
 ) -> Prefill:
-    """The reference run: the same sequence with other embeddings at some rows.
-
-    Raises:
-        ValueError: a model that brings the clean image's content in by another way too.
-    """
-    return prefills_with(model, clean, [(rows, embeddings)])[0]
+    """The reference run: the same sequence with other content at some rows."""
+    return prefills_with(model, clean, [(rows, content)])[0]
 
 
 def prefills_with(
     model: nn.Module,
     clean: Prefill,
-    replacements: list[tuple[Int[Tensor, " _"], Float[Tensor, "_ d_model"]]],
+    replacements: list[tuple[Int[Tensor, " _"], Float[Tensor, "_ content"]]],
 ) -> list[Prefill]:
-    """`prefill_with` for several replacements of one sequence, in one forward.
-
-    Raises:
-        ValueError: as `prefill_with`.
-    """
+    """`prefill_with` for several replacements of one sequence, in one forward."""
     parts, n_runs = families.parts(model), len(replacements)
-    parts.refuse_injections("replaced content (node effects, Shapley values)")
-    replaced = repeat(clean.embeddings, "t d -> run t d", run=n_runs).clone()
-    for run, (rows, embeddings) in enumerate(replacements):
-        replaced[run, rows] = embeddings.to(replaced)
-    arguments = clean.given | {"inputs_embeds": replaced, "use_cache": True}
+    replaced = repeat(clean.content, "t c -> run t c", run=n_runs).clone()
+    for run, (rows, content) in enumerate(replacements):
+        replaced[run, rows] = content.to(replaced)
+    arguments = clean.given | parts.entering(replaced) | {"use_cache": True}
     mask, positions = clean.given["attention_mask"], clean.given["position_ids"]
     arguments["attention_mask"] = mask.expand(n_runs, *mask.shape[1:])
     if positions is not None:
@@ -203,11 +198,11 @@ def prefills_with(
         Prefill(
             keys=[layer.keys[run : run + 1] for layer in layers],
             values=[layer.values[run : run + 1] for layer in layers],
-            embeddings=replaced[run],
+            content=replaced[run],
             position_ids=clean.position_ids,
             is_visible=clean.is_visible,
             logits=None,
-            given=clean.given | {"inputs_embeds": replaced[run : run + 1]},
+            given=clean.given | parts.entering(replaced[run : run + 1]),
             peaks=None,
         )
         for run in range(n_runs)

@@ -102,15 +102,15 @@ def replays(
         variants = [row_reading.clean(1, len(mine), one.is_visible) for one, mine in pairs]
     slots = row_reading.slots([batch, *others], rows, variants)
     repeated = list(zip(batch.sequences, row_reading.padded_rows(rows), strict=True))
-    embeddings = torch.stack([one.embeddings[mine] for one, mine in repeated])
+    content = torch.stack([one.content[mine] for one, mine in repeated])
     positions = torch.stack([one.position_ids[:, mine] for one, mine in repeated], dim=1)
     n_variants = len(slots.run)
-    embeddings = repeat(embeddings, "s t d -> (v s) t d", v=n_variants)
-    arguments = {
-        # With gradients on, everything downstream has to know of them, frozen weights or not.
-        "inputs_embeds": embeddings.requires_grad_() if torch.is_grad_enabled() else embeddings,
+    content = repeat(content, "s t c -> (v s) t c", v=n_variants)
+    # With gradients on, everything downstream has to know of them, frozen weights or not.
+    entering = parts.entering(content.requires_grad_() if torch.is_grad_enabled() else content)
+    arguments = entering | {
         "position_ids": repeat(positions, "xyz s t -> xyz (v s) t", v=n_variants),
-        "attention_mask": {"full_attention": None},
+        "attention_mask": None,
         "use_cache": False,
         "replay": slots,
     }
@@ -121,8 +121,8 @@ def replays(
         own = partial(_of_sequence, at=(s, len(rows)), sizes=(len(chosen.run), len(own_rows)))
         played = _as_replay(parts, layers, final, own, batch.n_padding[s])
         _check_finite(played)
-        if not parts.injected and are_sums_checked():
-            _check_stream(played, own(embeddings))
+        if are_sums_checked():
+            _check_stream(played, own(content))
         all_played.append(played)
     return all_played
 
@@ -132,8 +132,9 @@ def residual(
 ) -> dict[str, Float[Tensor, "layer position d_model"]]:
     """The traced residual stream of the model's own forward, at some positions.
 
-    resid_pre + attn_out = resid_mid and resid_mid + ffn_out = resid_post, up to the rounding of the
-    model's dtype.
+    resid_pre + attn_out = resid_mid, resid_mid + ffn_out = resid_post, and resid_post + injected is
+    the next layer's resid_pre, up to the rounding of the model's dtype. `injected` has the first
+    layers alone: what is added behind them, 0 but for DeepStack's visual tokens.
     """
     parts = families.parts(model)
     check_inputs(parts, batch)
@@ -141,7 +142,10 @@ def residual(
         with listening(parts) as arguments:
             model(**batch, use_cache=False, logits_to_keep=1)
         arguments["use_cache"] = False
-        return _trace_residual(wrapped(model), arguments, positions)
+        stream = _trace_residual(wrapped(model), arguments, positions)
+        content = parts.entered(arguments)[0, positions]
+        levels = rearrange(content, "t (level d) -> level t d", d=stream["resid_pre"].shape[-1])
+        return stream | {"injected": levels[1:]}
 
 
 # ------------------------------------------------------------------------------------------ traces
@@ -262,15 +266,16 @@ def _check_finite(rows: Replay) -> None:
 
 
 @torch.no_grad()
-def _check_stream(rows: Replay, embeddings: Float[Tensor, "variant target d_model"]) -> None:
-    """Raises ValueError unless embeddings, attention and FFNs are all that is in the stream.
+def _check_stream(rows: Replay, content: Float[Tensor, "variant target content"]) -> None:
+    """Raises ValueError unless content, attention and FFNs are all that is in the stream.
 
     Each row's largest gap, relative to the sum of its parts' largest entries: a hook that steers a
     layer, say, writes what no part has.
     """
     dtype = torch.promote_types(rows.final.dtype, torch.float32)
-    total, scale = embeddings.to(dtype), embeddings.abs().amax(dim=-1).to(dtype)
-    for written in (*rows.attention, *rows.ffn):
+    total, scale = 0.0, 0.0
+    entered = content.split(rows.final.shape[-1], dim=-1)
+    for written in (*entered, *rows.attention, *rows.ffn):
         total = total + written.to(dtype)
         scale = scale + written.abs().amax(dim=-1).to(dtype)
     error = float(((total - rows.final.to(dtype)).abs().amax(dim=-1) / scale).max())

@@ -81,7 +81,7 @@ def through_thinking(
         hops = thinking.Hops(
             targets=played,
             thinking=replay(query.model, context, rows) if looking is None else looking,
-            embeddings=context.embeddings[rows],
+            embeddings=context.levels[0, rows],
             columns=part,
             is_between=part < query.rows[:, None],
         )

@@ -40,6 +40,8 @@ def first_order(
     With nodes, Σ over layer and source of first_order + first_order_bias + completeness_error =
     total, the exact joint edge cut, for the objective "total". The maps of "ffn" and "attention"
     are its parts under the frozen norm. None knows keys, or what travels through other positions.
+    In a mixture of experts no gradient sees a row being given others along the cut: what that does
+    stays in `completeness_error`.
 
     Args:
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.

@@ -109,7 +109,8 @@ def account(
         for n in range(query.parts.n_layers)
     ]
     direct, value_bias, ffn = (list(column) for column in zip(*layers, strict=True))
-    embed = project(readout.vectors, context.embeddings[rows].to(readout.vectors.dtype))
+    entered = context.levels[:, rows].to(readout.vectors.dtype).sum(dim=0)
+    embed = project(readout.vectors, entered)
     by_source = [one.sum(dim=1) for one in direct]
     by_role = _by_role(query, torch.stack(by_source, dim=1))
     value_bias, ffn = torch.stack(value_bias, dim=1), torch.stack(ffn, dim=1)

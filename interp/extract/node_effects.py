@@ -35,8 +35,8 @@ def node_effects(
 
     Args:
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
-        references: {name: Reference} as `interp.extract.references` makes them, or {name: visual
-            embeddings}, one for every visual token.
+        references: {name: Reference} as `interp.extract.references` makes them, or {name: content},
+            (visual token, content): an embedding each, with DeepStack the levels behind it.
         sources: names of visual source sets, or {name: rows}; default the image and, with boxes,
             the evidence, and either without its sinks where it has any.
 

@@ -11,8 +11,9 @@ from interp.capture.replay import replay, residual
 from interp.extract.dataset import as_array, coordinates, finished, joined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import target_chunks
+from interp.model.parts import Parts
 from interp.model.state import undisturbed
-from interp.vocabulary import ORIGINS
+from interp.vocabulary import IMAGE_LEVEL, ORIGINS
 
 
 def origins(
@@ -29,12 +30,15 @@ def origins(
     """Direct contributions by what they are made of at the source (METHODS.md 2.1).
 
     Σ over origin of direct_by_origin + origin_remainder = Eq. 1 summed over layers and heads, per
-    target and source token. It traces the whole residual stream: layers × tokens × width numbers.
+    target and source token. Where the image enters later layers too (DeepStack), "image level l" is
+    what was added behind layer l. It traces the whole residual stream: layers × tokens × width
+    numbers.
 
     Args:
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
         by_layer: one origin per layer that wrote it ("attention 3") instead of their sums;
-            coordinates `origin_kind` and `origin_layer` (-1 for the embedding).
+            coordinates `origin_kind` and `origin_layer` (-1 for the embedding; for a level, the
+            layer behind which it is added).
 
     Raises:
         ValueError: as for `ledger`.
@@ -62,17 +66,21 @@ def origins(
             "direct_by_origin": (("target", "source", "origin"), as_array(direct_by_origin)),
             "origin_remainder": (("target", "source"), as_array(remainder)),
         },
-        coords=coordinates(query, context) | _names(query.parts.n_layers, by_layer),
+        coords=coordinates(query, context) | _names(query.parts, by_layer),
     )
     return finished(query, dataset, {"gauge": gauge})
 
 
-def _names(n_layers: int, by_layer: bool) -> dict:
+def _names(parts: Parts, by_layer: bool) -> dict:
+    n_layers, levels = parts.n_layers, list(range(parts.n_injected))
+    named_levels = [f"{IMAGE_LEVEL} {level}" for level in levels]
     if not by_layer:
-        return {"origin": list(ORIGINS)}
+        return {"origin": [*ORIGINS, *named_levels]}
     kinds = ["embed", *np.repeat(ORIGINS[1:], n_layers).tolist()]
     layers = [-1, *list(range(n_layers)) * (len(ORIGINS) - 1)]
     names = ["embed", *(f"{k} {n}" for k, n in zip(kinds[1:], layers[1:], strict=True))]
+    names, layers = names + named_levels, layers + levels
+    kinds += [IMAGE_LEVEL] * len(levels)
     return {
         "origin": names,
         "origin_kind": ("origin", kinds),
@@ -86,13 +94,12 @@ def _chunk(prefilled: Asked, stream, part, by_layer: bool):
     played = replay(prefilled.query.model, context, rows)
     readout = read_out(parts, prefilled.gauge_rows[part], played.final[0])
     written = stream_origins(parts, readout, stream)
-    embed = stream["resid_pre"][0].to(written.dtype)
     parts_of = layered_origins if by_layer else summed_origins
     direct_by_origin, direct = 0.0, 0.0
     for layer in range(parts.n_layers):
         bias = readout.biases[layer]
         weights, resid_pre = played.weights[layer][0], stream["resid_pre"][layer]
-        scores = origin_scores(parts, readout, resid_pre, parts_of(embed, written, layer), layer)
+        scores = origin_scores(parts, readout, resid_pre, parts_of(written, layer), layer)
         direct_by_origin = direct_by_origin + torch.einsum("thp,thpo->tpo", weights, scores)
         values = readout.values(context, layer)
         own = played.own_values[layer][0].to(bias.dtype) - bias

@@ -46,8 +46,8 @@ def patch_effects(
         model, inputs, completion, positions, targets, gauge, foils: as for `ledger`.
         form: "edge", the token's edges into the row cut (3.1); "slot", its key and value swapped
             for those of the reference run, which is nearer to what occlusion measures.
-        reference: for "slot", a Reference or visual embeddings; where a twin's is none for a
-            target, effects are NaN and `is_defined` is False.
+        reference: for "slot", a Reference or content as for `node_effects`; where a twin's is none
+            for a target, effects are NaN and `is_defined` is False.
         source: name of a visual source set, or its rows.
 
     Raises:
@@ -90,10 +90,8 @@ def _reference_run(prefilled: Asked, reference) -> tuple[Reference, Prefill]:
     query = prefilled.query
     rows = query.is_visual.nonzero()[:, 0]
     named = {} if reference is None else {"reference": reference}
-    (checked,) = checked_references(
-        named, len(rows), prefilled.context.embeddings.shape[-1]
-    ).values()
-    return checked, prefill_with(query.model, prefilled.context, rows, checked.embeddings)
+    (checked,) = checked_references(named, len(rows), prefilled.context.content.shape[-1]).values()
+    return checked, prefill_with(query.model, prefilled.context, rows, checked.content)
 
 
 def _together(

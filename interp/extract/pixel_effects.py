@@ -137,12 +137,11 @@ def _swapped(
 ) -> Float[Tensor, "set target"]:
     """Loss of the targets when the vectors of each set are the other image's, whole forwards."""
     query, given = prefilled.query, prefilled.context.given
-    query.parts.refuse_injections("vectors swapped behind the tower")
     visual, lost = query.is_visual.nonzero()[:, 0], []
     for some in wanted.split(AT_ONCE):
-        own = prefilled.context.embeddings.repeat(len(some), 1, 1)
+        own = prefilled.context.content.repeat(len(some), 1, 1)
         own[:, visual] = torch.where(some[..., None], embeddings.to(own), own[:, visual])
-        arguments = given | {"inputs_embeds": own, "use_cache": False}
+        arguments = given | query.parts.entering(own) | {"use_cache": False}
         arguments["attention_mask"] = given["attention_mask"].expand(len(some), -1)
         if given["position_ids"] is not None:
             arguments["position_ids"] = given["position_ids"].expand(-1, len(some), -1)
@@ -169,10 +168,7 @@ def _read(prefilled: Asked, hidden: Float[Tensor, "set token d_model"]) -> Tenso
 
 def _clean(prefilled: Asked) -> Float[Tensor, " target"]:
     """The targets' logits of the clean run, read as those of the others are."""
-    arguments = prefilled.context.given | {
-        "inputs_embeds": prefilled.context.embeddings[None],
-        "use_cache": False,
-    }
+    arguments = prefilled.context.given | {"use_cache": False}
     return _read(prefilled, prefilled.query.parts.language_model(**arguments).last_hidden_state)[0]
 
 

@@ -5,8 +5,8 @@
     twin    the counterfactual scene
     blur    the sample's own image, blurred
 
-A reference is a visual embedding for every visual token of the sample; the grid, and so the
-position ids, stay.
+A reference is other content for every visual token of the sample: its embedding and, with
+DeepStack, what is added behind the first layers. The grid, and so the position ids, stay.
 """
 
 from collections.abc import Iterable
@@ -59,7 +59,9 @@ def twin_text(vlm: VLM, twin: Sample) -> dict[str, list[int]]:
 class Reference:
     """Other content for the visual tokens of one sample."""
 
-    embeddings: Float[Tensor, "visual d_model"]
+    content: Float[Tensor, "visual content"]
+    """As `interp.model.vlm.embed` gives it: an embedding each; with DeepStack, the levels that
+    enter later layers behind it in the same vector."""
     text: dict[str, list[int]] | None = None
     """Token ids of a twin's own thinking and answer. It is a reference only for targets in whose
     place its own text has another token, with the same thinking before it."""

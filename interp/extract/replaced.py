@@ -54,7 +54,7 @@ def cases(prefilled: Asked, sources, references) -> Cases:
     """
     query, context = prefilled.query, prefilled.context
     is_visual = query.is_visual
-    references = checked_references(references, int(is_visual.sum()), context.embeddings.shape[-1])
+    references = checked_references(references, int(is_visual.sum()), context.content.shape[-1])
     if sources is None:
         sources = visual_sets(query, context.is_sink)
     names, members = source_sets(query, sources, context.is_sink)
@@ -82,15 +82,16 @@ def checked_references(references, n_visual: int, width: int) -> dict[str, Refer
         for name, one in references.items()
     }
     for name, reference in checked.items():
-        if reference.embeddings.ndim != 2 or reference.embeddings.shape[1] != width:
+        if reference.content.ndim != 2 or reference.content.shape[1] != width:
             raise ValueError(
-                f"expected embeddings of {width} numbers each in the reference {name!r}, got "
-                f"the shape {tuple(reference.embeddings.shape)}; make it for this model"
+                f"expected {width} numbers for each visual token in the reference {name!r}, got "
+                f"the shape {tuple(reference.content.shape)}; interp.extract.references makes it "
+                "for this model, with all that its image brings into the layers"
             )
-        if len(reference.embeddings) != n_visual:
+        if len(reference.content) != n_visual:
             raise ValueError(
                 f"expected an embedding for each of the {n_visual} visual tokens in the reference "
-                f"{name!r}, got {len(reference.embeddings)}; make it for this sample"
+                f"{name!r}, got {len(reference.content)}; make it for this sample"
             )
     return checked
 
@@ -126,10 +127,10 @@ def _runs(replacements: Cases, jobs: list[tuple[int, int]], is_kept: bool) -> li
     references = list(replacements.references.values())
     store, keys, replaced = kept() if is_kept else None, [], []
     for s, r in jobs:
-        is_source, content = replacements.members[s], references[r].embeddings
+        is_source, content = replacements.members[s], references[r].content
         rows: Int[Tensor, " row"] = is_source.nonzero()[:, 0]
-        replaced.append((rows, content.to(context.embeddings)[is_source[visual]]))
-        owners = (context.embeddings, content)
+        replaced.append((rows, content.to(context.content)[is_source[visual]]))
+        owners = (context.content, content)
         keys.append((owners, ("reference run", *map(id, owners), tuple(rows.tolist()))))
     if store is not None and all(key in store for _, key in keys):
         return [store[key][1] for _, key in keys]

@@ -16,7 +16,8 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
     """The traced residual stream of the model's own forward, (component, layer, position, d_model).
 
     resid_pre + attn_out = resid_mid and resid_mid + ffn_out = resid_post, up to the rounding of the
-    model's dtype.
+    model's dtype. resid_post stands before what DeepStack adds behind the layer, and resid_pre of
+    the next layer behind it; a model that has it has a component "injected", which is added.
 
     Args:
         model, inputs, completion: as for `ledger`.
@@ -39,6 +40,10 @@ def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
         raise ValueError(f"expected positions in 0..{n_tokens - 1}, got {rows}")
     index = torch.tensor(rows, device=query.rows.device)
     stream = capture.residual(query.model, query.batch, index)
+    injected = stream.pop("injected")
+    if len(injected):
+        stream["injected"] = torch.zeros_like(stream["resid_pre"])
+        stream["injected"][: len(injected)] = injected
     stacked = np.stack([as_array(stream[name]) for name in stream])
     dataset = xr.Dataset(
         {"residual": (("component", "layer", "position", "d_model"), stacked)},

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from threading import RLock
 
 import torch
@@ -29,18 +30,27 @@ class Layer:
     """RMS norm of what the FFN reads."""
 
 
+def _embeddings_alone(content: Float[Tensor, "sequence token d_model"]) -> dict:
+    return {"inputs_embeds": content}
+
+
 @dataclass(frozen=True)
 class Parts:
-    """The modules and sizes that the capture and the algebra need."""
+    """The modules and sizes that the capture and the algebra need.
+
+    A token's *content* is all that enters the residual stream at its row from outside the layers:
+    its embedding, and behind it, in the same vector, what is added behind the first `n_injected`
+    layers.
+    """
 
     language_model: nn.Module
-    """Takes inputs_embeds, position_ids (three axes) and attention_mask."""
+    """Takes position_ids (three axes), attention_mask, and what `entering` makes of content."""
     layers: tuple[Layer, ...]
     final_norm: nn.Module
     output_embedding: nn.Module
     vision_tower: nn.Module
     embed_images: Callable
-    """From pixel_values and image_grid_thw to the visual embeddings, as `pooler_output`."""
+    """From pixel_values and image_grid_thw to the content of the visual tokens."""
     volatile: tuple[tuple[nn.Module, str], ...]
     """Attributes that a forward changes and generation needs: (module, name)."""
     image_token_id: int
@@ -56,21 +66,15 @@ class Parts:
     max_positions: int
     epsilon: float
     """Added to the mean square in every norm."""
-    injected: tuple[int, ...] = ()
-    """Layers behind which something else than attention and FFN enters the residual stream."""
-
-    def refuse_injections(self, call: str) -> None:
-        """Raises ValueError where something else than attention and FFN enters the stream.
-
-        Args:
-            call: the name of what cannot be computed then.
-        """
-        if self.injected:
-            raise ValueError(
-                f"expected a residual stream of embeddings, attention and FFN for {call}, got one "
-                f"that something else enters behind layers {list(self.injected)}; ledgers and edge "
-                "effects are exact all the same"
-            )
+    has_experts: bool = False
+    """Whether FFNs choose among experts: what they put out jumps where a row is given others, and
+    no gradient sees that."""
+    n_injected: int = 0
+    """How many layers, from the first on, have something added behind them (METHODS.md 1.1)."""
+    entering: Callable[[Float[Tensor, "sequence token content"]], dict] = _embeddings_alone
+    """From content to the keyword arguments with which the language model reads it."""
+    entered: Callable[[dict], Float[Tensor, "sequence token content"]] = itemgetter("inputs_embeds")
+    """From keyword arguments of the language model to the content that they bring in."""
 
     @property
     def n_layers(self) -> int:

@@ -33,12 +33,15 @@ PROMPTS = {
 
 
 def image_embeddings(model: nn.Module, pixel_values: Tensor, grids: Tensor) -> Tensor:
-    """Visual embeddings of images, as the language model gets them: (visual token, d_model)."""
+    """Content of visual tokens, as the language model gets it: (visual token, content).
+
+    A token's content is its embedding; with DeepStack the levels that are added to later layers
+    follow in the same vector (METHODS.md 1.1).
+    """
     with undisturbed(model), torch.no_grad():
-        output = families.parts(model).embed_images(
+        return families.parts(model).embed_images(
             pixel_values=pixel_values.to(model.device), image_grid_thw=grids.to(model.device)
         )
-        return torch.cat(tuple(output.pooler_output))
 
 
 @contextmanager
@@ -162,8 +165,8 @@ class VLM:
         return [replace(text, source="own") for text in texts]
 
 
-def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual d_model"], tuple[int, ...]]:
-    """The visual embeddings of one image, and its grid (t, h, w) in patches."""
+def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual content"], tuple[int, ...]]:
+    """The content of one image's visual tokens, and its grid (t, h, w) in patches."""
     features = vlm.processor.image_processor(images=[image], return_tensors="pt")
     pixels = features["pixel_values"].to(vlm.model.dtype)
     grid = features["image_grid_thw"]

@@ -2,7 +2,7 @@
 
 Nothing here replays. Over the whole sequence, with all rows: an edge is cut by a four-dimensional
 mask, or its values are taken out of what eager attention has put out; content is replaced by other
-embeddings.
+pixels.
 """
 
 from contextlib import ExitStack
@@ -18,7 +18,8 @@ from interp import extract
 from interp.algebra.effects import cut_masks
 from interp.algebra.readout import gauge_logits
 from interp.capture.prefill import Prefill, prefill
-from interp.extract.references import references
+from interp.data.images import open_image
+from interp.extract.references import blurred, references
 from interp.extract.source_sets import source_sets
 from interp.model.parts import Layer, Parts
 from interp.model.state import attending, undisturbed
@@ -48,11 +49,11 @@ def interventions(case: Case) -> list[Finding]:
     refs = references(vlm, sample, kinds=("blur",))
     total = extract.node_effects(vlm, sample, references=refs, sources=["image"], **case.asked)
     total = total["total"].values[:, 0, 0]
-    embeddings = context.embeddings.clone()
-    embeddings[members[0]] = refs["blur"].embeddings.to(embeddings)
-    with undisturbed(query.model):
-        final = _forward(query.parts, context, inputs_embeds=embeddings[None])[query.rows]
-    gap = clean - logits_of(case, final) - total
+    blurry = blurred(open_image(sample.image))
+    pixels = vlm.processor.image_processor(images=[blurry], return_tensors="pt")["pixel_values"]
+    batch = query.batch | {"pixel_values": pixels.to(query.batch["pixel_values"])}
+    final = prefill(query.model, batch, query.rows).logits
+    gap = clean - gauge_logits(final, query.targets, "centered").cpu().double().numpy() - total
     findings.append(case.compare("replaced content equals a forward with it", gap, to=total))
     return findings
 
@@ -69,8 +70,7 @@ def states_with_cuts(
     with undisturbed(case.query.model), ExitStack() as stack:
         if mode == "mask":
             stack.enter_context(attending(parts.language_model, "sdpa"))
-            mask = {"full_attention": _mask(context, rows, hidden)}
-            return _forward(parts, context, attention_mask=mask)[rows]
+            return _forward(parts, context, attention_mask=_mask(context, rows, hidden))[rows]
         stack.enter_context(attending(parts.language_model, "eager"))
         is_averaged = case.query.is_visual if mode == "mean" else None
         for layer in parts.layers:
@@ -117,7 +117,5 @@ def _mask(context: Prefill, rows: Tensor, hidden: Tensor) -> Tensor:
     is_seen &= context.is_visible
     is_seen |= torch.eye(n_tokens, dtype=torch.bool, device=rows.device)  # padding sees itself
     is_seen[rows] &= ~hidden
-    scores = torch.zeros(
-        1, 1, n_tokens, n_tokens, device=rows.device, dtype=context.embeddings.dtype
-    )
+    scores = torch.zeros(1, 1, n_tokens, n_tokens, device=rows.device, dtype=context.content.dtype)
     return scores.masked_fill(~is_seen, -torch.inf)

@@ -39,12 +39,12 @@ def rounding(case: Case) -> tuple[Finding, Case]:
     """
     query = case.query
     context = prefill(query.model, query.batch, query.rows)
-    embeddings = context.given["inputs_embeds"]
-    before, logits = _outputs(case, context.given, embeddings)
+    content = context.content[None]
+    before, logits = _outputs(case, context.given, content)
     of_logits, of_rows, of_tokens, of_cuts = [], [], [], []
-    cut_logits = _logits_with_cuts(case, context, embeddings)
+    cut_logits = _logits_with_cuts(case, context, content)
     for draw in range(N_DRAWS):
-        moved = _moved(embeddings, draw)
+        moved = _moved(content, draw)
         after, moved_logits = _outputs(case, context.given, moved)
         moved_cuts = _logits_with_cuts(case, context, moved)
         of_cuts.append(np.abs(moved_cuts - cut_logits) / case.magnitude)
@@ -76,14 +76,14 @@ def _centered(case: Case, logits: Tensor) -> Float[np.ndarray, " target"]:
 
 
 def _logits_with_cuts(
-    case: Case, context: Prefill, embeddings: Tensor
+    case: Case, context: Prefill, content: Tensor
 ) -> Float[np.ndarray, "mode target"]:
     """The targets' logits when their rows cannot read the image.
 
     Such states are not those of training, and some models round more in them.
     """
     query = case.query
-    context = replace(context, given=context.given | {"inputs_embeds": embeddings})
+    context = replace(context, given=context.given | query.parts.entering(content))
     _, members = source_sets(query, ["image"], context.is_sink)
     hidden = cut_masks(members, query.rows, context.is_visible)[0]
     return np.stack(
@@ -94,17 +94,17 @@ def _logits_with_cuts(
     )
 
 
-def _moved(embeddings: Tensor, draw: int) -> Tensor:
+def _moved(content: Tensor, draw: int) -> Tensor:
     """Some of the embeddings' numbers, another choice each draw, one unit up or down."""
     generator = torch.Generator().manual_seed(draw)
-    chance = torch.rand(embeddings.shape, generator=generator).to(embeddings.device)
+    chance = torch.rand(content.shape, generator=generator).to(content.device)
     up, down = chance < SHARE_MOVED / 2, chance > 1 - SHARE_MOVED / 2
-    factor = 1 + torch.finfo(embeddings.dtype).eps * (up.double() - down.double())
-    return (embeddings * factor).to(embeddings.dtype)
+    factor = 1 + torch.finfo(content.dtype).eps * (up.double() - down.double())
+    return (content * factor).to(content.dtype)
 
 
 def _outputs(
-    case: Case, given: dict, embeddings: Tensor
+    case: Case, given: dict, content: Tensor
 ) -> tuple[list[Float[Tensor, "token d_model"]], Float[Tensor, "target vocabulary"]]:
     """Outputs of attention and FFN of every layer, and the targets' logits."""
     parts, rows, outputs = case.query.parts, case.query.rows, []
@@ -117,9 +117,8 @@ def _outputs(
     hooks = [module.register_forward_hook(look) for module in modules]
     try:
         with undisturbed(case.query.model):
-            hidden = parts.language_model(
-                **given | {"use_cache": False, "inputs_embeds": embeddings}
-            ).last_hidden_state[0, rows]
+            arguments = given | parts.entering(content) | {"use_cache": False}
+            hidden = parts.language_model(**arguments).last_hidden_state[0, rows]
             return outputs, parts.output_embedding(hidden)
     finally:
         for hook in hooks:

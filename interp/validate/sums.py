@@ -35,21 +35,22 @@ def ledger_sums(case: Case) -> list[Finding]:
 
 
 def stream_sums(case: Case) -> list[Finding]:
-    """resid_pre + attn_out = resid_mid, + ffn_out = resid_post, = the next layer's resid_pre."""
+    """resid_pre + attn_out = resid_mid, + ffn_out = resid_post, + injected = the next resid_pre."""
     stream = {name: value.double() for name, value in case.stream.items()}
     limit = {"float64": 1e-12, "float32": 1e-6}.get(str(case.query.model.dtype)[6:], 2e-2)
     pre, mid, post = stream["resid_pre"], stream["resid_mid"], stream["resid_post"]
     attention, ffn = stream["attn_out"], stream["ffn_out"]
-    joined = set(range(len(pre) - 1)) - set(case.query.parts.injected)
+    injected = torch.zeros_like(post)
+    injected[: len(stream["injected"])] = stream["injected"]
     errors = [
         np.max(  # which keeps what is not a number
             [
                 relative(pre[n] + attention[n] - mid[n], pre[n], attention[n]),
                 relative(mid[n] + ffn[n] - post[n], mid[n], ffn[n]),
-                relative(post[n] - pre[n + 1], post[n]) if n in joined else 0.0,
+                relative(post[n] + injected[n] - after, post[n], injected[n]),
             ]
         )
-        for n in range(len(pre))
+        for n, after in enumerate([*pre[1:], post[-1] + injected[-1]])
     ]
     return [by_layer("residual stream adds up", errors, limit)]
 

@@ -110,8 +110,31 @@ def moved(out) -> bool:
     return any(one.abs().max() > 0 for one in second)
 
 
-@pytest.mark.parametrize("dtype", LONG)
-def test_two_steps_of_each_training(taught, data, tmp_path, monkeypatch, dtype):
+@pytest.fixture(scope="module")
+def taught_3(tmp_path_factory, samples):
+    folder = hub_folder.write(tmp_path_factory.mktemp("hub") / "taught", family="qwen3_vl")
+    hub_folder.teach(folder, samples)
+    return folder
+
+
+def test_qwen3_vl_is_exact_on_its_own_words(taught_3, samples):
+    """Tags of thinking are tokens of their own, cells 32 pixels, heads wider than the stream."""
+    vlm = interp.load_model(taught_3, dtype="float32")
+    tags = vlm.processor.tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    for sample in samples:
+        text = vlm.answer(sample.image, sample.question)
+        assert set(tags) < set(text.token_ids) and text.thinking
+        ledger = interp.extract.ledger(vlm, sample, completion=text)
+        assert float((abs(ledger["remainder"]) / ledger["magnitude"]).max()) < 1e-5, sample.id
+        assert set(ledger["target_role"].values) == {"thinking", "answer"}
+
+
+TRAINED = [*(("taught", dtype) for dtype in LONG), ("taught_3", "float32")]
+
+
+@pytest.mark.parametrize(("folder", "dtype"), TRAINED)
+def test_two_steps_of_each_training(folder, data, tmp_path, monkeypatch, dtype, request):
+    taught = request.getfixturevalue(folder)
     # The witness is asked about this model in the certificate's own test, above.
     monkeypatch.setattr(certified, "certify", partial(certified.certify, witness=False))
     common = COMMON | {"bf16": dtype == "bfloat16"}

@@ -98,7 +98,7 @@ def test_cam_at_the_targets_row_would_be_its_logit(case):
 def test_grad_cam_equals_finite_differences(case):
     vlm, sample, last, one, _ = case
     found = METHODS["Grad-CAM"](vlm, sample, last).values.ravel()
-    embeddings, rows, step = one.context.embeddings, one.visual, 3e-3
+    embeddings, rows, step = one.context.content, one.visual, 3e-3
     mean = []
     with torch.no_grad(), undisturbed(vlm.model):
         for d in range(embeddings.shape[1]):
@@ -124,12 +124,12 @@ def test_integrated_gradients_are_complete(case):
     assert abs(rest) > 1e-4
     # From the forward of a blank image to the sample's own.
     empty = embed(vlm, blank(vlm.processor, sample.image.size))[0]
-    embeddings = one.context.embeddings.clone()
+    embeddings = one.context.content.clone()
     embeddings[one.visual] = empty.to(embeddings)
     with torch.no_grad(), undisturbed(vlm.model):
-        expected = float(one.logit(one.context.embeddings)) - float(one.logit(embeddings))
+        expected = float(one.logit(one.context.content)) - float(one.logit(embeddings))
         logits = one.context.logits[0]
-    assert float(one.logit(one.context.embeddings)) == pytest.approx(
+    assert float(one.logit(one.context.content)) == pytest.approx(
         float(logits[one.target] - logits.mean()), abs=1e-5
     )
     assert change == pytest.approx(expected, abs=1e-5)

@@ -8,6 +8,10 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 from interp.data.digits import scenes as digits
@@ -20,19 +24,31 @@ SHAPES = {
     "seven_to_one": ("qwen2_5_vl", 3, 7, 1, 8, [1, 1, 2], False),
     "one_to_one": ("qwen2_vl", 2, 4, 4, 16, [2, 3, 3], True),
     "two_to_one": ("qwen2_5_vl", 4, 4, 2, 16, [4, 2, 2], True),
+    "three_to_one": ("qwen3_vl", 3, 3, 1, 16, [4, 2, 2], False),
 }
 FAMILIES = {
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+    "qwen3_vl_moe": (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration),
 }
 
 
 def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
     """A random model in eval mode, for the processor's tokens."""
+    return make_of(sizes_of(shape, processor), processor, dtype, seed)
+
+
+def sizes_of(shape: str, processor) -> "Sizes":
+    """The sizes of a shape, for the processor's tokens."""
     family, *numbers = SHAPES[shape]
+    return Sizes(*numbers, len(processor.tokenizer) + 13, family)
+
+
+def make_of(sizes: "Sizes", processor, dtype=torch.float64, seed: int = 0):
+    """`make` with other sizes than those of a shape."""
     tokenizer = processor.tokenizer
     ids = special_ids(tokenizer)
-    sizes = Sizes(*numbers, len(tokenizer) + 13, family)
     return random_model(sizes, ids, tokenizer.pad_token_id, tokenizer.eos_token_id, dtype, seed)
 
 
@@ -62,21 +78,41 @@ class Sizes:
     is_tied: bool
     n_vocabulary: int
     family: str = "qwen2_5_vl"
+    patch_size: int = 14
+
+    @property
+    def width(self) -> int:
+        """Width of the residual stream; heads of Qwen3-VL may be wider together."""
+        heads = self.n_heads * self.d_head
+        return heads - 8 if self.family.startswith("qwen3") else heads
+
+    @property
+    def own(self) -> dict:
+        """Entries of the family's text config that others do not have."""
+        experts = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        if not self.family.startswith("qwen3"):
+            return {}
+        return {"head_dim": self.d_head} | (experts if self.family == "qwen3_vl_moe" else {})
 
     @property
     def tower(self) -> dict:
         """A vision config of the family."""
-        width = self.n_heads * self.d_head
+        width = self.width
         common = {"depth": 2, "num_heads": 2, "initializer_range": 0.15}
+        common["patch_size"] = self.patch_size
         if self.family == "qwen2_vl":
             return common | {"embed_dim": 32, "mlp_ratio": 2, "hidden_size": width}
+        if self.family.startswith("qwen3"):
+            levels = {"depth": 3, "deepstack_visual_indexes": [0, 2]}
+            sizes = {"hidden_size": 32, "intermediate_size": 48, "num_position_embeddings": 16}
+            return common | levels | sizes | {"out_hidden_size": width}
         own = {"hidden_size": 32, "intermediate_size": 48, "fullatt_block_indexes": [1]}
         return common | own | {"out_hidden_size": width}
 
 
 def random_model(sizes: Sizes, ids: dict, pad: int, end: int, dtype, seed: int):
     """A random model in eval mode, with norms that are not 1 and biases that are not 0."""
-    width = sizes.n_heads * sizes.d_head
+    width = sizes.width
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sizes.mrope_section}
     kind_of_config, kind = FAMILIES[sizes.family]
     config = kind_of_config(
@@ -94,6 +130,7 @@ def random_model(sizes: Sizes, ids: dict, pad: int, end: int, dtype, seed: int):
             "eos_token_id": end,
             "pad_token_id": pad,
             "tie_word_embeddings": sizes.is_tied,
+            **sizes.own,
         },
         vision_config=sizes.tower,
         tie_word_embeddings=sizes.is_tied,
@@ -140,8 +177,9 @@ def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
 
 
 def random_references(inputs, model, seed=0):
-    """Two references of random embeddings about as large as real ones."""
+    """Two references of random content about as large as real content."""
     n_visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
     torch.manual_seed(seed)
-    width = model.config.text_config.hidden_size
+    vision, width = model.config.vision_config, model.config.text_config.hidden_size
+    width *= 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
     return {name: torch.randn(n_visual, width, dtype=model.dtype) for name in ("one", "two")}

@@ -3,6 +3,9 @@
 Shares no code with `interp`. Clean keys and values come from forward hooks on an eager forward of
 the whole sequence; a row is then computed again from the weights, with or without some values. What
 was computed once for a forward is kept: gauges, norms and targets read the same vectors.
+
+Where families differ it asks the config: Qwen3-VL norms queries and keys by head, has heads that
+are wider than its stream, and adds levels of the image behind its first layers.
 """
 
 from functools import wraps
@@ -37,7 +40,9 @@ def _hashable(value):
 class Clean:
     """An eager forward of the whole sequence, all modules' inputs and outputs kept by hooks.
 
-    With `replaced`, {row: embedding}, those rows enter the language model with another embedding.
+    With `replaced`, {row: embedding}, those rows enter the language model with another embedding;
+    where levels are added too, {row: embedding and levels in one vector}, or the embedding alone,
+    which keeps the clean levels.
     """
 
     def __init__(self, model, batch, replaced=None):
@@ -61,6 +66,9 @@ class Clean:
         self.mask = batch["attention_mask"][0].bool()
         self.layers = list(self.lm.layers)
         self.text = model.config.text_config
+        self.d_head = getattr(self.text, "head_dim", None) or (
+            self.text.hidden_size // self.text.num_attention_heads
+        )
 
     def _keep(self, name):
         def hook(module, args, kwargs, output):
@@ -75,6 +83,14 @@ class Clean:
     @property
     def embeddings(self):
         return self.kept[""][1]["inputs_embeds"][0]
+
+    def added(self, layer, row):
+        """The vector that is added to the stream at a row behind a layer; 0 in most families."""
+        arguments = self.kept[""][1]
+        levels = arguments.get("deepstack_visual_embeds") or []
+        if layer >= len(levels) or not arguments["visual_pos_masks"][0, row]:
+            return torch.zeros_like(self.embeddings[row])
+        return levels[layer][int(arguments["visual_pos_masks"][0, :row].sum())]
 
     def final(self, row):
         return self.kept["norm"][0][0][0, row]
@@ -92,8 +108,8 @@ class Clean:
     @kept
     def head_matrix(self, layer, head):
         """W_o of one head, (d_model, d_head)."""
-        width = self.text.hidden_size // self.text.num_attention_heads
-        return self.layers[layer].self_attn.o_proj.weight[:, head * width : (head + 1) * width]
+        columns = slice(head * self.d_head, (head + 1) * self.d_head)
+        return self.layers[layer].self_attn.o_proj.weight[:, columns]
 
     @kept
     def value(self, layer, head, row):
@@ -112,19 +128,28 @@ class Clean:
     @torch.no_grad()
     def value_of(self, layer, head, normed):
         """W_v of a normed state without the bias; and the bias."""
-        width = self.text.hidden_size // self.text.num_attention_heads
         group = head // (self.text.num_attention_heads // self.text.num_key_value_heads)
         projection = self.layers[layer].self_attn.v_proj
-        rows = slice(group * width, (group + 1) * width)
-        return projection.weight[rows] @ normed, projection.bias[rows]
+        rows = slice(group * self.d_head, (group + 1) * self.d_head)
+        none = projection.weight.new_zeros(self.d_head)
+        bias = none if projection.bias is None else projection.bias[rows]
+        return projection.weight[rows] @ normed, bias
 
 
 def _put(replaced):
     def hook(_module, args, kwargs):
         embeddings = kwargs["inputs_embeds"].clone()
-        for row, embedding in replaced.items():
-            embeddings[0, row] = embedding
-        return args, {**kwargs, "inputs_embeds": embeddings}
+        width, changed = embeddings.shape[-1], {}
+        for row, content in replaced.items():
+            embeddings[0, row] = content[:width]
+        if kwargs.get("deepstack_visual_embeds"):
+            levels = [level.clone() for level in kwargs["deepstack_visual_embeds"]]
+            visual = kwargs["visual_pos_masks"][0].nonzero()[:, 0].tolist()
+            for row, content in replaced.items():
+                for level, own in zip(levels, content[width:].view(-1, width), strict=False):
+                    level[visual.index(row)] = own
+            changed["deepstack_visual_embeds"] = levels
+        return args, {**kwargs, "inputs_embeds": embeddings, **changed}
 
     return hook
 
@@ -149,7 +174,8 @@ def ledger(clean: Clean, row: int, target: int, gauge: str = "centered", foil=No
     shift = {"raw": 0.0, "centered": logits.mean(), "contrast": logits[foil] if foil else 0.0}[
         gauge
     ]
-    return direct, value_bias, ffn, u @ clean.embeddings[row], logits[target] - shift
+    entered = clean.embeddings[row] + sum(clean.added(n, row) for n in range(n_layers))
+    return direct, value_bias, ffn, u @ entered, logits[target] - shift
 
 
 @kept
@@ -164,7 +190,7 @@ def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=Non
     """
     text, lm = clean.text, clean.lm
     n_heads, group = text.num_attention_heads, text.num_attention_heads // text.num_key_value_heads
-    width = text.hidden_size // n_heads
+    width = clean.d_head
     cos, sin = clean.kept["rotary_emb"][2]
     h = clean.embeddings[row]
     played = []
@@ -175,9 +201,11 @@ def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=Non
             normed_all[p] = other.output(f"layers.{number}.input_layernorm")[0, p]
         normed = layer.input_layernorm(h)
         normed_all[row] = normed
-        q = (attention.q_proj.weight @ normed + attention.q_proj.bias).view(1, n_heads, 1, width)
-        k = normed_all @ attention.k_proj.weight.T + attention.k_proj.bias
-        k = k.view(1, -1, text.num_key_value_heads, width).permute(0, 2, 1, 3)
+        q = _affine(attention.q_proj, normed[None]).view(1, 1, n_heads, width)
+        k = _affine(attention.k_proj, normed_all).view(1, -1, text.num_key_value_heads, width)
+        if hasattr(attention, "q_norm"):
+            q, k = (_normed(one, x) for one, x in ((attention.q_norm, q), (attention.k_norm, k)))
+        q, k = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3)
         q, _ = apply_rotary_pos_emb(q, q, cos[:, row : row + 1], sin[:, row : row + 1])
         _, k = apply_rotary_pos_emb(k, k, cos, sin)
         written = torch.zeros_like(h)
@@ -201,10 +229,22 @@ def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=Non
                     mean = mean_value(clean, number, head, averaged)
                     written = written + weight * (clean.head_matrix(number, head) @ mean)
         mid = h + written
-        ffn = layer.mlp(layer.post_attention_layernorm(mid))
-        h = mid + ffn
+        # Experts want a batch of sequences.
+        ffn = layer.mlp(layer.post_attention_layernorm(mid)[None, None])[0, 0]
+        h = mid + ffn + clean.added(number, row)
         played.append((weights, own, ffn))
     return played, h
+
+
+def _affine(module, x):
+    return x @ module.weight.T + (0.0 if module.bias is None else module.bias)
+
+
+def _normed(module, x):
+    """RMS norm over the last axis, in float32 as the library does."""
+    single = x.float()
+    scale = torch.rsqrt((single**2).mean(-1, keepdim=True) + module.variance_epsilon)
+    return module.weight * (single * scale).to(x.dtype)
 
 
 @kept

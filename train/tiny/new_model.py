@@ -1,8 +1,10 @@
-"""A fresh, untrained Qwen2.5-VL of about two million parameters with its processor, in a folder.
+"""A fresh, untrained model of about two million parameters with its processor, in a folder.
 
     python -m train.tiny.new_model OUT
+    python -m train.tiny.new_model OUT --family qwen3_vl
 
-The architecture, the processor and the checkpoint format are Qwen2.5-VL's own; only sizes differ.
+The architecture, the processor and the checkpoint format are the family's own; only sizes differ,
+and in Qwen3-VL the side of a cell, 28 pixels as in Qwen2.5-VL, so that both see the same scenes.
 The tokenizer is a byte-level BPE with Qwen's pre-tokenization, special tokens and chat template,
 its merges learnt from the embedded scenes, so that every text can still be written.
 """
@@ -20,6 +22,10 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from interp.data.digits import scenes as digits
@@ -93,22 +99,53 @@ def make_tokenizer(texts) -> PreTrainedTokenizerFast:
     )
 
 
-def make_processor(texts) -> Qwen2_5_VLProcessor:
-    """The real image and video processors of Qwen2-VL around that tokenizer."""
+FAMILIES = {
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor),
+}
+TOWERS = {
+    "qwen2_5_vl": {
+        "depth": 3,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_heads": 4,
+        "out_hidden_size": 128,
+        "fullatt_block_indexes": [1, 2],
+        "initializer_range": 0.1,
+    },
+    "qwen3_vl": {
+        "depth": 3,
+        "hidden_size": 80,  # narrower: each of the two levels has a merger of its own
+        "intermediate_size": 240,
+        "num_heads": 4,
+        "out_hidden_size": 128,
+        "num_position_embeddings": 100,
+        "patch_size": 14,
+        "deepstack_visual_indexes": [0, 1],
+        "initializer_range": 0.1,
+    },
+}
+
+
+def make_processor(texts, family: str = "qwen2_5_vl"):
+    """The family's real image and video processors around that tokenizer."""
     tokenizer = make_tokenizer(texts)
     image = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
-    video = Qwen2VLVideoProcessor()
-    return Qwen2_5_VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
+    is_third = family == "qwen3_vl"
+    video = Qwen3VLVideoProcessor(patch_size=14) if is_third else Qwen2VLVideoProcessor()
+    return FAMILIES[family][2](image, tokenizer, video, chat_template=CHAT_TEMPLATE)
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+def make_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl"):
     """Six layers, four query and two key/value heads, tied embeddings."""
     ids = {
         name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
         for name in ("endoftext", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
     }
-    return Qwen2_5_VLConfig(
-        text_config={
+    heads = {"head_dim": 32} if family == "qwen3_vl" else {}
+    return FAMILIES[family][0](
+        text_config=heads
+        | {
             "vocab_size": VOCABULARY,
             "hidden_size": 128,
             "intermediate_size": 384,
@@ -128,15 +165,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "pad_token_id": ids["endoftext"],
             "tie_word_embeddings": True,
         },
-        vision_config={
-            "depth": 3,
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_heads": 4,
-            "out_hidden_size": 128,
-            "fullatt_block_indexes": [1, 2],
-            "initializer_range": 0.1,
-        },
+        vision_config=TOWERS[family],
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],
         vision_start_token_id=ids["vision_start"],
@@ -145,11 +174,11 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     )
 
 
-def make_model(processor: Qwen2_5_VLProcessor, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+def make_model(processor, seed: int = 0, family: str = "qwen2_5_vl"):
     """Random weights by seed; greedy generation that stops at the end token."""
     tokenizer = processor.tokenizer
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(make_config(tokenizer))
+    model = FAMILIES[family][1](make_config(tokenizer, family))
     model.generation_config = GenerationConfig(
         do_sample=False,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
@@ -176,9 +205,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
+    parser.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl", help="its family")
     arguments = parser.parse_args()
-    processor = make_processor(corpus())
-    model = make_model(processor, arguments.seed)
+    processor = make_processor(corpus(), arguments.family)
+    model = make_model(processor, arguments.seed, arguments.family)
     model.save_pretrained(arguments.out)
     processor.save_pretrained(arguments.out)
     print(f"{arguments.out}: {model.num_parameters():,} parameters")

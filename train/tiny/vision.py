@@ -23,6 +23,7 @@ from interp.data.boxes import box_overlap
 from interp.data.digits import scenes as digits
 from interp.data.digits.drawing import COLORS
 from interp.model import families
+from interp.model.parts import Parts
 
 CLASSES = {"digit": 10, "color": len(COLORS)}  # and one more each, the background
 COVERED = 0.25  # least share of a cell inside a digit's box for the cell to count as that digit
@@ -64,12 +65,6 @@ def loader(processor, split: str, n_samples: int, *, batch_size: int, seed: int)
     )
 
 
-def tokens(tower: nn.Module, patches: Tensor, grids: Tensor) -> Tensor:
-    """The merged visual tokens of a batch, one after the other."""
-    merged = tower(patches, grid_thw=grids).pooler_output
-    return torch.cat(tuple(merged)) if isinstance(merged, (tuple, list)) else merged
-
-
 class Heads(nn.Module):
     """One linear head per question on normalised visual tokens."""
 
@@ -89,12 +84,18 @@ class Heads(nn.Module):
         return sum(nn.functional.cross_entropy(x, labels[:, k]) for k, x in enumerate(logits))
 
 
-def accuracy(tower: nn.Module, heads: Heads, batches) -> dict[str, float]:
+def levels(parts: Parts, patches: Tensor, grids: Tensor) -> tuple[Tensor, ...]:
+    """Visual tokens of a batch, one after the other: embeddings, then DeepStack's levels."""
+    content = parts.embed_images(pixel_values=patches, image_grid_thw=grids)
+    return content.chunk(1 + parts.n_injected, dim=-1)
+
+
+def accuracy(parts: Parts, heads: Heads, batches) -> dict[str, float]:
     """Share of the cells covered by a digit whose digit, and whose colour, is named."""
     right, n_cells = dict.fromkeys(CLASSES, 0), 0
     with torch.no_grad():
         for patches, grids, labels in batches:
-            logits = heads(tokens(tower, patches, grids))
+            logits = heads(levels(parts, patches, grids)[0])
             is_digit = labels[:, 0] != CLASSES["digit"]
             n_cells += int(is_digit.sum())
             for k, (name, class_logits) in enumerate(zip(CLASSES, logits, strict=True)):
@@ -112,17 +113,24 @@ class Pretraining:
     seed: int = 0
 
 
-def train(tower: nn.Module, processor, options: Pretraining) -> dict[str, dict]:
-    """Trains the tower in place; returns accuracies on cells of held-out and of training images."""
+def train(parts: Parts, processor, options: Pretraining) -> dict[str, dict]:
+    """Trains a model's tower in place, with heads on what it gives to each layer.
+
+    Returns accuracies of its embeddings, on cells of held-out and of training images.
+    """
     torch.manual_seed(options.seed)
-    heads = Heads(tower.config.out_hidden_size)
+    tower = parts.vision_tower
+    heads = nn.ModuleList(
+        Heads(parts.final_norm.weight.shape[0]) for _ in range(1 + parts.n_injected)
+    )
     weights = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, 100, options.steps)
     size = options.batch_size
     batches = loader(processor, "train", options.steps * size, batch_size=size, seed=options.seed)
     for step, (patches, grids, labels) in enumerate(batches, start=1):
-        loss = heads.loss(tokens(tower, patches, grids), labels)
+        seen = levels(parts, patches, grids)
+        loss = sum(head.loss(one, labels) for head, one in zip(heads, seen, strict=True))
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -133,7 +141,8 @@ def train(tower: nn.Module, processor, options: Pretraining) -> dict[str, dict]:
     accuracies = {}
     for split in digits.SPLITS:
         check = loader(processor, split, 200, batch_size=50, seed=options.seed + 1)
-        accuracies[split] = accuracy(tower.eval(), heads.eval(), check)
+        tower.eval()
+        accuracies[split] = accuracy(parts, heads.eval()[0], check)
     return accuracies
 
 
@@ -149,7 +158,7 @@ def main() -> None:
     folder, out = given.pop("model"), given.pop("out")
     model = AutoModelForImageTextToText.from_pretrained(folder).train()
     processor = AutoProcessor.from_pretrained(folder)
-    accuracies = train(families.parts(model).vision_tower, processor, Pretraining(**given))
+    accuracies = train(families.parts(model), processor, Pretraining(**given))
     model.save_pretrained(out)
     processor.save_pretrained(out)
     (out / "vision.json").write_text(json.dumps({"cell_accuracy": accuracies}))

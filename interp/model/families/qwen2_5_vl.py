@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from interp.model.families.qwen2 import OLD_KEYS, located, narrow_text, of_patches, shorten_text
+from interp.model.families.qwen import OLD_KEYS, located, narrow_text, of_patches, shorten_text
 from interp.model.parts import Parts
 
 __all__ = ["OLD_KEYS", "locate", "narrow", "shorten"]

@@ -247,7 +247,9 @@ def test_residual_stream_adds_up_and_ends_in_the_norm(case):
     np.testing.assert_allclose(
         stream["resid_mid"] + stream["ffn_out"], stream["resid_post"], atol=1e-12
     )
-    np.testing.assert_array_equal(stream["resid_post"][:-1], stream["resid_pre"][1:])
+    added = stream.get("injected", np.zeros_like(stream["resid_post"]))
+    np.testing.assert_array_equal((stream["resid_post"] + added)[:-1], stream["resid_pre"][1:])
+    assert ("injected" in stream) == bool(interp.model.families.parts(model).n_injected)
     clean = slow(model, inputs)
     expected = torch.stack([clean.final(row - PADDING) for row in positions]).detach()
     scale = float(expected.abs().max())  # the two attentions differ by their float32 softmax

@@ -121,7 +121,7 @@ def test_several_images_can_be_replaced(tiny, scenes, asked):
     # Against the model's own forward with the embeddings replaced, images in their order.
     inputs = interp.inputs.prompts.teacher_forced(tiny.processor, sample, PROMPTS[tiny.prompt])
     visual = np.flatnonzero(inputs.tokens.is_visual).tolist()
-    replaced = dict(zip(visual, references["blur"].embeddings, strict=True))
+    replaced = dict(zip(visual, references["blur"].content, strict=True))
     runs = [reference.Clean(tiny.model, inputs.batch, one) for one in (None, replaced)]
     for k, row in enumerate(node["target_position"].values):
         target = int(node["target_token_id"][k])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import interp
+from interp.vocabulary import ORIGINS
 from tests.support import odd_models, planted, reference
 from tests.support.odd_models import batch, make
 
@@ -24,9 +25,17 @@ def test_origins_sum_to_the_direct_terms(processor, shape, dtype, bound):
     np.testing.assert_allclose(ds.origin_remainder, 0, atol=limit)
     layered = interp.extract.origins(model, inputs, by_layer=True, **asked)
     summed = layered.direct_by_origin.groupby("origin_kind").sum()
-    for kind in ds.origin.values:
+    for kind in ORIGINS:
         np.testing.assert_allclose(
             summed.sel(origin_kind=kind), ds.direct_by_origin.sel(origin=kind), atol=limit
+        )
+    levels = [name for name in ds.origin.values if name not in ORIGINS]
+    assert len(levels) == interp.model.families.parts(model).n_injected
+    for name in levels:
+        np.testing.assert_allclose(
+            layered.direct_by_origin.sel(origin=name),
+            ds.direct_by_origin.sel(origin=name),
+            atol=limit,
         )
     last = int(layered.origin_layer.max())
     assert float(np.abs(layered.direct_by_origin.sel(origin=f"ffn {last}")).max()) == 0
@@ -63,6 +72,8 @@ def test_origins_equal_the_slow_reference(odd_model, processor):
             stream["attention"] = stream["attention"] + attention - written
             stream["bias"] = stream["bias"] + written
             stream["ffn"] = stream["ffn"] + clean.output(f"layers.{number}.mlp")[0, p]
+            if f"image level {number}" in expected:
+                stream[f"image level {number}"] = clean.added(number, p)
         one = ds.direct_by_origin.isel(target=0).sel(source=p)
         for name, value in expected.items():
             np.testing.assert_allclose(one.sel(origin=name), value, atol=1e-6)

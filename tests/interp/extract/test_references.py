@@ -34,7 +34,7 @@ def test_embeddings_are_what_the_language_model_gets(vlm, samples):
     context = prefill(vlm.model, query.batch, query.rows)
     image = torch.from_numpy(query.tokens.image >= 0)
     got, grid = embed(vlm, samples[0].image)
-    torch.testing.assert_close(got, context.embeddings[image])
+    torch.testing.assert_close(got, context.content[image])
     assert grid[0] == 1 and len(got) == grid[1] * grid[2] // 4
 
 
@@ -45,11 +45,11 @@ def test_each_kind_is_what_it_says(vlm, samples):
     own, _ = embed(vlm, sample.image)
     assert list(found) == list(kinds)
     every = torch.cat([embed(vlm, s.image)[0] for s in samples])
-    torch.testing.assert_close(found["mean"].embeddings[0], every.mean(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["mean"].content[0], every.mean(0), atol=1e-5, rtol=0)
     for one in found.values():
-        assert one.embeddings.shape == own.shape
-        assert not torch.allclose(one.embeddings, own, atol=1e-2)
-    torch.testing.assert_close(found["twin"].embeddings, embed(vlm, sample.twin.image)[0])
+        assert one.content.shape == own.shape
+        assert not torch.allclose(one.content, own, atol=1e-2)
+    torch.testing.assert_close(found["twin"].content, embed(vlm, sample.twin.image)[0])
 
 
 def test_other_has_another_answer_and_this_grid(vlm, samples):
@@ -94,7 +94,7 @@ def test_an_other_of_another_grid_is_resized(vlm, samples):
     odd = [s for s in samples if s.image.size != size and s.answer != sample.answer][:1]
     found = interp.extract.references(vlm, sample, pool=odd, kinds=["other"])
     expected, _ = embed(vlm, odd[0].image.resize(size))
-    torch.testing.assert_close(found["other"].embeddings, expected)
+    torch.testing.assert_close(found["other"].content, expected)
 
 
 def test_a_twin_is_a_reference_only_where_its_text_differs(vlm, samples):

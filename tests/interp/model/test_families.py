@@ -7,7 +7,7 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
+from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
 
 import interp
 from interp.model import families
@@ -15,7 +15,7 @@ from interp.model.families import qwen2_5_vl
 from interp.model.vlm import VLM
 from interp.validate import certify
 from tests.support import odd_models
-from tests.support.odd_models import batch, make, random_references
+from tests.support.odd_models import batch, make
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_parts_are_the_models_own_modules(model):
     assert layer.ffn_norm is named[f"{prefix}.post_attention_layernorm"]
     assert parts.final_norm is named["model.language_model.norm"]
     assert parts.d_head * parts.n_heads == model.config.text_config.hidden_size
-    assert parts.injected == ()
+    assert parts.n_injected == 0
 
 
 def test_a_head_width_of_the_config_counts(model):
@@ -58,21 +58,13 @@ def test_an_architecture_without_a_file_is_refused(model, monkeypatch):
         families.parts(model)
 
 
-def test_what_cannot_be_exact_with_injections_is_refused(model, processor, monkeypatch):
-    """Ledgers and edge effects do not need to know; replaced content and origins do."""
-    inputs = batch(processor)
-    asked = {"positions": [inputs["input_ids"].shape[1] - 3]}
-    before = interp.extract.ledger(model, inputs, **asked)
-    family(monkeypatch, injected=(0, 2))
-    after = interp.extract.ledger(model, inputs, **asked)
-    assert (after.direct.values == before.direct.values).all()
-    interp.extract.effects(model, inputs, **asked)
-    references = random_references(inputs, model)
-    for call in ("node_effects", "shapley"):
-        with pytest.raises(ValueError, match=r"something else enters behind layers \[0, 2\]"):
-            getattr(interp.extract, call)(model, inputs, references=references, **asked)
-    with pytest.raises(ValueError, match="for origins, got one that something else enters"):
-        interp.extract.origins(model, inputs, **asked)
+@pytest.mark.parametrize("family", families.NOT_EXACT)
+def test_a_family_that_cannot_be_exact_is_refused_with_the_reason(family, tmp_path):
+    config = AutoConfig.for_model(family)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"got '{family}'; no exact ledger: ") as error:
+        interp.load_model(tmp_path)
+    assert families.NOT_EXACT[family] in str(error.value) and "\n" not in str(error.value)
 
 
 def test_what_a_forward_changes_comes_back(model, processor, monkeypatch):

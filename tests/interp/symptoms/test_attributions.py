@@ -28,7 +28,7 @@ def test_a_reference_that_is_not_finite_is_refused(tiny, sample, refs, value):
 
     meta-pytorch/captum PR #1920, Validate perturbation baselines before attribution
     """
-    embeddings = refs["blur"].embeddings.clone()
+    embeddings = refs["blur"].content.clone()
     embeddings[3, 5] = value
     with pytest.raises(ValueError, match="NaN|nan|finite|inf"):
         interp.extract.node_effects(
@@ -39,7 +39,7 @@ def test_a_reference_that_is_not_finite_is_refused(tiny, sample, refs, value):
 @pytest.mark.parametrize("wrong", ["short", "long", "narrow", "flat"])
 def test_a_reference_of_another_shape_is_refused(tiny, sample, refs, wrong):
     """Too many, too few or too narrow baselines are broadcast or cut (captum PR #1920)."""
-    e = refs["blur"].embeddings
+    e = refs["blur"].content
     other = {"short": e[:-1], "long": torch.cat([e, e[:1]]), "narrow": e[:, :-1], "flat": e[:, :1]}
     with pytest.raises(ValueError, match="reference"):
         interp.extract.node_effects(

@@ -1,6 +1,10 @@
-"""Qwen2-VL and Qwen2.5-VL alike: the decoder, and the way to it."""
+"""Qwen's families alike: the decoder, and the way to it."""
 
-from torch import nn
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from interp.model import linear
 from interp.model.parts import Layer, Parts
@@ -27,7 +31,7 @@ def located(model: nn.Module, n_tower: int) -> Parts:
         final_norm=decoder.norm,
         output_embedding=model.lm_head,
         vision_tower=model.model.visual,
-        embed_images=model.model.get_image_features,
+        embed_images=partial(_embeddings, model.model),
         volatile=((model.model, "rope_deltas"),),
         image_token_id=model.config.image_token_id,
         patches_per_token=vision.spatial_merge_size**2,
@@ -42,6 +46,10 @@ def located(model: nn.Module, n_tower: int) -> Parts:
     )
 
 
+def _embeddings(base: nn.Module, **images) -> Float[Tensor, "visual d_model"]:
+    return torch.cat(tuple(base.get_image_features(**images).pooler_output))
+
+
 def narrow_text(text) -> int:
     """Makes a text config as narrow as can be, eight numbers per head; returns its width."""
     width = 8 * text.num_attention_heads
@@ -53,7 +61,8 @@ def narrow_text(text) -> int:
 def shorten_text(text, n_layers: int) -> None:
     """So many layers of a text config."""
     text.num_hidden_layers = n_layers
-    text.layer_types = text.layer_types[:n_layers]
+    if hasattr(text, "layer_types"):
+        text.layer_types = text.layer_types[:n_layers]
 
 
 def of_patches(vision, per_patch: int) -> int:
