@@ -91,13 +91,14 @@ def make_report(name: str, options) -> int:
 def refuse_run(options, path: Path) -> None:
     """Raises ValueError for a run that is there and is neither gone on with nor replaced.
 
-    It is asked before a model is loaded; where a run is of several models, of the first one's.
+    It is asked before a model is loaded, of all that lies beside the run under its name; where a
+    run is of several models, of the first one's.
     """
     from interp.store.writing import refuse_measured
 
     if not options.resume and not options.overwrite:
-        refuse_measured(path)
-        refuse_measured(path / "0")
+        for one in (path, path / "0", *sorted(path.parent.glob(f"{path.name}-*"))):
+            refuse_measured(one)
 
 
 def run_in(name: str, folder: Path) -> Path:

@@ -5,12 +5,12 @@ one or two layers of text and of the vision tower. Each layer more takes what th
 """
 
 import time
-from importlib import import_module
+from collections.abc import Callable
 
 import torch
 
 from analyses.options import Extraction
-from analyses.run.recipe import Budget
+from analyses.run.recipe import Budget, Recipe
 from interp.data.sample import Sample
 from interp.inputs import completions
 from interp.loading import outline
@@ -26,7 +26,7 @@ class Writer(VLM):
     def answers(self, asked: list[Sample], *, max_new_tokens: int = 256) -> list:
         """As a model that knows them by heart; one that `generates` takes its time for them."""
         tokenizer = self.processor.tokenizer
-        texts = (self.texts[sample.question] for sample in asked)
+        texts = (self.texts[one.question] if one.answer is None else one.text for one in asked)
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
         if self.generates:
             super().answers(asked, max_new_tokens=1 + max(len(one) for one in ids))
@@ -41,29 +41,39 @@ def writer(vlm: VLM, samples: list[Sample], *, generates: bool) -> Writer:
     return known
 
 
-def seconds_per_sample(name: str, report: str, options: Extraction, sample: Sample) -> float:
+def seconds_per_sample(
+    name: str, recipe_of: Callable[[VLM], Recipe], options: Extraction, sample: Sample
+) -> float:
     """Seconds that one sample takes, one at a time.
+
+    Args:
+        name: of the model.
+        recipe_of: the recipe with a model.
+        options: of the command.
+        sample: to measure.
 
     Raises:
         ValueError: a sample that cannot be measured.
     """
     whole = outline(name).model.config
     n_layers, n_vision_layers = whole.text_config.num_hidden_layers, whole.vision_config.depth
-    one = _seconds(name, report, options, sample, (1, 1))
-    layer = max(0.0, _seconds(name, report, options, sample, (2, 1)) - one)
-    vision_layer = max(0.0, _seconds(name, report, options, sample, (1, 2)) - one)
+    one = _seconds(name, recipe_of, options, sample, (1, 1))
+    layer = max(0.0, _seconds(name, recipe_of, options, sample, (2, 1)) - one)
+    vision_layer = max(0.0, _seconds(name, recipe_of, options, sample, (1, 2)) - one)
     return one + (n_layers - 1) * layer + (n_vision_layers - 1) * vision_layer
 
 
 def _seconds(
-    name: str, report: str, options: Extraction, sample: Sample, depth: tuple[int, int]
+    name: str,
+    recipe_of: Callable[[VLM], Recipe],
+    options: Extraction,
+    sample: Sample,
+    depth: tuple[int, int],
 ) -> float:
     """Seconds on a model of this depth; the better of two, because the first one warms up."""
     vlm = outline(name, depth=depth, pixels=(options.min_pixels, options.max_pixels))
     vlm.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = import_module(f"analyses.reports.{report}.measure").probe(
-        writer(vlm, [sample], generates=True), [sample], options
-    )
+    recipe = recipe_of(writer(vlm, [sample], generates=True))
     taken = []
     for _ in range(2):
         start = time.monotonic()

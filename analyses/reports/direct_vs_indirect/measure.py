@@ -98,6 +98,11 @@ def probe(vlm: VLM, samples: list[Sample], options: DirectVsIndirect) -> "Measur
     return Measurement(vlm, samples, options, certificate={})
 
 
+def probe_games(vlm: VLM, pool: list[Sample], options: DirectVsIndirect) -> Games:
+    """The games of a few scenes with a model that is not certified, for an estimate."""
+    return Games(vlm, pool, options, certificate={})
+
+
 class Measurement:
     """The recipe: ledger, effects, order-free shares and patch maps of every token of a text."""
 

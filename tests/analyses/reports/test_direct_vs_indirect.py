@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import interp
-from analyses import direct_vs_indirect
+from analyses import direct_vs_indirect, extract
 from analyses.options import DirectVsIndirectReport
 from analyses.reports import writing
 from analyses.reports.direct_vs_indirect import figures, findings, rule
@@ -55,6 +55,31 @@ def out(tmp_path_factory, in_every_format):
         done = report(*asked, "--out", folder)
     assert re.search(r"index.html: 7 samples ok, 0 skipped, 0 failed, \d+ s", done.stdout)
     return folder
+
+
+def test_a_dry_run_tells_what_the_verdicts_scenes_take_besides(out):
+    asked = ("direct_vs_indirect", "--limit", 7, "--batch-size", 3, "--shard-size", 4)
+    said = commands.run(extract, *asked, "--dry-run", "--out", out / "nothing").stdout
+    told = re.search(
+        r"games   (\d+) samples more, .* about .*\n +(\S+) s a sample, and (\S+) KiB in (\d+)", said
+    )
+    n, each, size, n_files = (float(one) for one in told.groups())
+    files = [path for path in (out / "run-games").rglob("*") if path.is_file()]
+    files = [path for path in files if "images" not in path.parts]
+    assert n == len(interp.open_run(out / "run-games")["sample"])
+    assert abs(n_files / len(files) - 1) < 0.1
+    assert 0.5 < size * 2**10 / sum(path.stat().st_size for path in files) < 2
+    assert each > 0.02 and not (out / "nothing").exists()
+
+
+def test_a_run_of_the_verdicts_scenes_alone_is_not_replaced_either(out, tmp_path, monkeypatch):
+    """It is refused before a model is loaded, and all of it is left."""
+    shutil.copytree(out / "run-games", tmp_path / "run-games")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(interp, "load_model", None)
+    done = report("--limit", 7, "--out", tmp_path, code=2)
+    assert "run-games" in done.stderr and "--overwrite" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_every_file_is_there(out):
