@@ -17,7 +17,7 @@ from interp.extract.prefilled import read_in
 from interp.extract.question import ask
 from interp.vocabulary import EDGE_MODES
 from tests.conftest import note
-from tests.support.odd_models import Sizes, random_model
+from tests.support.odd_models import Sizes, random_model, random_references
 
 IMAGE, VIDEO, START, END, PAD, STOP = range(6)  # the special tokens of these models
 EXACT = 1e-6
@@ -117,6 +117,7 @@ def worlds(draw) -> World:
         mrope_section=section,
         is_tied=draw(st.booleans()),
         n_vocabulary=draw(st.integers(20, 60)),
+        family=draw(st.sampled_from(("qwen2_5_vl", "qwen2_vl", "qwen3_vl"))),
     )
     grid = st.tuples(st.integers(1, 4), st.integers(1, 4))
     lengths = st.lists(st.integers(1, 6), min_size=n_images, max_size=n_images)
@@ -173,9 +174,7 @@ def test_parts_sum_to_the_whole(world):
     for mode in ("zero", "mask"):
         fx = interp.extract.effects(model, batch, sources=sources, mode=mode, **rows)
         assert_close(fx.effect.sum("path", skipna=False), fx.total, ds.magnitude)
-    n_visual = int((batch["input_ids"] == IMAGE).sum())
-    content = torch.randn(n_visual, model.config.text_config.hidden_size, dtype=torch.float64)
-    replaced = {"references": {"random": content}}
+    replaced = {"references": {"random": random_references(batch, model)["one"]}}
     nodes = interp.extract.node_effects(model, batch, **replaced, **rows)
     assert_close(nodes.effect.sum("path", skipna=False), nodes.total, ds.magnitude)
     shares = interp.extract.shapley(model, batch, **replaced, **rows)

@@ -84,7 +84,7 @@ class Sizes:
     def width(self) -> int:
         """Width of the residual stream; heads of Qwen3-VL may be wider together."""
         heads = self.n_heads * self.d_head
-        return heads - 8 if self.family.startswith("qwen3") else heads
+        return max(heads - 8, 8) if self.family.startswith("qwen3") else heads
 
     @property
     def own(self) -> dict:
@@ -180,6 +180,7 @@ def random_references(inputs, model, seed=0):
     """Two references of random content about as large as real content."""
     n_visual = int((inputs["input_ids"] == model.config.image_token_id).sum())
     torch.manual_seed(seed)
-    vision, width = model.config.vision_config, model.config.text_config.hidden_size
-    width *= 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
+    vision, text = model.config.vision_config, model.config.text_config
+    n_levels = len(getattr(vision, "deepstack_visual_indexes", ()))
+    width = text.hidden_size * (1 + min(n_levels, text.num_hidden_layers))
     return {name: torch.randn(n_visual, width, dtype=model.dtype) for name in ("one", "two")}
