@@ -4,6 +4,7 @@
 # make docs     the documentation site, notebooks and gallery run, into docs/_site/html
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
+# make tiny3    train its sibling of the family Qwen3-VL (two hours on one core)
 # make arms     rebuild tiny-cold and its three adapters (twenty minutes)
 # make controls the verdict's trained controls, out of tiny (an hour)
 # make lock     resolve the versions again
@@ -25,7 +26,7 @@ FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py
   interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py \
   interp/model/test_families.py interp/test_attribution.py analyses/benchmarks/test_gpu.py)
 
-.PHONY: setup report test soak lint docs lab tiny arms controls lock
+.PHONY: setup report test soak lint docs lab tiny tiny3 arms controls lock
 
 setup: $(DONE)
 
@@ -79,6 +80,15 @@ tiny: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-sft.yaml
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml
 	$(BIN)/python -m train.evaluate runs/tiny-sft-2/final
+
+tiny3: setup
+	$(BIN)/python -m train.tiny.new_model runs/new3 --family qwen3_vl
+	OMP_NUM_THREADS=1 $(BIN)/python -m train.tiny.vision runs/new3 --out runs/seeing3
+	OMP_NUM_THREADS=1 $(BIN)/python -m train.sft --config train/configs/tiny-sft.yaml \
+	  --model_name_or_path runs/seeing3 --output_dir runs/tiny3-sft
+	OMP_NUM_THREADS=1 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml \
+	  --model_name_or_path runs/tiny3-sft/final --output_dir runs/tiny3-sft-2
+	$(BIN)/python -m train.evaluate runs/tiny3-sft-2/final
 
 lock: setup
 	$(BIN)/uv pip compile --system-certs pyproject.toml --all-extras --group build --generate-hashes --no-header \
