@@ -213,6 +213,7 @@ def outline(
     *,
     is_narrow: bool = False,
     depth: tuple[int, int] | None = None,
+    dtype: str = "auto",
     pixels: tuple[int | None, int | None] = (None, None),
 ) -> VLM:
     """A model by its config and processor alone, for what depends on sizes and not on weights.
@@ -225,6 +226,7 @@ def outline(
             can be, so that every array which is extracted has its true shape.
         depth: the model's width and dtype with so many layers of text and of the vision tower, and
             random weights.
+        dtype: as for `load_model`; a narrow model has float32.
         pixels: bounds between which the image processor resizes, as `load_model` takes them.
     """
     source, embedded = resolve(name)
@@ -239,8 +241,11 @@ def outline(
         family.narrow(config)
     if depth is not None:
         family.shorten(config, *depth)
+    # Some configs name the dtype for the text alone.
+    own = config.dtype or config.text_config.dtype
+    chosen = own if dtype == "auto" else getattr(torch, dtype)
     with torch.device("cpu" if is_narrow or depth else "meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=config.dtype)
+        model = AutoModelForImageTextToText.from_config(config, dtype=chosen)
     if is_narrow:
         model = model.float()
     processor = _processor(str(name), source, {})

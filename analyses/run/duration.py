@@ -71,7 +71,8 @@ def _seconds(
     depth: tuple[int, int],
 ) -> float:
     """Seconds on a model of this depth; the better of two, because the first one warms up."""
-    vlm = outline(name, depth=depth, pixels=(options.min_pixels, options.max_pixels))
+    pixels = (options.min_pixels, options.max_pixels)
+    vlm = outline(name, depth=depth, dtype=options.dtype, pixels=pixels)
     vlm.model.to("cuda" if torch.cuda.is_available() else "cpu")
     recipe = recipe_of(writer(vlm, [sample], generates=True))
     taken = []

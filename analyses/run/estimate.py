@@ -45,7 +45,8 @@ def tell(report: str, options: Extraction) -> None:
     if not probes:
         raise ValueError("expected at least one readable sample, got none")
     name = options.before if report == "before_after" else options.model
-    vlm = outline(name, pixels=(options.min_pixels, options.max_pixels))
+    pixels = (options.min_pixels, options.max_pixels)
+    vlm = outline(name, dtype=options.dtype, pixels=pixels)
     lengths = [_lengths(vlm, sample) for sample in probes]
     shards = in_shards(samples, options)
     print(f"{len(samples)} samples in {len(shards)} shards of at most {len(shards[0])}")

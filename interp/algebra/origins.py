@@ -3,7 +3,7 @@
 Eq. 1 reads the residual stream at position p before layer l, so it is direct from the *position*,
 not from the input token. With the norm at p frozen, its value is linear in
 
-    h_p^{l-1} = h_p^0 + Σ_{m<l} (A_p^m + F_p^m)
+    h_p^{l-1} = h_p^0 + Σ_{m<l} (A_p^m + F_p^m + D_p^m)
 
 and each direct term splits exactly by origin: `embed`, the one-hop path from the embedding;
 `attention`, what heads of earlier layers wrote at p (V-composition); `bias`, value biases written
@@ -79,7 +79,7 @@ def origin_scores(
     placed = folded.new_zeros(n_targets, n_heads, parts.n_kv_heads, d_head)
     placed[:, torch.arange(n_heads, device=folded.device), groups] = folded
     back = transpose_apply(module.v_proj, rearrange(placed, "t h kv d -> (t h) (kv d)"))
-    back = back * module.attention_norm.weight.to(back.dtype)
+    back = back * parts.weight_of(module.attention_norm).detach().to(back.dtype)
     square = resid_pre.to(back.dtype).square().mean(dim=-1)
     normed = origins * rearrange(torch.rsqrt(square + parts.epsilon), "p -> 1 p 1")
     scores = torch.einsum("nd,opd->npo", back, normed)

@@ -100,7 +100,8 @@ def _read_at(
     back = transpose_apply(module.v_proj, rearrange(by_kv, "n kv d -> n (kv d)"))
     back = rearrange(back, "(i t) d -> i t d", i=len(folded))
     scale = torch.rsqrt(stream.square().mean(dim=-1) + parts.epsilon)
-    return back * module.attention_norm.weight.to(back.dtype) * rearrange(scale, "t -> 1 t 1")
+    weight = parts.weight_of(module.attention_norm).to(back.dtype)
+    return back * weight * rearrange(scale, "t -> 1 t 1")
 
 
 def _read_by(

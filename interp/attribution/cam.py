@@ -31,7 +31,7 @@ def cam(
 def grad_cam(
     vlm: VLM, sample: Sample, target: Wanted, *, completion: Completion | None = None
 ) -> xr.DataArray:
-    """ReLU(Σ_d ḡ_d a_d) at the vision merger's output (Selvaraju et al. 2017), ḡ the mean gradient.
+    """ReLU(Σ_d ḡ_d a_d) at the visual tokens' content (Selvaraju et al. 2017), ḡ the mean gradient.
 
     Raises:
         ValueError: as `ask_one`.

@@ -43,7 +43,7 @@ def attn_lrp(
     completion: Completion | None = None,
     through_pattern: bool = True,
 ) -> xr.DataArray:
-    """Relevance of each visual token's embedding for the target's logit, signed.
+    """Relevance of each visual token's content for the target's logit, signed.
 
     Raises:
         ValueError: as `ask_one`; a mixture of experts, for which there is no rule.

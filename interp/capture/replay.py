@@ -262,7 +262,7 @@ def _check_finite(rows: Replay) -> None:
                         f"expected finite activations, got NaN or infinity in the {name} output of "
                         f"layer {layer}; check the weights, or use float32 or bfloat16"
                     )
-        raise ValueError("expected finite activations, got NaN or infinity in the embeddings")
+        raise ValueError("expected finite activations, got NaN or infinity in the content (1.1)")
 
 
 @torch.no_grad()
@@ -282,6 +282,6 @@ def _check_stream(rows: Replay, content: Float[Tensor, "variant target content"]
     bound = BOUNDS[str(rows.final.dtype).removeprefix("torch.")]
     if not error <= bound:
         raise ValueError(
-            f"expected a residual stream of embeddings, attention and FFN outputs, got one that "
+            f"expected a residual stream of content, attention and FFN outputs, got one that "
             f"differs by {error:.2g} of them (bound {bound:g}); is a layer changed by hooks?"
         )

@@ -7,13 +7,14 @@ import xarray as xr
 from interp.algebra.ledger import direct_terms
 from interp.algebra.origins import layered_origins, origin_scores, stream_origins, summed_origins
 from interp.algebra.readout import read_out
+from interp.capture.checks import are_sums_checked
 from interp.capture.replay import replay, residual
 from interp.extract.dataset import as_array, coordinates, finished, joined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import target_chunks
 from interp.model.parts import Parts
 from interp.model.state import undisturbed
-from interp.vocabulary import IMAGE_LEVEL, ORIGINS
+from interp.vocabulary import BOUNDS, IMAGE_LEVEL, ORIGINS
 
 
 def origins(
@@ -41,7 +42,7 @@ def origins(
             layer behind which it is added).
 
     Raises:
-        ValueError: as for `ledger`.
+        ValueError: as for `ledger`; origins that are far from their sum.
     """
     prefilled = asked(
         model,
@@ -61,6 +62,8 @@ def origins(
             for part in target_chunks(query, n_variants=1 + len(ORIGINS))
         ]
     direct_by_origin, remainder = (joined(list(column)) for column in zip(*chunks, strict=True))
+    if are_sums_checked():
+        _check_remainder(remainder, direct_by_origin, str(query.model.dtype)[6:])
     dataset = xr.Dataset(
         {
             "direct_by_origin": (("target", "source", "origin"), as_array(direct_by_origin)),
@@ -69,6 +72,23 @@ def origins(
         coords=coordinates(query, context) | _names(query.parts, by_layer),
     )
     return finished(query, dataset, {"gauge": gauge})
+
+
+def _check_remainder(remainder, direct_by_origin, dtype: str) -> None:
+    """Raises ValueError where origins are far from their sum.
+
+    States are rounded at every layer, so that a deep model's origins are further from it than the
+    parts of a logit; what is missing altogether is more than that.
+    """
+    bound = BOUNDS[dtype] * (100 if dtype in ("float32", "float64") else 5)
+    direct = (direct_by_origin.sum(dim=-1) + remainder).abs().sum(dim=1)
+    error = remainder.abs().sum(dim=1)
+    if not bool((error <= bound * direct + torch.finfo(direct.dtype).tiny).all()):
+        raise ValueError(
+            f"expected origins that sum to the direct terms, got a remainder of "
+            f"{float((error / direct).max()):.2g} of them (bound {bound:g}); is a norm or a layer "
+            "changed by hooks or an adapter that depends on the text?"
+        )
 
 
 def _names(parts: Parts, by_layer: bool) -> dict:

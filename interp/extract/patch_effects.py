@@ -88,9 +88,14 @@ def patch_effects(
 
 def _reference_run(prefilled: Asked, reference) -> tuple[Reference, Prefill]:
     query = prefilled.query
+    if reference is None:
+        raise ValueError(
+            'expected reference=…, as interp.extract.references(…)["blur"] gives it, for '
+            'form="slot", got none'
+        )
     rows = query.is_visual.nonzero()[:, 0]
-    named = {} if reference is None else {"reference": reference}
-    (checked,) = checked_references(named, len(rows), prefilled.context.content.shape[-1]).values()
+    width = prefilled.context.content.shape[-1]
+    (checked,) = checked_references({"reference": reference}, len(rows), width).values()
     return checked, prefill_with(query.model, prefilled.context, rows, checked.content)
 
 

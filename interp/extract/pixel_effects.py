@@ -132,7 +132,7 @@ def _painted(
 
 def _swapped(
     prefilled: Asked,
-    embeddings: Float[Tensor, "visual d_model"],
+    embeddings: Float[Tensor, "visual content"],
     wanted: Bool[Tensor, "set visual"],
 ) -> Float[Tensor, "set target"]:
     """Loss of the targets when the vectors of each set are the other image's, whole forwards."""

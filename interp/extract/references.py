@@ -90,7 +90,7 @@ class Pool:
             embeddings, grid = embed(vlm, open_image(sample.image))
             total = total + embeddings.sum(dim=0, dtype=torch.float64)
             count, self.grids = count + len(embeddings), [*self.grids, grid]
-        self.mean: Float[Tensor, " d_model"] | None = total / count if count else None
+        self.mean: Float[Tensor, " content"] | None = total / count if count else None
 
     def candidates(self, sample: Sample, answer: str | None) -> list[int]:
         """Samples whose answer is another than the one that is to be explained."""
@@ -155,9 +155,9 @@ def references(
         raise ValueError(f"expected references of {REFERENCES}, got {unknown}")
     images = [open_image(one) for one in sample.images]
     if not images or (len(images) > 1 and {"other", "twin"} & set(kinds)):
+        hint = '; several have the references "mean" and "blur"' if images else ""
         raise ValueError(
-            f"{sample.id}: expected one image for kinds={kinds}, got {len(images)}; several have "
-            'the references "mean" and "blur"'
+            f"{sample.id}: expected one image for kinds={kinds}, got {len(images)}{hint}"
         )
     seen = [embed(vlm, one) for one in images]
     embeddings, by_kind = torch.cat([one for one, _ in seen]), {}

@@ -90,7 +90,7 @@ def checked_references(references, n_visual: int, width: int) -> dict[str, Refer
             )
         if len(reference.content) != n_visual:
             raise ValueError(
-                f"expected an embedding for each of the {n_visual} visual tokens in the reference "
+                f"expected content for each of the {n_visual} visual tokens in the reference "
                 f"{name!r}, got {len(reference.content)}; make it for this sample"
             )
     return checked

@@ -90,7 +90,10 @@ class Parts:
     @property
     def norm_weight(self) -> Float[Tensor, " d_model"]:
         """γ of the final norm, with what an adapter on it makes of it."""
-        if not any(self.final_norm.children()):
-            return self.final_norm.weight
-        ones = torch.ones_like(self.final_norm.weight)
-        return self.final_norm(ones) * (1 + self.epsilon) ** 0.5
+        return self.weight_of(self.final_norm)
+
+    def weight_of(self, norm: nn.Module) -> Float[Tensor, " d_model"]:
+        """γ of a norm, with what an adapter on it makes of it."""
+        if not any(norm.children()):
+            return norm.weight
+        return norm(torch.ones_like(norm.weight)) * (1 + self.epsilon) ** 0.5

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from trl import GRPOConfig, SFTConfig
 
 import interp
-from analyses import direct_vs_indirect, faithfulness, validate_extractor
+from analyses import direct_vs_indirect, extract, faithfulness, validate_extractor
 from interp.plots import fonts
 from tests.support import commands, hub_folder, people
 from train import certified, grpo, sft
@@ -127,6 +127,21 @@ def test_qwen3_vl_is_exact_on_its_own_words(taught_3, samples):
         ledger = interp.extract.ledger(vlm, sample, completion=text)
         assert float((abs(ledger["remainder"]) / ledger["magnitude"]).max()) < 1e-5, sample.id
         assert set(ledger["target_role"].values) == {"thinking", "answer"}
+
+
+def test_the_whole_report_of_qwen3_vl_is_drawn(taught_3, data, tmp_path):
+    """With the levels of its image among the origins, and in --dry-run with the dtype asked for."""
+    asked = ("--model", taught_3, "--data", f"jsonl:{data}", "--limit", 2)
+    said = commands.run(extract, "direct_vs_indirect", *asked, "--effects", "edge", "--dry-run")
+    assert "of weights (torch.bfloat16)" in said.stdout  # its config names it for the text alone
+    float32 = ("--effects", "edge", "--dtype", "float32")
+    said = commands.run(extract, "direct_vs_indirect", *asked, *float32, "--dry-run")
+    assert "of weights (torch.float32)" in said.stdout
+    asked += ("--dtype", "float32", "--no-witness", "--out", tmp_path / "a")
+    done = commands.run(direct_vs_indirect, *asked)
+    assert "2 samples ok, 0 skipped, 0 failed" in done.stdout
+    page = (tmp_path / "a/index.html").read_text()
+    assert all(f"added to it (DeepStack) behind layer {level}" in page for level in (0, 1))
 
 
 TRAINED = [*(("taught", dtype) for dtype in LONG), ("taught_3", "float32")]

@@ -37,7 +37,7 @@ def locate(model: nn.Module) -> Parts:
 
 
 def narrow(config) -> None:
-    """Eight numbers per head; of the tower, thin layers alone that the decoder gets a level of."""
+    """Eight numbers per head; of the tower, as many thin layers as the decoder gets levels from."""
     text, vision = config.text_config, config.vision_config
     vision.out_hidden_size = narrow_text(text)
     text.head_dim = 8
@@ -49,12 +49,11 @@ def narrow(config) -> None:
 
 
 def shorten(config, n_layers: int, n_vision_layers: int) -> None:
-    """So many layers; of the tower's levels, those of the layers that are left."""
+    """So many layers; of the tower's levels, the first alone: what each layer adds shows then."""
     vision = config.vision_config
     shorten_text(config.text_config, n_layers)
     vision.depth = n_vision_layers
-    kept = [k for k in vision.deepstack_visual_indexes if k < n_vision_layers]
-    vision.deepstack_visual_indexes = kept
+    vision.deepstack_visual_indexes = [0] if vision.deepstack_visual_indexes else []
 
 
 def _content(base: nn.Module, n_levels: int, **images) -> Float[Tensor, "visual content"]:

@@ -3,6 +3,7 @@
 Exact, or refused by name before there is a number, and the model is as it was.
 """
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 import interp
 from interp.model.identity import fingerprint
 from interp.model.linear import check_linear
+from interp.model.parts import Parts
 
 TEXT = r".*language_model.*\."
 
@@ -93,6 +95,30 @@ def test_parts_sum_to_the_adapted_models_own_logit(kind, sample):
     fx = interp.extract.effects(vlm, sample)
     gap = abs(fx["effect"].sum("path") - fx["total"]) / ds["magnitude"].max()
     assert float(gap.max()) < 1e-5
+    origins = interp.extract.origins(vlm, sample)
+    direct = abs(ds["direct"].sum(("layer", "head"))).sum("source")
+    assert float((abs(origins["origin_remainder"]).sum("source") / direct).max()) < 1e-4
+
+
+def test_maps_of_an_adapter_on_norms_are_those_of_the_merged_model(sample):
+    """Origins and two hops read the norm in front of attention, and its adapter with it."""
+    vlm = adapted(EXACT["norms"])
+    merged = replace(vlm, model=copy.deepcopy(vlm.model).merge_and_unload())
+    kinds = ("direct", "bottleneck", "two_hop", "effect")
+    mine, theirs = (interp.extract.maps(one, sample, kinds=kinds)["map"] for one in (vlm, merged))
+    assert float(abs(mine - theirs).max()) < 1e-5 * float(abs(theirs).max())
+    base = interp.extract.maps(interp.load_model("tiny"), sample, kinds=kinds)["map"]
+    assert float(abs(mine - base).max()) > 1e-2 * float(abs(base).max())
+    origins = [interp.extract.origins(one, sample)["direct_by_origin"] for one in (vlm, merged)]
+    assert float(abs(origins[0] - origins[1]).max()) < 1e-5 * float(abs(origins[1]).max())
+
+
+def test_origins_that_miss_a_part_are_an_error(sample, monkeypatch):
+    vlm = adapted(EXACT["norms"])
+    base = lambda parts, norm: norm.weight  # noqa: E731 - the base's, as if there were no adapter
+    monkeypatch.setattr(Parts, "weight_of", base)
+    with pytest.raises(ValueError, match="expected origins that sum to the direct terms"):
+        interp.extract.origins(vlm, sample)
 
 
 def test_a_bias_behind_o_proj_is_shared_by_the_heads(sample):

@@ -151,7 +151,7 @@ def test_what_cannot_be_replaced_is_refused(processor):
     refs = random_references(inputs, model)
     cases = [
         ({"references": {}}, "expected references="),
-        ({"references": {"a": refs["one"][:3]}}, "an embedding for each of the"),
+        ({"references": {"a": refs["one"][:3]}}, "content for each of the"),
         ({"references": refs, "sources": {"text": [len(inputs["input_ids"][0]) - 3]}}, "visual"),
         ({"references": refs, "sources": ["question"]}, "source sets of"),
         ({"references": refs, "gauge": "contrast"}, "foils="),

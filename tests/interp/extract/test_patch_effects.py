@@ -161,7 +161,7 @@ def test_bad_questions_are_refused(processor):
         (interp.extract.first_order, {"objectives": ("ffn",)}, "total first"),
         (interp.extract.first_order, {"objectives": ("total", "norm")}, "objectives of"),
         (interp.extract.patch_effects, {"form": "round"}, "form of"),
-        (interp.extract.patch_effects, {"form": "slot"}, "expected references="),
+        (interp.extract.patch_effects, {"form": "slot"}, "expected reference="),
         (interp.extract.patch_effects, {"source": [40, 50]}, "visual rows"),
     ]
     for function, options, message in cases:
