@@ -226,7 +226,7 @@ def listening(parts: Parts) -> Iterator[dict]:
 
 @contextmanager
 def _watching(parts: Parts) -> Iterator[list[Tensor]]:
-    """max|h| / rms(h) of every token behind each of the layers L/4 … 3L/4."""
+    """max|h| / rms(h) of every token behind each of the layers L/4 … 3L/4, before DeepStack."""
     peaks: list[Tensor] = []
 
     def look(_module, _args, hidden):

@@ -44,8 +44,8 @@ def ledger(
         positions: rows whose next token to explain, instead of all of thinking and answer.
         targets: token ids or, with a `VLM`, texts of one token each; one per position.
         gauge: "centered" (above the vocabulary's mean), "raw" or "contrast" (above foils).
-        foils: for the contrast gauge, one token per target, given likewise; None for the likeliest
-            other token at that row, "runner-up" for that at every row.
+        foils: for the contrast gauge, which needs them: one token per target, given likewise, of
+            which None is the likeliest other token at its row; or "runner-up", that at every row.
         detail: "full", direct by (target, layer, head, source); "tokens", by (target, source)
             and by (target, layer, role); "summary", the latter alone.
         include_value_bias: spread the value bias over the sources as the release of Saliency-R1

@@ -36,9 +36,10 @@ def source_sets(
             if name not in sets or not sets[name].any():
                 possible = sorted(k for k in sets if sets[k].any())
                 has = f"source sets of {possible}" if possible else "rows"
+                why = "" if query.is_visual.any() else ", of text alone"
                 raise ValueError(
-                    f"expected {has} for this sample, got {name!r}; pass sets of your own as "
-                    "sources={name: [rows]}"
+                    f"expected {has} for this sample{why}, got {name!r}; pass sets of your own as "
+                    "sources={name: [rows]}, or source=[rows] where there is one"
                 )
         members = {name: sets[name] for name in sources}
     if not members:

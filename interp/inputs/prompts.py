@@ -146,7 +146,7 @@ def text_ids(processor, sample: Sample, text: Completion | None = None) -> list[
         check_plain(tokenizer, sample.thinking or "", f"{sample.id}: thinking")
         return [*tokenizer(own, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     if not text.answer:
-        cause = "it ended by itself; leave the sample out"
+        cause = "it ended by itself; pass another completion or leave the sample out"
         if not text.is_complete:
             cause = "it was cut off; raise max_new_tokens or leave the sample out"
         raise ValueError(
