@@ -69,6 +69,18 @@ def test_only_families_know_modules_of_hugging_face_models():
             assert not MODULE_PATHS.search(line), f"{path.relative_to(ROOT)}:{number}: {line}"
 
 
+def test_families_are_named_where_they_are_known_alone():
+    """Their files, their titles, prompts, and TransformerLens, which has a list of its own."""
+    known = ("vocabulary.py", "inputs/prompts.py", "validate/witness.py")
+    for path in (ROOT / "interp").rglob("*.py"):
+        name = str(path.relative_to(ROOT / "interp"))
+        if not name.startswith("model/families/") and name not in known:
+            named = re.search(
+                "qwen|internvl|smolvlm|idefics|gemma", path.read_text(), re.IGNORECASE
+            )
+            assert named is None, f"{name}: {named[0]}"
+
+
 def test_a_public_call_is_a_file_is_its_algebra():
     from interp import extract
 

@@ -157,7 +157,7 @@ def test_bad_questions_are_refused(tiny, samples):
         ({"only": [99]}, r"targets in 0\.\.9, got"),
         ({"variant": "mine"}, "variant of"),
         ({"variant": "release", "kinds": ("edge",)}, "for the release"),
-        ({"kinds": ("slot",)}, "expected references"),
+        ({"kinds": ("slot",)}, "expected reference="),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
