@@ -9,10 +9,12 @@ from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor
 
 import interp
 from interp.attribution.relevance import attn_lrp
+from interp.capture import prefill
+from interp.extract import replaced
 from interp.extract.question import ask
 from interp.extract.references import blurred
 from interp.model import families
-from interp.validate import certify
+from interp.validate import NotCertified, certify
 from tests.support import odd_models, reference
 from tests.support.odd_models import batch, make, random_references
 
@@ -175,6 +177,29 @@ def test_biases_of_the_output_projection_are_counted(processor):
 def test_it_certifies_with_a_witness(processor, model):
     found = certify(odd_models.vlm(model, processor), [odd_models.sample()], witness=True)
     assert found.is_passed and "TransformerLens: resid_post" in found.checks.check
+
+
+def test_a_reference_that_keeps_the_levels_is_found_by_name(processor, model, monkeypatch):
+    """Paths and shares still sum; the other picture's pixels tell."""
+    right = prefill.prefills_with
+
+    def keeping(model, clean, replacements):
+        width = model.config.text_config.hidden_size
+        kept = [
+            (
+                rows,
+                torch.cat([content[:, :width].to(clean.content), clean.content[rows, width:]], 1),
+            )
+            for rows, content in replacements
+        ]
+        return right(model, clean, kept)
+
+    monkeypatch.setattr(prefill, "prefills_with", keeping)
+    monkeypatch.setattr(replaced, "prefills_with", keeping)
+    with pytest.raises(NotCertified) as error:
+        certify(odd_models.vlm(model, processor), [odd_models.sample()], witness=False)
+    (failure,) = error.value.certificate.failures
+    assert failure.startswith("replaced content equals a forward with it:")
 
 
 def test_a_mixture_of_experts_is_exact(processor, inputs):
