@@ -164,7 +164,9 @@ def test_calls_that_need_a_processor_say_so_to_a_bare_model(tiny, sample):
     assert extract.effects(model, text, positions=[2], sources={"first": [0]})["total"].size == 1
     with pytest.raises(ValueError, match=r"got none: .*pass sources=\{name: \[rows\]\}"):
         extract.effects(model, text, positions=[2])
-    with pytest.raises(ValueError, match="expected rows for this sample, got 'image'; pass sets"):
+    with pytest.raises(
+        ValueError, match="expected rows for this sample, of text alone, got 'image'; pass sets"
+    ):
         extract.patch_effects(model, text, positions=[2])
 
 
