@@ -53,6 +53,14 @@ VALUES = {
         "twin": "the same scene with one attribute changed",
         "blur": "the image, blurred",
     },
+    "component": {
+        "resid_pre": "the residual stream before the layer",
+        "attn_out": "what its attention writes",
+        "resid_mid": "the stream between attention and FFN",
+        "ffn_out": "what its FFN writes",
+        "resid_post": "the stream behind the layer, before what DeepStack adds there",
+        "injected": "what DeepStack adds there; of models that have it alone",
+    },
     "origin": {
         "embed": "the token's embedding",
         "attention": "what attention wrote into it, value biases apart",

@@ -93,6 +93,14 @@ TEXT_PARTS = ("all", "answer")
 MAP_VARIANTS = ("paper", "release")
 ORIGINS = ("embed", "attention", "bias", "ffn")  # METHODS.md 2.1
 IMAGE_LEVEL = "image level"  # with a number, one more origin: what DeepStack adds behind a layer
+ORIGIN_TITLES = {
+    "embed": "visual embedding (one hop)",
+    "attention": "written there by attention (virtual heads)",
+    "bias": "value biases written there",
+    "ffn": "written there by FFNs",
+    IMAGE_LEVEL: "added there (DeepStack) behind layer",
+}
+COMPONENTS = ("resid_pre", "attn_out", "resid_mid", "ffn_out", "resid_post", "injected")
 
 PATH_TITLES = {
     "direct": "direct (Eq. 1)",

@@ -33,6 +33,7 @@ def test_every_value_of_a_coordinate_has_its_meaning():
         "mode": vocabulary.EDGE_MODES,
         "norm": vocabulary.NORMS,
         "reference": vocabulary.REFERENCES,
+        "component": vocabulary.COMPONENTS,
         "origin": [*vocabulary.ORIGINS, f"{vocabulary.IMAGE_LEVEL} 0"],
     }
     assert set(dictionary.VALUES) == set(lists)

@@ -109,6 +109,7 @@ def test_every_list_has_titles_and_every_title_an_entry():
     assert set(METHODS) == set(vocabulary.METHOD_TITLES)
     assert set(MODEL_FAMILIES) == set(vocabulary.FAMILY_TITLES)
     assert set(reports.REPORTS) == set(vocabulary.REPORT_TITLES)
+    assert {*vocabulary.ORIGINS, vocabulary.IMAGE_LEVEL} == set(vocabulary.ORIGIN_TITLES)
     assert {kind for rule in RULES.values() for kind in (rule.kind,)} <= set(vocabulary.MAP_KINDS)
 
 

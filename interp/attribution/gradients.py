@@ -1,4 +1,4 @@
-"""Input × gradient of the pixels, and integrated gradients of the visual embeddings."""
+"""Input × gradient of the pixels, and integrated gradients of the visual tokens' content."""
 
 from functools import partial
 
@@ -56,7 +56,7 @@ def integrated_gradients(
     prefilled = ask_one(vlm, sample, target, completion)
     visual = prefilled.context.content[prefilled.visual].detach()[None]
     empty = embed(vlm, blank(vlm.processor, open_image(sample.image).size))[0].to(visual)[None]
-    logits = partial(_logits_of_embeddings, prefilled)
+    logits = partial(_logits_of_content, prefilled)
     with undisturbed(prefilled.query.model), torch.enable_grad():
         attributions, delta = IntegratedGradients(logits).attribute(
             visual,
@@ -75,8 +75,8 @@ def integrated_gradients(
     )
 
 
-def _logits_of_embeddings(
-    prefilled: Asked, visual: Float[Tensor, "image patch d_model"]
+def _logits_of_content(
+    prefilled: Asked, visual: Float[Tensor, "image patch content"]
 ) -> Float[Tensor, " image"]:
     """The target's logit with other content of the visual tokens."""
     content = prefilled.context.content.detach()

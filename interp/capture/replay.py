@@ -31,7 +31,7 @@ from interp.model import families
 from interp.model.linear import check_linear, has_constant, is_plain
 from interp.model.parts import Parts
 from interp.model.state import attending, undisturbed
-from interp.vocabulary import BOUNDS
+from interp.vocabulary import BOUNDS, COMPONENTS
 
 REPLAY = "interp_replay"
 _WRAPPER = "_interp_nnsight"
@@ -230,8 +230,10 @@ def _trace_residual(traced: Traced, arguments: dict, positions: Tensor) -> dict[
             ffn = layer.ffn.output[0, positions]
             after = layer.block.output[0, positions]
             layers.append((before, attention, mid, ffn, after))
-    names = ("resid_pre", "attn_out", "resid_mid", "ffn_out", "resid_post")
-    return {n: torch.stack(c) for n, c in zip(names, zip(*layers, strict=True), strict=True)}
+    columns = zip(
+        COMPONENTS[:-1], zip(*layers, strict=True), strict=True
+    )  # no module writes the last
+    return {name: torch.stack(column) for name, column in columns}
 
 
 def _of_sequence(value: Tensor, at: tuple[int, int], sizes: tuple[int, int]) -> Tensor:

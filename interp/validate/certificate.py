@@ -170,6 +170,8 @@ def _labelled(vlm: VLM, findings: list[Finding], cases: list[Case], asked: str) 
     }
     attributes = _provenance(cases[0]) | _identity(vlm.model)
     attributes |= {"model": vlm.name, "adapter": vlm.adapter, "n_samples": len(cases)}
+    if cases[0].query.parts.has_experts:
+        attributes["left_out"] = "whole first-order maps: no gradient sees a change of experts"
     return xr.Dataset(
         columns, coords={"check": list(by_check)}, attrs=attributes | {"witness": asked}
     )

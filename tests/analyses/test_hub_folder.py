@@ -141,7 +141,7 @@ def test_the_whole_report_of_qwen3_vl_is_drawn(taught_3, data, tmp_path):
     done = commands.run(direct_vs_indirect, *asked)
     assert "2 samples ok, 0 skipped, 0 failed" in done.stdout
     page = (tmp_path / "a/index.html").read_text()
-    assert all(f"added to it (DeepStack) behind layer {level}" in page for level in (0, 1))
+    assert all(f"added there (DeepStack) behind layer {level}" in page for level in (0, 1))
 
 
 TRAINED = [*(("taught", dtype) for dtype in LONG), ("taught_3", "float32")]

@@ -82,6 +82,28 @@ def test_new_models_are_as_documented_and_the_tower_learns(new):
     )
 
 
+def test_a_new_model_of_qwen3_vl_learns_in_every_level(tmp_path):
+    """The commands of `make tiny3`: its tower has heads on each level that the decoder gets."""
+    command("train.tiny.new_model", tmp_path / "new", "--family", "qwen3_vl")
+    said = command(
+        "train.tiny.vision",
+        tmp_path / "new",
+        "--out",
+        tmp_path / "seeing",
+        *("--steps", 2, "--batch-size", 2),
+    )
+    assert "cells named" in said
+    before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("new", "seeing"))
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    mergers = {key for key in before if "merger" in key and key.endswith("fc1.weight")}
+    assert len(mergers) == 3 and mergers <= moved and all("visual" in key for key in moved)
+    vlm = interp.load_model(tmp_path / "seeing", prompt="plain")
+    sample = interp.load_samples("digits", limit=1)[0]
+    maps = interp.extract.maps(vlm, sample, kinds=("direct",))
+    of_tiny = interp.extract.maps(interp.load_model("tiny"), sample, kinds=("direct",))
+    assert maps.vlm.map("answer").shape == of_tiny.vlm.map("answer").shape  # the same cells
+
+
 def test_interrupted_fine_tuning_resumes_bit_for_bit(new):
     """Four steps equal two and, after an interruption, two more; and a certificate changes none."""
     sft(new, new / "whole")

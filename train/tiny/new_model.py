@@ -10,6 +10,7 @@ its merges learnt from the embedded scenes, so that every text can still be writ
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -100,8 +101,18 @@ def make_tokenizer(texts) -> PreTrainedTokenizerFast:
 
 
 FAMILIES = {
-    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor),
-    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor),
+    "qwen2_5_vl": (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLVideoProcessor,
+    ),
+    "qwen3_vl": (
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        partial(Qwen3VLVideoProcessor, patch_size=14),
+    ),
 }
 TOWERS = {
     "qwen2_5_vl": {
@@ -131,9 +142,8 @@ def make_processor(texts, family: str = "qwen2_5_vl"):
     """The family's real image and video processors around that tokenizer."""
     tokenizer = make_tokenizer(texts)
     image = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
-    is_third = family == "qwen3_vl"
-    video = Qwen3VLVideoProcessor(patch_size=14) if is_third else Qwen2VLVideoProcessor()
-    return FAMILIES[family][2](image, tokenizer, video, chat_template=CHAT_TEMPLATE)
+    _, _, kind, video = FAMILIES[family]
+    return kind(image, tokenizer, video(), chat_template=CHAT_TEMPLATE)
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl"):

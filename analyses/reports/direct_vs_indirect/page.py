@@ -27,7 +27,7 @@ from analyses.reports.direct_vs_indirect.all_paths import Indirect
 from analyses.reports.direct_vs_indirect.findings import MARK, Findings
 from analyses.reports.direct_vs_indirect.words import caveats, headlines
 from analyses.reports.writing import Report, statuses
-from interp.vocabulary import PATH_TITLES
+from interp.vocabulary import IMAGE_LEVEL, ORIGIN_TITLES, PATH_TITLES
 
 CELL_NUMBERS = ("te", "delta", "share", "weighted_share", "median_share", "strict_share")
 
@@ -212,7 +212,9 @@ def _indirect(results: Findings) -> dict:
         "natural": _natural_rows(indirect),
         "references": indirect.natural["reference"].values.tolist(),
         "origins": [
-            row | {"text": intervals.text(row), "share": intervals.text(row, "share_")}
+            row
+            | {"text": intervals.text(row), "share": intervals.text(row, "share_")}
+            | {"title": _origin_title(row["origin"])}
             for row in indirect.origins.to_dict("records")
         ],
         "agreement": _with_text(indirect.agreement),
@@ -228,6 +230,12 @@ def _indirect(results: Findings) -> dict:
 def _is_nothing(masses: pd.DataFrame) -> pd.Series:
     """Rows whose share is 0 in every image."""
     return (masses[["lower", "upper"]] == 0).all(axis=1)
+
+
+def _origin_title(origin: str) -> str:
+    """A title; a level of the image has its layer's number behind it."""
+    name = IMAGE_LEVEL if origin.startswith(IMAGE_LEVEL) else origin
+    return ORIGIN_TITLES[name] + origin.removeprefix(name)
 
 
 def _pixel_rows(table: pd.DataFrame) -> list[dict]:

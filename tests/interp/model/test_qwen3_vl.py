@@ -159,6 +159,25 @@ def test_a_prefill_in_two_pieces_is_one(model, inputs):
     np.testing.assert_allclose(ds.logit, expected, atol=1e-6)
 
 
+def test_positions_of_four_axes_are_read_and_video_is_refused(model, inputs):
+    """The first of four axes counts text alone, for packed sequences."""
+    positions, _ = model.model.get_rope_index(
+        inputs["input_ids"],
+        image_grid_thw=inputs["image_grid_thw"],
+        attention_mask=inputs["attention_mask"],
+        mm_token_type_ids=inputs["mm_token_type_ids"],
+    )
+    n_tokens = inputs["input_ids"].shape[1]
+    packed = torch.cat([torch.arange(n_tokens).expand(1, 1, -1), positions])
+    expected = interp.extract.ledger(model, inputs, **last(inputs))
+    for given in (positions, packed):
+        found = interp.extract.ledger(model, {**inputs, "position_ids": given}, **last(inputs))
+        np.testing.assert_allclose(found.direct, expected.direct, atol=1e-12)
+    video = {**inputs, "pixel_values_videos": inputs["pixel_values"]}
+    with pytest.raises(ValueError, match="expected images, got a video; extract its frames"):
+        interp.extract.ledger(model, video, **last(inputs))
+
+
 def test_biases_of_the_output_projection_are_counted(processor):
     model = make(SHAPE, processor)
     config = model.config
@@ -222,7 +241,10 @@ def test_a_mixture_of_experts_is_exact(processor, inputs):
     ffn_path = float(nodes.effect.sel(path="ffn")[0, 0, 0])
     assert ffn_path == pytest.approx(float(parts["ffn"]), abs=1e-6)
     vlm, sample = odd_models.vlm(model, processor), odd_models.sample()
-    assert certify(vlm, [sample], witness=False).is_passed
+    certificate = certify(vlm, [sample], witness=False)
+    assert certificate.is_passed
+    assert "first-order map sums to the joint cut" not in certificate.checks["check"].values
+    assert "no gradient sees a change of experts" in certificate.checks.attrs["left_out"]
     with pytest.raises(ValueError, match="for AttnLRP, got Qwen3VLMoeTextSparseMoeBlock; there is"):
         attn_lrp(vlm, sample, -1)
 

@@ -20,11 +20,7 @@ def test_parquet_with_categories_is_read(tmp_path):
 
     frame = pd.DataFrame(hf_rows()).assign(family=pd.Categorical(["x", "y"]))
     frame.to_parquet(tmp_path / "test.parquet")
-    try:
-        got = interp.load_samples(f"hf:{tmp_path}", split="test")
-    except ValueError as error:
-        assert "family" in str(error) or "dictionary" in str(error)
-        return
+    got = interp.load_samples(f"hf:{tmp_path}", split="test")
     assert [one.family for one in got] == ["x", "y"]
 
 
