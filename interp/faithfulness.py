@@ -14,11 +14,12 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from interp.data.images import blank, open_image
+from interp.data.images import blank
 from interp.data.sample import Sample
 from interp.extract.question import Query, ask
+from interp.inputs.canvas import canvas
 from interp.inputs.completions import Completion
-from interp.inputs.prompts import given_text, text_ids
+from interp.inputs.prompts import given_text, image_inputs, text_ids, with_images
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 from interp.vocabulary import CHANGES, TEXT_PARTS, describe, require
@@ -56,16 +57,14 @@ def faithfulness(
     """
     completion = given_text(vlm.processor.tokenizer, completion)
     query = ask(vlm, sample, completion=completion)
-    shape = int(query.tokens.row.max()) + 1, int(query.tokens.column.max()) + 1
+    grid = canvas(vlm.processor, sample.image, query.tokens)
     for name, saliency in maps.items():
-        _check(name, saliency, shape)
+        _check(name, saliency, grid.shape)
     if not maps:
         raise ValueError("expected one or more maps, got none")
     if not all(0 < share <= 1 for share in shares) or not shares:
         raise ValueError(f"expected shares of the pixels above 0 and up to 1, got {tuple(shares)}")
-    cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
-    size = shape[1] * cell, shape[0] * cell
-    original = np.asarray(open_image(sample.image).resize(size, Image.Resampling.BICUBIC))
+    original, size = grid.pixels, grid.pixels.shape[1::-1]
     empty = np.asarray(blank(vlm.processor, size))
     canvases = [original, empty]
     for saliency in maps.values():
@@ -129,8 +128,9 @@ def log_likelihoods(
     scores = []
     with undisturbed(vlm.model):
         for start in range(0, len(canvases), at_once):
-            images = [Image.fromarray(canvas) for canvas in canvases[start : start + at_once]]
-            logits = vlm.model(**_with(vlm, batch, images), use_cache=False, logits_to_keep=rows)
+            images = [Image.fromarray(one) for one in canvases[start : start + at_once]]
+            seen = with_images(batch, image_inputs(vlm.processor, images), len(images))
+            logits = vlm.model(**seen, use_cache=False, logits_to_keep=rows)
             scores.append(_text_scores(logits.logits, targets, is_answer))
     return torch.cat(scores).cpu().numpy()
 
@@ -143,17 +143,3 @@ def _text_scores(
     return torch.stack(
         [token_scores.mean(dim=1), token_scores[:, is_answer].mean(dim=1)], dim=1
     ).double()
-
-
-def _with(vlm: VLM, batch, images: list[Image.Image]) -> dict:
-    """The batch once for each image, with that image's pixels."""
-    features = vlm.processor.image_processor(images=images, return_tensors="pt")
-    grid = batch["image_grid_thw"]
-    if not (features["image_grid_thw"] == grid[0].cpu()).all():
-        raise ValueError(
-            f"expected canvases on the grid {grid[0].tolist()}, got "
-            f"{features['image_grid_thw'][0].tolist()}; the processor resizes them again"
-        )
-    repeated = {name: value.repeat(len(images), 1) for name, value in batch.items()}
-    pixels = features["pixel_values"].to(batch["pixel_values"])
-    return repeated | {"pixel_values": pixels}

@@ -173,6 +173,13 @@ def _check_base(adapter: str, source: str, weights: str, model, dtype, options: 
 
 
 def _limit_pixels(image_processor, min_pixels: int | None, max_pixels: int | None) -> None:
+    if min_pixels is None and max_pixels is None:
+        return
+    if not hasattr(image_processor, "merge_size"):  # tiles are of one size, and as many as fit
+        raise ValueError(
+            "expected min_pixels and max_pixels of a model whose images keep their size, got "
+            f"{type(image_processor).__name__}, which cuts them into tiles; leave both out"
+        )
     size = dict(image_processor.size)
     limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     size.update({key: value for key, value in limits.items() if value is not None})

@@ -145,10 +145,14 @@ TEXT_SOURCE_TITLES = {
 }
 """Whose text is explained, the attribute `text_source` of every dataset of a sample."""
 FAMILY_TITLES = {
+    "idefics3": "Idefics3",
+    "internvl": "InternVL3",
+    "llava_onevision": "LLaVA-OneVision",
     "qwen2_5_vl": "Qwen2.5-VL",
     "qwen2_vl": "Qwen2-VL",
     "qwen3_vl": "Qwen3-VL",
     "qwen3_vl_moe": "Qwen3-VL-MoE",
+    "smolvlm": "SmolVLM",
 }
 """Titles of the model families, `interp.model.families.MODEL_FAMILIES`."""
 REPORT_TITLES = {
@@ -287,6 +291,7 @@ COORDINATES = {
     "source_token_id": ("1", "The source token's id"),
     "source_role": ("", "Role of the source token, one of `ROLES`"),
     "image": ("1", "Number of the image that a visual token belongs to, -1 for text"),
+    "view": ("1", "View of the image: 0 the finest, 1 a small one beside it; -1 for text"),
     "box_overlap": ("1", "Share of the patch's area inside the union of the boxes"),
     "is_evidence": ("1", "The patch counts as evidence: half of it inside a box, or the most"),
     "peak": ("1", "Largest max|h| / rms(h) of the token in the middle layers (METHODS.md 3.6)"),

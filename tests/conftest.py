@@ -55,14 +55,12 @@ def pytest_sessionfinish(session, exitstatus):
         Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-@pytest.fixture(scope="session")
-def processor():
-    """The embedded model's processor."""
-    from transformers import AutoProcessor
-
-    from interp.loading import CHECKPOINTS
-
-    return AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")
+@pytest.fixture
+def processor(request):
+    """The embedded model's processor, or that of a random model's family where it has its own."""
+    drawn = getattr(request.node, "callspec", None)
+    shapes = [drawn.params.get(name) for name in ("odd_model", "shape")] if drawn else []
+    return odd_models.processor_of(next(filter(None, shapes), None))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def tiny():
     return interp.load_model("tiny", device="cpu")
 
 
-@pytest.fixture(params=list(odd_models.SHAPES))
+@pytest.fixture(params=[*odd_models.SHAPES, *odd_models.TILED])
 def odd_model(request, processor):
     """Random models of odd shapes, in float64."""
     return odd_models.make(request.param, processor)

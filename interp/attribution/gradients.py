@@ -5,7 +5,6 @@ from functools import partial
 import torch
 import xarray as xr
 from captum.attr import IntegratedGradients
-from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,8 +31,10 @@ def input_x_gradient(
     prefilled = ask_one(vlm, sample, target, completion)
     with undisturbed(prefilled.query.model), torch.enable_grad():
         pixels = prefilled.query.batch["pixel_values"].detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(prefilled.logits(pixels)[0], pixels)
-    return prefilled.on_grid(_by_token(prefilled, (pixels * gradient).detach()), "input × gradient")
+        images = prefilled.query.batch | {"pixel_values": pixels}
+        (gradient,) = torch.autograd.grad(prefilled.logits(images)[0], pixels)
+    by_token = prefilled.parts.by_token((pixels * gradient).detach())
+    return prefilled.on_grid(by_token.sum(dim=-1), "input × gradient")
 
 
 def integrated_gradients(
@@ -83,8 +84,3 @@ def _logits_of_content(
     return torch.stack(
         [prefilled.logit(content.index_put((prefilled.visual,), one)) for one in visual]
     )
-
-
-def _by_token(prefilled: Asked, values: Float[Tensor, "patch value"]) -> Float[Tensor, " token"]:
-    """Sums over the patches that the merger makes one token of; they follow each other."""
-    return reduce(values, "(token p) v -> token", "sum", p=prefilled.parts.patches_per_token)

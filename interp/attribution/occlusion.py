@@ -6,9 +6,11 @@ import xarray as xr
 from PIL import Image
 
 from interp.attribution.target import ask_one
-from interp.data.images import blank, open_image
+from interp.data.images import blank
 from interp.data.sample import Sample
+from interp.inputs.canvas import canvas
 from interp.inputs.completions import Completion
+from interp.inputs.prompts import image_inputs
 from interp.maps.named import Wanted
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
@@ -26,22 +28,18 @@ def occlusion(
         ValueError: as `ask_one`.
     """
     prefilled = ask_one(vlm, sample, target, completion)
-    tokens, visual = prefilled.query.tokens, prefilled.visual.cpu().numpy()
-    cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
-    size = (int(tokens.column.max()) + 1) * cell, (int(tokens.row.max()) + 1) * cell
-    image = np.asarray(open_image(sample.image).resize(size, Image.Resampling.BICUBIC))
-    empty = np.asarray(blank(vlm.processor, size))
+    grid = canvas(vlm.processor, sample.image, prefilled.query.tokens)
+    image, empty = grid.pixels, np.asarray(blank(vlm.processor, grid.pixels.shape[1::-1]))
     canvases = [image]
-    for row, column in zip(tokens.row[visual], tokens.column[visual], strict=True):
-        at = np.s_[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
-        canvas = image.copy()
-        canvas[at] = empty[at]
-        canvases.append(canvas)
+    for at in grid.cells():
+        painted = image.copy()
+        painted[at] = empty[at]
+        canvases.append(painted)
     logits = []
     with undisturbed(prefilled.query.model):
         for start in range(0, len(canvases), AT_ONCE):
             some = [Image.fromarray(one) for one in canvases[start : start + AT_ONCE]]
-            pixels = vlm.processor.image_processor(images=some, return_tensors="pt")["pixel_values"]
-            logits.append(prefilled.logits(pixels.to(prefilled.query.batch["pixel_values"])))
+            logits.append(prefilled.logits(image_inputs(vlm.processor, some), len(some)))
     image_logits = torch.cat(logits)
-    return prefilled.on_grid(image_logits[0] - image_logits[1:], "occlusion")
+    lost = (image_logits[0] - image_logits[1:]).double().cpu().numpy()
+    return prefilled.as_map(lost.reshape(grid.shape), "occlusion")

@@ -4,6 +4,7 @@ All methods explain the same number, the target's logit in the centered gauge: r
 all tokens have in common, and maps of the two can differ as much as methods do.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from interp.capture.prefill import Prefill, prefill
 from interp.data.sample import Sample
 from interp.extract.question import Query, ask
 from interp.inputs.completions import Completion
+from interp.inputs.prompts import with_images
+from interp.maps.grid import arranged
 from interp.maps.map import Map
 from interp.maps.named import Wanted, target_index
 from interp.model.families import base_model
@@ -63,19 +66,26 @@ class Asked:
         hidden = self.parts.language_model(**arguments).last_hidden_state[0, self.row]
         return hidden.to(self.reader.dtype) @ self.reader
 
-    def logits(self, pixels: Float[Tensor, "_ value"]) -> Float[Tensor, " image"]:
-        """The target's logit with each of some images on the sample's grid, from whole forwards."""
-        n = len(pixels) // len(self.query.batch["pixel_values"])
-        batch = {name: value.repeat(n, 1) for name, value in self.query.batch.items()}
-        base = base_model(self.query.model).model
-        hidden = base(**batch | {"pixel_values": pixels}, use_cache=False).last_hidden_state
+    def logits(self, images: Mapping[str, Tensor], n: int = 1) -> Float[Tensor, " image"]:
+        """The target's logit with each of `n` images on the sample's grid, from whole forwards.
+
+        Args:
+            images: what a processor makes of them, one to a sequence (`image_inputs`).
+            n: how many.
+        """
+        batch = with_images(self.query.batch, images, n)
+        hidden = base_model(self.query.model).model(**batch, use_cache=False).last_hidden_state
         return hidden[:, self.row].to(self.reader.dtype) @ self.reader
 
     def on_grid(self, values: Float[Tensor, " patch"], name: str, **attributes) -> Map:
-        """Values of the visual tokens by patch row and column."""
+        """Values of the visual tokens by patch row and column of the finest view."""
         tokens, visual = self.query.tokens, self.visual.cpu().numpy()
-        grid = np.zeros((tokens.row.max() + 1, tokens.column.max() + 1))
-        grid[tokens.row[visual], tokens.column[visual]] = values.detach().double().cpu().numpy()
+        seen = (values.detach().double().cpu().numpy(), tokens.view[visual])
+        grid = arranged(*seen, tokens.row[visual], tokens.column[visual])
+        return self.as_map(grid, name, **attributes)
+
+    def as_map(self, grid: Float[np.ndarray, "row column"], name: str, **attributes) -> Map:
+        """A map of the target on the grid of the image's finest view."""
         coords = {"row": np.arange(grid.shape[0]), "column": np.arange(grid.shape[1])}
         return Map(
             grid,

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
 from torch import Tensor
 
 from interp.model.parts import Parts
@@ -45,7 +44,8 @@ def check_inputs(parts: Parts, batch) -> None:
     _check_mask(ids[0], mask[0].bool())
     is_image = ids[0] == parts.image_token_id
     if is_image.any():
-        _check_images(batch, is_image, parts.patches_per_token)
+        _present(batch, "pixel_values")
+        parts.check_images(batch, is_image)
 
 
 def check_length(parts: Parts, n_tokens: int) -> None:
@@ -78,24 +78,4 @@ def _check_mask(ids: Tensor, mask: Tensor) -> None:
         raise ValueError(
             "expected attention_mask to cover exactly the padding tokens, got one that is shifted; "
             "take it from the same processor call as input_ids"
-        )
-
-
-def _check_images(batch, is_image: Tensor, patches_per_token: int) -> None:
-    types = _present(batch, "mm_token_type_ids")[0]
-    if types.shape != is_image.shape or not torch.equal(types == 1, is_image):
-        raise ValueError(
-            "expected mm_token_type_ids to be 1 exactly at the image tokens, got another pattern; "
-            "extend it with zeros for text that is added behind the prompt"
-        )
-    pixels, grids = _present(batch, "pixel_values"), _present(batch, "image_grid_thw")
-    if len(pixels) != int(grids.prod(dim=1).sum()):
-        raise ValueError(
-            f"expected {int(grids.prod(dim=1).sum())} patches for image_grid_thw={grids.tolist()}, "
-            f"got {len(pixels)} rows of pixel_values; take both from one processor call"
-        )
-    if len(pixels) != patches_per_token * int(is_image.sum()):
-        raise ValueError(
-            f"expected {len(pixels) // patches_per_token} image tokens, got {int(is_image.sum())}; "
-            "take input_ids and pixel_values from one processor call"
         )

@@ -90,7 +90,11 @@ def prefills(model: nn.Module, batches: list, positions: list[Int[Tensor, " _"]]
     longest = max(batch["input_ids"].shape[1] for batch in batches)
     n_padding = [longest - batch["input_ids"].shape[1] for batch in batches]
     moved = [rows + n for rows, n in zip(positions, n_padding, strict=True)]
-    return _prefills(model, _padded(batches, n_padding, parts.image_token_id), moved, n_padding)
+    padded = _padded(batches, n_padding, parts.image_token_id)
+    if parts.n_axes == 1 and any(n_padding):  # the model would count our padding
+        counted = torch.arange(longest, device=padded["input_ids"].device)
+        padded["position_ids"] = torch.stack([(counted - n).clamp(min=0) for n in n_padding])
+    return _prefills(model, padded, moved, n_padding)
 
 
 def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
@@ -98,7 +102,7 @@ def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
     padded = {}
     for name in dict.fromkeys(name for batch in batches for name in batch):
         having = [batch for batch in batches if name in batch]
-        values = [batch[name] for batch in having]
+        values = _as_many([batch[name] for batch in having])
         if all(batch[name].shape == batch["input_ids"].shape for batch in having):
             # Nothing sees the padding, so any token will do that does not stand for an image.
             fill = int(image_token_id == 0) if name == "input_ids" else 0
@@ -135,7 +139,8 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
             position_ids=coordinates[:, s, n:],
             is_visible=batch["attention_mask"][s, n:].bool(),
             logits=logits[s],
-            given=_alone(arguments, s, n) | parts.entering(content[s : s + 1, n:]),
+            given=_alone(parts, arguments, coordinates, s, n)
+            | parts.entering(content[s : s + 1, n:]),
             peaks=peaks[s, n:],
         )
         for s, n in enumerate(n_padding)
@@ -143,13 +148,27 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
     return Prefills(keys, values, sequences, n_padding)
 
 
-def _alone(arguments: dict, sequence: int, n_padding: int) -> dict:
-    """Keyword arguments of the language model's call for one of the sequences alone."""
+def _as_many(values: list[Tensor]) -> list[Tensor]:
+    """Pixels of several sequences whose tiles are an axis of their own, filled up to the most."""
+    if values[0].ndim < 4 or len({value.shape[1:] for value in values}) == 1:
+        return values
+    most = max(value.shape[1] for value in values)
+    behind = [0, 0] * (values[0].ndim - 2)
+    return [nn.functional.pad(one, (*behind, 0, most - one.shape[1])) for one in values]
+
+
+def _alone(
+    parts: Parts, arguments: dict, coordinates: Tensor, sequence: int, n_padding: int
+) -> dict:
+    """Keyword arguments of the language model's call for one of the sequences alone.
+
+    Positions are said outright: a model that counts them by itself would begin behind the padding.
+    """
     sequence_slice = slice(sequence, sequence + 1)
-    own_arguments = {"attention_mask": arguments["attention_mask"][sequence_slice, n_padding:]}
-    if arguments["position_ids"] is not None:
-        own_arguments["position_ids"] = arguments["position_ids"][:, sequence_slice, n_padding:]
-    return arguments | own_arguments
+    return arguments | {
+        "attention_mask": arguments["attention_mask"][sequence_slice, n_padding:],
+        "position_ids": parts.placed(coordinates[:, sequence_slice, n_padding:]),
+    }
 
 
 @contextmanager
@@ -188,10 +207,7 @@ def prefills_with(
     for run, (rows, content) in enumerate(replacements):
         replaced[run, rows] = content.to(replaced)
     arguments = clean.given | parts.entering(replaced) | {"use_cache": True}
-    mask, positions = clean.given["attention_mask"], clean.given["position_ids"]
-    arguments["attention_mask"] = mask.expand(n_runs, *mask.shape[1:])
-    if positions is not None:
-        arguments["position_ids"] = positions.expand(-1, n_runs, -1)
+    arguments |= several(clean.given, n_runs)
     with undisturbed(model), torch.no_grad():
         layers = parts.language_model(**arguments).past_key_values.layers
     return [
@@ -207,6 +223,15 @@ def prefills_with(
         )
         for run in range(n_runs)
     ]
+
+
+def several(given: dict, n: int) -> dict:
+    """Mask and positions of a language model's call, for so many sequences alike."""
+    mask, positions = given["attention_mask"], given["position_ids"]
+    return {
+        "attention_mask": mask.expand(n, *mask.shape[1:]),
+        "position_ids": positions.expand(*positions.shape[:-2], n, positions.shape[-1]),
+    }
 
 
 @contextmanager
@@ -253,9 +278,13 @@ def _usual(peaks: Float[Tensor, "layer sequence token"]) -> Float[Tensor, "seque
 
 
 def _positions(arguments: dict) -> Int[Tensor, "3 sequence token"]:
-    """Three-axis positions as the language model got them; for text alone it counts by itself."""
-    if arguments["position_ids"] is None:
+    """Positions on three axes as the language model got them; where it got none, it counts.
+
+    A family of one axis has the same number three times.
+    """
+    positions = arguments["position_ids"]
+    if positions is None:
         n_sequences, n_tokens, _ = arguments["inputs_embeds"].shape
         counted = torch.arange(n_tokens, device=arguments["inputs_embeds"].device)
         return repeat(counted, "t -> xyz s t", xyz=3, s=n_sequences)
-    return arguments["position_ids"][-3:]
+    return positions[-3:] if positions.ndim == 3 else repeat(positions, "s t -> xyz s t", xyz=3)

@@ -109,7 +109,7 @@ def replays(
     # With gradients on, everything downstream has to know of them, frozen weights or not.
     entering = parts.entering(content.requires_grad_() if torch.is_grad_enabled() else content)
     arguments = entering | {
-        "position_ids": repeat(positions, "xyz s t -> xyz (v s) t", v=n_variants),
+        "position_ids": parts.placed(repeat(positions, "xyz s t -> xyz (v s) t", v=n_variants)),
         "attention_mask": None,
         "use_cache": False,
         "replay": slots,

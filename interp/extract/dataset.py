@@ -54,6 +54,7 @@ def coordinates(query: Query, context: Prefill | None = None) -> dict:
             "source_token_id": ("source", tokens.ids),
             "source_role": ("source", list(tokens.role)),
             "image": ("source", tokens.image),
+            "view": ("source", tokens.view),
             "row": ("source", tokens.row),
             "column": ("source", tokens.column),
             "box_overlap": ("source", tokens.box_overlap),

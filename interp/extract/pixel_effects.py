@@ -1,6 +1,6 @@
 """Pixels against vectors: a patch painted before the tower, its vector swapped behind it (3.8)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from interp.capture.prefill import several
 from interp.data.images import blank, open_image
 from interp.data.sample import Sample
 from interp.extract.dataset import as_array, coordinates, finished
@@ -18,6 +19,7 @@ from interp.extract.prefilled import Asked, asked
 from interp.extract.question import Query, check_pair, whole_numbers
 from interp.extract.references import blurred
 from interp.extract.source_sets import source_sets, visual_sets
+from interp.inputs.prompts import image_inputs, with_images
 from interp.model.families import base_model
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM, image_embeddings
@@ -72,15 +74,14 @@ def pixel_effects(
     names, members = source_sets(query, names, context.is_sink)
     if (members & ~query.is_visual).any():
         raise ValueError(f"expected visual source sets, got {names}")
-    pixels = _pixels_of(vlm, sample, reference)
-    grid = query.batch["image_grid_thw"]
-    embeddings = image_embeddings(query.model, pixels.to(query.batch["pixel_values"]), grid)
+    other = _other(vlm, sample, query, reference)
+    embeddings = image_embeddings(query.model, other)
     single = _single(query, patches)
     rows = single.nonzero()[:, 1].tolist()
     wanted = torch.cat([single, members])[:, query.is_visual]
     with torch.no_grad(), undisturbed(query.model):
         by_intervention = [
-            _painted(prefilled, pixels, wanted),
+            _painted(prefilled, other, wanted),
             _swapped(prefilled, embeddings, wanted),
         ]
         options = chosen | {"gauge": gauge, "foils": prefilled.foils}
@@ -102,30 +103,34 @@ def _single(query: Query, patches: Iterable[int] | None) -> Bool[Tensor, "patch 
     return single.to(query.is_visual.device)
 
 
-def _pixels_of(vlm: VLM, sample: Sample, reference) -> Float[Tensor, "patch value"]:
-    """The other image as the processor gives it, on the sample's grid."""
+def _other(vlm: VLM, sample: Sample, query: Query, reference) -> dict[str, Tensor]:
+    """The sample's inputs with the other image in place of its own, on the same grid."""
     image = open_image(sample.image)
     if isinstance(reference, str) and reference in ("blank", "blur"):
         other = blank(vlm.processor, image.size) if reference == "blank" else blurred(image)
     else:
         other = open_image(reference).resize(image.size)
-    return vlm.processor.image_processor(images=[other], return_tensors="pt")["pixel_values"]
+    return with_images(query.batch, image_inputs(vlm.processor, [other]), 1)
 
 
 def _painted(
-    prefilled: Asked, pixels: Float[Tensor, "patch value"], wanted: Bool[Tensor, "set visual"]
+    prefilled: Asked, other: Mapping[str, Tensor], wanted: Bool[Tensor, "set visual"]
 ) -> Float[Tensor, "set target"]:
     """Loss of the targets when the cells of each set hold the other image's pixels, whole forwards.
 
-    A processor's patches come in the order of the visual tokens, as many to each.
+    A token's cell is what the tower is given for it, in the token's own view.
     """
-    query, clean = prefilled.query, prefilled.query.batch["pixel_values"]
-    is_other = wanted.repeat_interleave(len(clean) // wanted.shape[1], dim=1)[..., None]
-    lost, base = [], base_model(query.model).model
-    for some in is_other.split(AT_ONCE):
-        canvases = torch.where(some, pixels.to(clean), clean).flatten(0, 1)
-        batch = {name: value.repeat(len(some), 1) for name, value in query.batch.items()}
-        hidden = base(**batch | {"pixel_values": canvases}, use_cache=False).last_hidden_state
+    query, parts = prefilled.query, prefilled.query.parts
+    name, lost, base = "pixel_values", [], base_model(query.model).model
+    clean, pixels = (parts.by_token(batch[name]) for batch in (query.batch, other))
+    for some in wanted[..., None].split(AT_ONCE):
+        cells = torch.where(some, pixels, clean).flatten(0, 1)
+        batch = {
+            key: value.repeat(len(some), *[1] * (value.ndim - 1))
+            for key, value in query.batch.items()
+        }
+        batch[name] = parts.of_tokens(cells, batch[name])
+        hidden = base(**batch, use_cache=False).last_hidden_state
         lost.append(_read(prefilled, hidden))
     return _clean(prefilled) - torch.cat(lost)
 
@@ -142,9 +147,7 @@ def _swapped(
         own = prefilled.context.content.repeat(len(some), 1, 1)
         own[:, visual] = torch.where(some[..., None], embeddings.to(own), own[:, visual])
         arguments = given | query.parts.entering(own) | {"use_cache": False}
-        arguments["attention_mask"] = given["attention_mask"].expand(len(some), -1)
-        if given["position_ids"] is not None:
-            arguments["position_ids"] = given["position_ids"].expand(-1, len(some), -1)
+        arguments |= several(given, len(some))
         lost.append(_read(prefilled, query.parts.language_model(**arguments).last_hidden_state))
     return _clean(prefilled) - torch.cat(lost)
 

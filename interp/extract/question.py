@@ -18,6 +18,7 @@ from interp.data.sample import Sample, remember
 from interp.extract.sharing import shared
 from interp.inputs import prompts, spelling
 from interp.inputs.tokens import Tokens, patch_table
+from interp.inputs.views import merged_views
 from interp.model import families
 from interp.model.identity import fingerprints
 from interp.model.parts import Parts
@@ -185,8 +186,11 @@ def _bare_table(parts: Parts, batch) -> Tokens:
     """The table of tokens without a processor: which rows are visual, and where."""
     ids = batch["input_ids"][0].cpu().numpy()
     is_image = ids == parts.image_token_id
-    grids = batch["image_grid_thw"].tolist() if "image_grid_thw" in batch else []
-    image, row, column = patch_table(is_image, grids, int(parts.patches_per_token**0.5))
+    if "image_grid_thw" in batch:
+        grids, merge = batch["image_grid_thw"].tolist(), int(parts.patches_per_token**0.5)
+        table = patch_table(is_image, merged_views(grids, merge))
+    else:  # without a processor nobody knows how tiles lie; where they stand, alone
+        table = np.stack([is_image - 1, is_image - 1, *[np.full(len(ids), -1)] * 2])
     mask = batch["attention_mask"][0].tolist()
     roles = tuple(
         "padding" if not seen else "image" if visual else "text"
@@ -194,7 +198,7 @@ def _bare_table(parts: Parts, batch) -> Tokens:
     )
     text = tuple(str(i) for i in ids)
     nothing = np.zeros(len(ids))
-    return Tokens(ids, text, roles, image, row, column, nothing, nothing.astype(bool))
+    return Tokens(ids, text, roles, *table, nothing, nothing.astype(bool))
 
 
 def _checked_targets(tokens: Tokens, positions, targets) -> tuple[np.ndarray, np.ndarray]:

@@ -159,8 +159,7 @@ def references(
         raise ValueError(
             f"{sample.id}: expected one image for kinds={kinds}, got {len(images)}{hint}"
         )
-    seen = [embed(vlm, one) for one in images]
-    embeddings, by_kind = torch.cat([one for one, _ in seen]), {}
+    (embeddings, grid), by_kind = embed(vlm, *images), {}
     if {"mean", "other"} & set(kinds):
         pool = pool if isinstance(pool, Pool) else Pool(vlm, pool)
         if pool.mean is None:
@@ -172,10 +171,10 @@ def references(
             by_kind[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
         elif kind == "other":
             answer = sample.answer if text is None else text.answer
-            other_image = open_image(pool.other(sample, answer, seen[0][1], seed).image)
+            other_image = open_image(pool.other(sample, answer, grid, seed).image)
             by_kind[kind] = Reference(embed(vlm, other_image.resize(images[0].size))[0])
         elif kind == "blur":
-            by_kind[kind] = Reference(torch.cat([embed(vlm, blurred(one))[0] for one in images]))
+            by_kind[kind] = Reference(embed(vlm, *map(blurred, images))[0])
         elif sample.twin is not None:
             by_kind[kind] = _twin(vlm, sample.twin, images[0].size)
     if not by_kind:

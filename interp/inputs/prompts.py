@@ -12,6 +12,9 @@ from interp.inputs.completions import Completion, completion
 from interp.inputs.spelling import steering_tokens
 from interp.inputs.tokens import Tokens, token_table
 
+TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids")
+"""Inputs with an entry for every token; the others are of images."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -36,15 +39,71 @@ def prompts(processor, asked: list, system: str | None) -> BatchFeature:
     for one in asked:
         sample = one if isinstance(one, Sample) else Sample(image=one[0], question=one[1])
         texts.append(prompt_text(processor, sample, system))
-        images += [open_image(image) for image in sample.images]
+        images.append([open_image(image) for image in sample.images])
     return processor(
-        images=images or None,
+        images=_as_taken(images),
         text=texts,
         padding=True,
         padding_side="left",
         add_special_tokens=False,
         return_tensors="pt",
     )
+
+
+def image_inputs(processor, images: list, at_once: int = 1) -> BatchFeature:
+    """A processor's inputs for images alone, one or `at_once` to a sequence without any text.
+
+    Raises:
+        ValueError: an unreadable image.
+    """
+    # The whole processor is called: some tell the image processor more than its own settings do.
+    opened = [open_image(image) for image in images]
+    by_sequence = [opened[k : k + at_once] for k in range(0, len(opened), at_once)]
+    return processor(
+        images=_as_taken(by_sequence),
+        text=[processor.image_token * at_once] * len(by_sequence),
+        add_special_tokens=False,
+        return_tensors="pt",
+    )
+
+
+def _as_taken(images: list[list]) -> list | None:
+    """Images as processors take them: in one list, or by sequence where one has several.
+
+    Some cut only an image that is alone into tiles.
+    """
+    having = [own for own in images if own]
+    if all(len(own) == 1 for own in having):
+        return [own[0] for own in having] or None
+    return having
+
+
+def with_images(batch: Mapping, images: Mapping[str, torch.Tensor], n: int) -> dict:
+    """A batch of one sequence `n` times over, each with other images.
+
+    Args:
+        batch: of one sequence.
+        images: as `image_inputs` gives them for `n` sequences.
+        n: how many.
+
+    Raises:
+        ValueError: images that the processor does not see as it saw the batch's own.
+    """
+    repeated = {}
+    for name, own in batch.items():
+        repeated[name] = own.repeat(n, *[1] * (own.ndim - 1))
+        if name in TEXT_INPUTS:
+            continue
+        is_alike = images[name].shape == repeated[name].shape
+        if is_alike and not own.is_floating_point():  # grids, sizes, masks
+            is_alike = torch.equal(images[name].to(own.device), repeated[name])
+        if not is_alike:
+            raise ValueError(
+                f"expected images on the grid of the sample's own, got other {name}: the processor "
+                "resizes them in another way"
+            )
+        repeated[name] = images[name].to(own)
+    return repeated
 
 
 def prompt_text(processor, sample: Sample, system: str | None) -> str:
@@ -55,16 +114,20 @@ def prompt_text(processor, sample: Sample, system: str | None) -> str:
     """
     questions = [*(question for question, _ in sample.earlier), sample.question]
     replies = [reply for _, reply in sample.earlier]
-    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages = [] if system is None else [{"role": "system", "content": _text(system)}]
     for number, question in enumerate(questions):
         check_plain(processor.tokenizer, question, "a question")
         content = [{"type": "image"} for _ in sample.images] if number == 0 else []
-        content.append({"type": "text", "text": question})
-        messages.append({"role": "user", "content": content})
+        messages.append({"role": "user", "content": content + _text(question)})
         if number < len(replies):
             check_plain(processor.tokenizer, replies[number], "an earlier reply")
-            messages.append({"role": "assistant", "content": replies[number]})
+            messages.append({"role": "assistant", "content": _text(replies[number])})
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def _text(text: str) -> list[dict]:
+    """A message's content in the form that every chat template takes."""
+    return [{"type": "text", "text": text}]
 
 
 def check_plain(tokenizer, text: str, name: str) -> None:
@@ -86,7 +149,8 @@ def teacher_forced(
     """
     ids = text_ids(processor, sample, text)
     batch = extended(prompts(processor, [sample], system), ids)
-    return Inputs(batch, token_table(processor, batch, sample.boxes))
+    sizes = [upright_size(image)[::-1] for image in sample.images]
+    return Inputs(batch, token_table(processor, batch, sample.boxes, sizes))
 
 
 def extended(batch: Mapping, ids: list[int]) -> BatchFeature:
@@ -95,8 +159,9 @@ def extended(batch: Mapping, ids: list[int]) -> BatchFeature:
     longer = BatchFeature(dict(batch))
     longer["input_ids"] = torch.cat([batch["input_ids"], extend], dim=1)
     for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
-        filled = torch.full_like(extend, value, dtype=batch[name].dtype)
-        longer[name] = torch.cat([batch[name], filled], dim=1)
+        if name in batch:
+            filled = torch.full_like(extend, value, dtype=batch[name].dtype)
+            longer[name] = torch.cat([batch[name], filled], dim=1)
     return longer
 
 
@@ -106,14 +171,15 @@ def count_tokens(processor, sample: Sample, system: str | None) -> int:
     Raises:
         ValueError: an unreadable header, or a special token inside question, thinking or answer.
     """
-    image_processor, n_visual = processor.image_processor, 0
-    for image in sample.images:
-        width, height = upright_size(image)
-        patches = image_processor.get_number_of_image_patches(height, width, {})
-        n_visual += patches // image_processor.merge_size**2 - 1  # one stands for it in the prompt
+    sizes = [upright_size(image)[::-1] for image in sample.images]
+    n_text = len(text_ids(processor, sample))
+    if sizes and not hasattr(processor, "_get_num_multimodal_tokens"):  # nobody counts for us
+        return prompts(processor, [sample], system)["input_ids"].shape[1] + n_text
+    counted = processor._get_num_multimodal_tokens(image_sizes=sizes) if sizes else None
+    n_visual = sum(counted.num_image_tokens) - len(sizes) if sizes else 0  # one is in the prompt
     prompt = prompt_text(processor, sample, system)
     n_prompt = len(processor.tokenizer(prompt, add_special_tokens=False).input_ids)
-    return n_prompt + n_visual + len(text_ids(processor, sample))
+    return n_prompt + n_visual + n_text
 
 
 def given_text(tokenizer, text) -> Completion | None:

@@ -33,3 +33,9 @@ def steering_tokens(tokenizer) -> set[str]:
     """
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     return {*added, *tokenizer.all_special_tokens} - {THINK_OPEN, THINK_CLOSE}
+
+
+def steering_ids(tokenizer) -> list[int]:
+    """Ids of the tokens that steer a chat."""
+    ids = tokenizer.convert_tokens_to_ids(sorted(steering_tokens(tokenizer)))
+    return [one for one in ids if one is not None]

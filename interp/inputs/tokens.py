@@ -15,13 +15,20 @@ from jaxtyping import Bool, Float, Int
 
 from interp.data.boxes import box_overlap, evidence_cells
 from interp.inputs.completions import _stripped, _text_spans
-from interp.inputs.spelling import token_bytes
+from interp.inputs.spelling import steering_ids, token_bytes
+from interp.inputs.views import Seen, View, views
 from interp.vocabulary import ROLES
 
-_TURN = re.compile(rb"<\|im_start\|>(system|user|assistant)\n(.*?)(<\|im_end\|>|$)", re.DOTALL)
-
-
-_MARK = re.compile(rb"<\|[a-z_]+\|>")
+# A chat's turns: ChatML, with the role on a line of its own or before a blank; and the form whose
+# turns begin with a capitalised role and a colon.
+_TURNS = (
+    re.compile(rb"<\|im_start\|>(system|user|assistant)[\n ](.*?)(<\|im_end\|>|$)", re.DOTALL),
+    re.compile(
+        rb"(?:^(?:<\|im_start\|>|<\|begin_of_text\|>)?|(?<=<end_of_utterance>\n))"
+        rb"(System|User|Assistant):(.*?)(<end_of_utterance>|$)",
+        re.DOTALL,
+    ),
+)
 
 
 _TURN_ROLE = {b"system": "system", b"user": "question"}
@@ -36,18 +43,32 @@ class Tokens:
     role: tuple[str, ...]
     """One of `interp.vocabulary.ROLES`."""
     image: Int[np.ndarray, " token"]
-    """Number of the image, or -1 where not visual; likewise for row and column of the patch."""
+    """Number of the image, or -1 where not visual."""
+    view: Int[np.ndarray, " token"]
+    """Which of its views: 0 the finest, 1 the small one beside it; -1 where not visual."""
     row: Int[np.ndarray, " token"]
+    """Row of the patch in its view, or -1 where a token stands for no pixels; so for column."""
     column: Int[np.ndarray, " token"]
     box_overlap: Float[np.ndarray, " token"]
     """Share of the patch's area inside the union of the evidence boxes."""
     is_evidence: Bool[np.ndarray, " token"]
     """At least half inside the union, or the patch with the largest share of one of the boxes."""
+    extent: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
+    """Where the finest view of a single image lies on it, as `View` has it."""
 
     @property
     def is_visual(self) -> Bool[np.ndarray, " token"]:
         """Which rows hold visual tokens."""
         return self.image >= 0
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Rows and columns of every view of every image, in turn."""
+        found = []
+        for image, view in sorted({*zip(self.image, self.view, strict=True)} - {(-1, -1)}):
+            is_here = (self.image == image) & (self.view == view)
+            found += [int(self.row[is_here].max()) + 1, int(self.column[is_here].max()) + 1]
+        return tuple(found)
 
     def targets(self) -> list[int]:
         """Indices of the tokens to explain: those of thinking and answer, in order."""
@@ -63,73 +84,119 @@ def tokens_by_role(tokens: Tokens) -> dict[str, list[int]]:
     }
 
 
-def token_table(processor, batch, boxes: np.ndarray | None = None) -> Tokens:
-    """The token table of a batch of one sequence; roles as in `interp.vocabulary.ROLES`."""
+def token_table(
+    processor, batch, boxes: np.ndarray | None = None, sizes: list[tuple[int, int]] | None = None
+) -> Tokens:
+    """The token table of a batch of one sequence; roles as in `interp.vocabulary.ROLES`.
+
+    Args:
+        processor, batch: of one call.
+        boxes: of the evidence on a single image, (x0, y0, x1, y1) in 0..1.
+        sizes: (height, width) of the images as the processor got them.
+    """
     ids = batch["input_ids"][0].cpu().numpy()
     spelled = token_bytes(processor.tokenizer, ids.tolist())
-    image_id = processor.image_token_id
-    grids = batch["image_grid_thw"].tolist() if "image_grid_thw" in batch else []
-    merge = processor.image_processor.merge_size
-    image, row, column = patch_table(ids == image_id, grids, merge)
+    is_visual = ids == processor.image_token_id
+    is_steering = np.isin(ids, steering_ids(processor.tokenizer))
+    before = _in_front_of_runs(spelled, is_visual)
+    found = views(Seen(processor, batch, sizes, before)) if is_visual.any() else []
+    table = patch_table(is_visual, found)
     overlap, is_evidence = np.zeros(len(ids)), np.zeros(len(ids), dtype=bool)
-    if boxes is not None and len(grids) == 1:
-        shape = grids[0][1] // merge, grids[0][2] // merge
-        at = row[ids == image_id], column[ids == image_id]
-        overlap[ids == image_id] = box_overlap(boxes, *shape)[at]
-        is_evidence[ids == image_id] = evidence_cells(boxes, *shape)[at]
-    roles = _roles(spelled)
+    if boxes is not None and {one.image for one in found} == {0}:
+        overlap[is_visual], is_evidence[is_visual] = _evidence(found, boxes)
     mask = batch["attention_mask"][0].tolist()
-    roles = ["image" if i == image_id else role for i, role in zip(ids, roles, strict=True)]
-    roles = [role if seen else "padding" for role, seen in zip(roles, mask, strict=True)]
-    text = tuple(piece.decode("utf-8", errors="replace") for piece in spelled)
-    return Tokens(ids, text, tuple(roles), image, row, column, overlap, is_evidence)
+    return Tokens(
+        ids,
+        tuple(piece.decode("utf-8", errors="replace") for piece in spelled),
+        tuple(
+            "padding" if not seen else "image" if visual else role
+            for role, visual, seen in zip(
+                _roles(spelled, is_visual | is_steering, processor.tokenizer.eos_token),
+                is_visual,
+                mask,
+                strict=True,
+            )
+        ),
+        *table,
+        overlap,
+        is_evidence,
+        next((one.extent for one in found if one.number == 0), (0.0, 1.0, 0.0, 1.0)),
+    )
 
 
-def patch_table(
-    is_visual: np.ndarray, grids: list[list[int]], merge: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image number, patch row and patch column of every token, -1 where not visual.
+def patch_table(is_visual: Bool[np.ndarray, " token"], found: list[View]) -> np.ndarray:
+    """Image, view, patch row and patch column of every token, -1 where not visual.
 
-    The merged grid is row-major, one token per `merge` x `merge` patches.
+    Raises:
+        ValueError: views of more or fewer tokens than there are.
     """
-    table = np.full((3, len(is_visual)), -1)
-    visual = [
-        (number, r, c)
-        for number, (frames, height, width) in enumerate(grids)
-        for _ in range(frames)
-        for r in range(height // merge)
-        for c in range(width // merge)
+    table = np.full((4, len(is_visual)), -1)
+    of_views = [
+        np.stack([np.full(len(v.row), v.image), np.full(len(v.row), v.number), v.row, v.column])
+        for v in found
     ]
-    if len(visual) != is_visual.sum():
+    visual = np.concatenate(of_views, axis=1) if of_views else table[:, :0]
+    if visual.shape[1] != is_visual.sum():
+        shapes = [one.shape for one in found]
         raise ValueError(
-            f"expected {len(visual)} image tokens for image_grid_thw={grids}, got "
-            f"{int(is_visual.sum())}; take input_ids and image_grid_thw from one processor call"
+            f"expected {visual.shape[1]} image tokens for images seen as {shapes}, got "
+            f"{int(is_visual.sum())}; take input_ids and pixels from one processor call"
         )
-    if visual:
-        table[:, is_visual] = np.array(visual).T
-    return table[0], table[1], table[2]
+    table[:, is_visual] = visual
+    return table
 
 
-def _roles(spelled: list[bytes]) -> list[str]:
-    """The role of each token, from the byte ranges of the chat turns."""
+def _evidence(found: list[View], boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Overlap with the boxes, and whether it is evidence, of the views' tokens in turn."""
+    overlap, is_evidence = [], []
+    for view in found:
+        top, bottom, left, right = view.extent
+        corner, side = np.array([left, top] * 2), np.array([right - left, bottom - top] * 2)
+        inside = np.clip((boxes - corner) / side, 0, 1)
+        inside = inside[(inside[:, 2:] > inside[:, :2]).all(axis=1)]
+        has_pixels, at = view.row >= 0, (view.row, view.column)
+        overlap.append(box_overlap(inside, *view.shape)[at] * has_pixels)
+        is_evidence.append(evidence_cells(inside, *view.shape)[at] & has_pixels)
+    return np.concatenate(overlap), np.concatenate(is_evidence)
+
+
+def _in_front_of_runs(spelled: list[bytes], is_visual: Bool[np.ndarray, " token"]) -> list[bytes]:
+    """The text between each run of visual tokens and the one before it."""
+    ends = np.flatnonzero(np.diff(is_visual.astype(int), prepend=0, append=0)).reshape(-1, 2)
+    stops = [0, *ends[:, 1]]
+    return [b"".join(spelled[a:b]) for a, b in zip(stops, ends[:, 0], strict=False)]
+
+
+def _roles(
+    spelled: list[bytes], is_mark: Bool[np.ndarray, " token"], last_token: str | None
+) -> list[str]:
+    """The role of each token, from the byte ranges of the chat turns.
+
+    Marks are the chat's own tokens and those of images; a question begins behind them.
+    """
     text = b"".join(spelled)
-    codes = np.full(len(text) + 1, ROLES.index("template"))
-    turns = list(_TURN.finditer(text))
-    last = max((n for n, turn in enumerate(turns) if turn[1] == b"user"), default=-1)
-    for number, turn in enumerate(turns):
-        kind, start, content = turn[1], turn.start(2), turn[2]
+    bare = b"".join(
+        b" " * len(one) if mark else one for one, mark in zip(spelled, is_mark, strict=True)
+    )
+    is_marked = np.repeat(is_mark, [len(piece) for piece in spelled])
+    template = ROLES.index("template")
+    codes = np.full(len(text) + 1, template)
+    turns = next(filter(None, ([*form.finditer(text)] for form in _TURNS)), [])
+    kinds = [turn[1].lower() for turn in turns]
+    last = max((n for n, kind in enumerate(kinds) if kind == b"user"), default=-1)
+    for number, (turn, kind) in enumerate(zip(turns, kinds, strict=True)):
+        start, stop = turn.span(2)
         if kind == b"assistant" and number > last:
-            for role, span in _text_spans(content).items():
+            # Some models end a turn with another token than the one that ends all their text.
+            written = turn[2].removesuffix((last_token or "").encode())
+            for role, span in _text_spans(written).items():
                 codes[start + span.start : start + span.stop] = ROLES.index(role)
         else:
-            span = _stripped(content, 0, len(content))
             is_earlier = kind != b"system" and number < last
             role = "earlier" if is_earlier else _TURN_ROLE[kind]
-            codes[start + span.start : start + span.stop] = ROLES.index(role)
-            for mark in _MARK.finditer(content):
-                codes[start + mark.start() : start + mark.end()] = ROLES.index("template")
+            span = _stripped(bare, start, stop)
+            codes[span] = np.where(is_marked[span], template, ROLES.index(role))
     ends = np.cumsum([len(piece) for piece in spelled])
-    template = ROLES.index("template")
     roles = []
     for piece, end in zip(spelled, ends, strict=True):
         piece_codes = [c for c in codes[end - len(piece) : end] if c != template]

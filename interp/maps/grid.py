@@ -2,6 +2,7 @@
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Int
 
 from interp.maps.map import Map
 from interp.maps.named import Wanted, target_indices
@@ -98,6 +99,9 @@ def _kind(maps: xr.Dataset, kind: str) -> xr.DataArray:
 def on_grid(values: xr.DataArray, image: int | None = None) -> Map:
     """Values per source token of one image, arranged by patch row and column.
 
+    Where the model sees an image in several views, the grid is the finest view's, and the others'
+    values are spread over it (`arranged`).
+
     Args:
         values: over source.
         image: which of several images, counted from 0.
@@ -116,9 +120,52 @@ def on_grid(values: xr.DataArray, image: int | None = None) -> Map:
             f"expected tokens of one image, got {got}" + f"; say image= of {images}" * bool(images)
         )
     visual = values.isel(source=of_image == image)
-    shape = int(visual["row"].max()) + 1, int(visual["column"].max()) + 1
-    grid = np.zeros(shape, dtype=visual.dtype)
-    grid[visual["row"].values, visual["column"].values] = visual.values
-    coords = {"row": np.arange(shape[0]), "column": np.arange(shape[1])}
+    view = visual["view"].values if "view" in visual.coords else np.zeros(visual.size, dtype=int)
+    grid = arranged(visual.values, view, visual["row"].values, visual["column"].values)
+    coords = {"row": np.arange(grid.shape[0]), "column": np.arange(grid.shape[1])}
     attributes = values.attrs | {"units": "logit"}
     return Map(grid, dims=("row", "column"), coords=coords, name=values.name, attrs=attributes)
+
+
+def arranged(
+    values: Float[np.ndarray, " token"],
+    view: Int[np.ndarray, " token"],
+    row: Int[np.ndarray, " token"],
+    column: Int[np.ndarray, " token"],
+) -> Float[np.ndarray, "row column"]:
+    """One image's tokens on the grid of its finest view, which sums to those that have pixels.
+
+    A cell of a coarser view gives each cell behind it a share by area. Tokens without pixels (the
+    ends of an image's lines, in some models) are on no grid.
+
+    Args:
+        values: of one image's visual tokens.
+        view, row, column: their coordinates, as in every dataset.
+
+    Raises:
+        ValueError: no token has a known place.
+    """
+    if not (row[view == 0] >= 0).any():
+        raise ValueError(
+            "expected visual tokens whose place on the image is known, got none; ask with a VLM "
+            "and a sample instead of a model and a batch"
+        )
+    grids = []
+    for number in np.unique(view).tolist():
+        is_here = (view == number) & (row >= 0)
+        grid = np.zeros((row[is_here].max() + 1, column[is_here].max() + 1), dtype=values.dtype)
+        grid[row[is_here], column[is_here]] = values[is_here]
+        grids.append(grid)
+    fine = grids[0]
+    for coarse in grids[1:]:
+        down, across = (_shares(n, m) for n, m in zip(fine.shape, coarse.shape, strict=True))
+        fine = fine + down @ coarse @ across.T
+    return fine
+
+
+def _shares(n_fine: int, n_coarse: int) -> Float[np.ndarray, "fine coarse"]:
+    """Share of each coarse cell that lies in each fine one, along one axis."""
+    edges = np.arange(n_fine + 1) / n_fine * n_coarse
+    start = np.maximum(edges[:-1, None], np.arange(n_coarse))
+    stop = np.minimum(edges[1:, None], np.arange(1, n_coarse + 1))
+    return np.maximum(stop - start, 0)

@@ -1,12 +1,12 @@
 """The parts of a model: the seam between the algebra and the model families."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from threading import RLock
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 # A model's mode and attention while it is read are seen by all threads: they wait for one another.
@@ -44,13 +44,20 @@ class Parts:
     """
 
     language_model: nn.Module
-    """Takes position_ids (three axes), attention_mask, and what `entering` makes of content."""
+    """Takes position_ids, attention_mask, and what `entering` makes of content."""
     layers: tuple[Layer, ...]
     final_norm: nn.Module
     output_embedding: nn.Module
     vision_tower: nn.Module
     embed_images: Callable
-    """From pixel_values and image_grid_thw to the content of the visual tokens."""
+    """From the inputs that are of images, by name, to the content of the visual tokens."""
+    check_images: Callable[[Mapping, Bool[Tensor, " token"]], None]
+    """Raises ValueError unless a batch's images are those of its visual tokens."""
+    by_token: Callable[[Tensor], Float[Tensor, "visual value"]]
+    """From pixel_values, or anything in their shape, to what is each visual token's. Raises
+    ValueError where a token's pixels are not its own."""
+    of_tokens: Callable[[Float[Tensor, "visual value"], Tensor], Tensor]
+    """The way back, into the shape of other pixel_values."""
     volatile: tuple[tuple[nn.Module, str], ...]
     """Attributes that a forward changes and generation needs: (module, name)."""
     image_token_id: int
@@ -66,6 +73,8 @@ class Parts:
     max_positions: int
     epsilon: float
     """Added to the mean square in every norm."""
+    n_axes: int = 3
+    """Axes of a token's position; those of one axis have the same number on all three elsewhere."""
     has_experts: bool = False
     """Whether FFNs choose among experts: what they put out jumps where a row is given others, and
     no gradient sees that."""
@@ -75,6 +84,10 @@ class Parts:
     """From content to the keyword arguments with which the language model reads it."""
     entered: Callable[[dict], Float[Tensor, "sequence token content"]] = itemgetter("inputs_embeds")
     """From keyword arguments of the language model to the content that they bring in."""
+
+    def placed(self, positions: Int[Tensor, "3 sequence token"]) -> Int[Tensor, "..."]:
+        """Positions as the language model takes them."""
+        return positions if self.n_axes == 3 else positions[0]
 
     @property
     def n_layers(self) -> int:

@@ -1,21 +1,22 @@
 """A vision-language model with its processor: it answers, and it embeds images."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from interp.data.embedded import is_strange_to
+from interp.data.images import open_image
 from interp.data.sample import Sample
 from interp.inputs import completions
 from interp.inputs import prompts as inputs
+from interp.inputs.tokens import token_table
 from interp.model import families
 from interp.model.state import undisturbed
 
@@ -32,16 +33,21 @@ PROMPTS = {
 }
 
 
-def image_embeddings(model: nn.Module, pixel_values: Tensor, grids: Tensor) -> Tensor:
+def image_embeddings(model: nn.Module, images: Mapping[str, Tensor]) -> Tensor:
     """Content of visual tokens, as the language model gets it: (visual token, content).
 
     A token's content is its embedding; with DeepStack the levels that are added to later layers
     follow in the same vector (METHODS.md 1.1).
+
+    Args:
+        model: the model.
+        images: inputs that are of images, as a processor gives them; those of text are left out.
     """
+    own = {name: value for name, value in images.items() if name not in inputs.TEXT_INPUTS}
+    own = {name: value.to(model.device) for name, value in own.items()}
+    own["pixel_values"] = own["pixel_values"].to(model.dtype)
     with undisturbed(model), torch.no_grad():
-        return families.parts(model).embed_images(
-            pixel_values=pixel_values.to(model.device), image_grid_thw=grids.to(model.device)
-        )
+        return families.parts(model).embed_images(**own)
 
 
 @contextmanager
@@ -165,9 +171,12 @@ class VLM:
         return [replace(text, source="own") for text in texts]
 
 
-def embed(vlm: VLM, image: Image.Image) -> tuple[Float[Tensor, "visual content"], tuple[int, ...]]:
-    """The content of one image's visual tokens, and its grid (t, h, w) in patches."""
-    features = vlm.processor.image_processor(images=[image], return_tensors="pt")
-    pixels = features["pixel_values"].to(vlm.model.dtype)
-    grid = features["image_grid_thw"]
-    return image_embeddings(vlm.model, pixels, grid), tuple(grid[0].tolist())
+def embed(vlm: VLM, *images) -> tuple[Float[Tensor, "visual content"], tuple[int, ...]]:
+    """The content of the visual tokens of one sample's images, and the grid on which they lie.
+
+    Two samples have the same grid if one's images can take the place of the other's.
+    """
+    batch = inputs.image_inputs(vlm.processor, list(images), at_once=len(images))
+    sizes = [open_image(image).size[::-1] for image in images]
+    grid = token_table(vlm.processor, batch, sizes=sizes).grid
+    return image_embeddings(vlm.model, batch), grid

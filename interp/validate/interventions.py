@@ -21,6 +21,7 @@ from interp.capture.prefill import Prefill, prefill
 from interp.data.images import open_image
 from interp.extract.references import blurred, references
 from interp.extract.source_sets import source_sets
+from interp.inputs.prompts import image_inputs, with_images
 from interp.model.parts import Layer, Parts
 from interp.model.state import attending, undisturbed
 from interp.validate.case import Case, Finding
@@ -50,8 +51,7 @@ def interventions(case: Case) -> list[Finding]:
     total = extract.node_effects(vlm, sample, references=refs, sources=["image"], **case.asked)
     total = total["total"].values[:, 0, 0]
     blurry = blurred(open_image(sample.image))
-    pixels = vlm.processor.image_processor(images=[blurry], return_tensors="pt")["pixel_values"]
-    batch = query.batch | {"pixel_values": pixels.to(query.batch["pixel_values"])}
+    batch = with_images(query.batch, image_inputs(vlm.processor, [blurry]), 1)
     final = prefill(query.model, batch, query.rows).logits
     gap = clean - gauge_logits(final, query.targets, "centered").cpu().double().numpy() - total
     findings.append(case.compare("replaced content equals a forward with it", gap, to=total))

@@ -26,16 +26,16 @@ def dtype(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(params=list(odd_models.SHAPES))
-def model(request, dtype, processor):
+@pytest.fixture(params=[*odd_models.SHAPES, *odd_models.TILED])
+def odd_model(request, dtype, processor):
     return odd_models.make(request.param, processor, getattr(torch, dtype)).to(DEVICE)
 
 
 @pytest.fixture
-def case(model, processor):
+def case(odd_model, processor):
     """The batch on the device, and the slow reference in float64 on the CPU, with equal weights."""
-    inputs = odd_models.batch(processor, dtype=model.dtype)
-    exact = copy.deepcopy(model).double().cpu()
+    inputs = odd_models.batch(processor, dtype=odd_model.dtype)
+    exact = copy.deepcopy(odd_model).double().cpu()
     doubled = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
     last = inputs["input_ids"].shape[1] - 1
     asked = {"positions": [last - 4, last - 1, last - 1], "targets": [5, 40, 41]}
@@ -43,15 +43,15 @@ def case(model, processor):
 
 
 @pytest.mark.parametrize("dtype", ["float32"], indirect=True)
-def test_the_certificate_holds(model, processor):
-    vlm = odd_models.vlm(model, processor)
+def test_the_certificate_holds(odd_model, processor):
+    vlm = odd_models.vlm(odd_model, processor)
     certificate = certify(vlm, [odd_models.sample(), odd_models.sample(9)], witness=False)
     assert certificate.checks.sizes["check"] > 30
 
 
-def test_ledger_equals_the_slow_reference_in_float64(model, dtype, case):
+def test_ledger_equals_the_slow_reference_in_float64(odd_model, dtype, case):
     inputs, asked, clean = case
-    ds = interp.extract.ledger(model, inputs, **asked)
+    ds = interp.extract.ledger(odd_model, inputs, **asked)
     assert ds.attrs["dtype"] == dtype
     for k, (row, target) in enumerate(zip(*asked.values(), strict=True)):
         one = ds.isel(target=k)
@@ -64,11 +64,11 @@ def test_ledger_equals_the_slow_reference_in_float64(model, dtype, case):
         assert np.abs(one.direct).max() > 10 * BOUNDS["float32"] * float(one.magnitude)
 
 
-def test_edge_effects_equal_the_slow_reference_in_float64(model, dtype, case):
+def test_edge_effects_equal_the_slow_reference_in_float64(odd_model, dtype, case):
     inputs, asked, clean = case
-    image = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0].tolist()
-    fx = interp.extract.effects(model, inputs, sources={"image": image}, **asked)
-    magnitude = interp.extract.ledger(model, inputs, **asked).magnitude
+    image = (inputs["input_ids"][0] == odd_model.config.image_token_id).nonzero()[:, 0].tolist()
+    fx = interp.extract.effects(odd_model, inputs, sources={"image": image}, **asked)
+    magnitude = interp.extract.ledger(odd_model, inputs, **asked).magnitude
     for k, (row, target) in enumerate(zip(*asked.values(), strict=True)):
         with torch.no_grad():
             total, parts = reference.edge_effect(clean, row, target, image)

@@ -1,9 +1,11 @@
 """Random models of all families in odd shapes, norms and biases not trivial, and their inputs."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from transformers import (
+    AutoProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
@@ -16,8 +18,10 @@ from transformers import (
 
 from interp.data.digits import scenes as digits
 from interp.inputs import prompts as inputs
+from interp.loading import CHECKPOINTS
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
+from tests.support import tiled
 
 # family, layers, heads, key/value heads, head width, mrope section, tied embeddings
 SHAPES = {
@@ -25,6 +29,12 @@ SHAPES = {
     "one_to_one": ("qwen2_vl", 2, 4, 4, 16, [2, 3, 3], True),
     "two_to_one": ("qwen2_5_vl", 4, 4, 2, 16, [4, 2, 2], True),
     "three_to_one": ("qwen3_vl", 3, 3, 1, 16, [4, 2, 2], False),
+}
+# family, layers, heads, key/value heads, head width, tied embeddings
+TILED = {
+    "five_to_one": ("internvl", 3, 5, 1, 8, False),
+    "three_to_three": ("idefics3", 2, 3, 3, 16, True),
+    "six_to_two": ("llava_onevision", 2, 6, 2, 8, False),
 }
 FAMILIES = {
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
@@ -34,8 +44,43 @@ FAMILIES = {
 }
 
 
+def processor_of(shape: str | None = None):
+    """The processor of a shape's model: the embedded model's, or a family's own."""
+    return tiled.processor_of(TILED[shape][0]) if shape in TILED else _embedded()
+
+
+@cache
+def _embedded():
+    return AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")
+
+
+def tiled_model(numbers: tuple, dtype=torch.float64, seed: int = 0):
+    """A random model of a family whose images are cut into tiles; as in `TILED`."""
+    family, n_layers, n_heads, n_kv_heads, d_head, is_tied = numbers
+    width, tokenizer = n_heads * d_head, tiled.processor_of(family).tokenizer
+    text = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width + 6,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": n_kv_heads,
+        "head_dim": d_head,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.15,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": is_tied,
+    }
+    torch.manual_seed(seed)
+    model = tiled.FAMILIES[family][1](tiled.config_of(family, text, is_tied))
+    model.config.architectures = [type(model).__name__]  # as a stored model's config has it
+    return _uneven(model).to(dtype).eval()
+
+
 def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
     """A random model in eval mode, for the processor's tokens."""
+    if shape in TILED:
+        return tiled_model(TILED[shape], dtype, seed)
     return make_of(sizes_of(shape, processor), processor, dtype, seed)
 
 
@@ -137,14 +182,18 @@ def random_model(sizes: Sizes, ids: dict, pad: int, end: int, dtype, seed: int):
         **ids,
     )
     torch.manual_seed(seed)
-    model = kind(config)
+    return _uneven(kind(config)).to(dtype).eval()
+
+
+def _uneven(model):
+    """The model with norms that are not 1 and biases that are not 0."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
-    return model.to(dtype).eval()
+    return model
 
 
 def vlm(model, processor) -> VLM:
@@ -170,7 +219,8 @@ def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
         "attention_mask": 0,
         "mm_token_type_ids": 0,
     }
-    for name, fill in fills.items():
+    for name in fills.keys() & tensors.keys():
+        fill = fills[name]
         pad = torch.full((1, padding), fill, dtype=tensors[name].dtype)
         tensors[name] = torch.cat([pad, tensors[name]], dim=1)
     return tensors

@@ -46,7 +46,8 @@ class Clean:
     """
 
     def __init__(self, model, batch, replaced=None):
-        self.model, self.lm = model, model.model.language_model
+        self.model = model
+        self.lm = getattr(model.model, "language_model", None) or model.model.text_model
         self.kept, self.known = {}, {}
         handles = [
             module.register_forward_hook(self._keep(name), with_kwargs=True)

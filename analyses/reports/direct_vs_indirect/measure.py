@@ -21,9 +21,11 @@ from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
 from analyses.run.shards import write_run
 from analyses.run.texts import Text, filled, stored_texts, written
 from interp import measures
+from interp.data.images import upright_size
 from interp.data.sample import Sample
 from interp.extract.references import Pool
 from interp.inputs.completions import Completion, is_right
+from interp.inputs.views import cell_size
 from interp.loading import resolve
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
@@ -151,7 +153,7 @@ class Measurement:
         facts["data_hashes"] = {sample.id: sample.fingerprint for sample, *_ in triples}
         facts["attributes"] = {k: v for k, v in triples[0][2].attrs.items() if k in COMMON}
         shard = _stacked(triples)
-        sizes = {sample.id: _size(self.measurer.vlm, one) for sample, _, one in triples}
+        sizes = {sample.id: _size(self.measurer.vlm, sample, one) for sample, _, one in triples}
         if self.options.detail == "summary":
             shard = measures.condensed(shard)
         return Shard(shard, statuses, facts, sizes)
@@ -196,9 +198,11 @@ def _written(sample: Sample, text: Text) -> dict:
     return entry
 
 
-def _size(vlm, measured: xr.Dataset) -> tuple[int, int]:
+def _size(vlm, sample: Sample, measured: xr.Dataset) -> tuple[int, int]:
     """Width and height at which the model saw the image, in pixels."""
-    cell = vlm.processor.image_processor.patch_size * vlm.processor.image_processor.merge_size
+    cell = cell_size(vlm.processor)
+    if cell is None:
+        return upright_size(sample.image)
     return (int(measured["column"].max()) + 1) * cell, (int(measured["row"].max()) + 1) * cell
 
 

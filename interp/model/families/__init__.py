@@ -12,15 +12,26 @@ from types import ModuleType
 from peft import PeftModel
 from torch import nn
 
-from interp.model.families import qwen2_5_vl, qwen2_vl, qwen3_vl
+from interp.model.families import (
+    idefics3,
+    internvl,
+    llava_onevision,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen3_vl,
+)
 from interp.model.identity import check_whole
 from interp.model.parts import Parts
 
 MODEL_FAMILIES: dict[str, ModuleType] = {
+    "idefics3": idefics3,
+    "internvl": internvl,
+    "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,
     "qwen3_vl_moe": qwen3_vl,
+    "smolvlm": idefics3,
 }
 """Their files, by the `model_type` of the config."""
 

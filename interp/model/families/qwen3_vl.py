@@ -40,7 +40,6 @@ def narrow(config) -> None:
     """Eight numbers per head; of the tower, as many thin layers as the decoder gets levels from."""
     text, vision = config.text_config, config.vision_config
     vision.out_hidden_size = narrow_text(text)
-    text.head_dim = 8
     if hasattr(text, "moe_intermediate_size"):
         text.moe_intermediate_size = 16
     vision.hidden_size, vision.intermediate_size, vision.num_heads = 32, 32, 2

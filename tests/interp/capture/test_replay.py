@@ -12,6 +12,7 @@ import interp
 from interp import loading
 from interp.capture import prefill
 from interp.capture import replay as capture
+from interp.model import families
 from tests.support import reference
 from tests.support.odd_models import batch, make
 
@@ -36,13 +37,13 @@ def test_replay_is_the_clean_forward_at_its_rows(odd_model, processor):
     context, rows = prefilled(odd_model, inputs, [30, 30, 55])
     played = capture.replay(odd_model, context, rows)
     parts = interp.model.families.parts(odd_model)
-    logits = parts.output_embedding(parts.language_model.norm(played.final[0]))
+    logits = parts.output_embedding(parts.final_norm(played.final[0]))
     torch.testing.assert_close(logits, context.logits, atol=1e-5, rtol=0)
 
 
 def test_self_check_passes_and_catches_a_model_that_is_not_what_it_reads(odd_model):
     loading.self_check(odd_model)
-    layer = odd_model.model.language_model.layers[0].self_attn
+    layer = families.parts(odd_model).layers[0].attention
     handle = layer.register_forward_hook(lambda module, args, out: (out[0] * 0, out[1]))
     with pytest.raises(ValueError, match="is a layer changed by hooks"):
         loading.self_check(odd_model)
@@ -52,7 +53,7 @@ def test_self_check_passes_and_catches_a_model_that_is_not_what_it_reads(odd_mod
 
 def test_self_check_names_layers_whose_values_move_nothing(odd_model):
     with torch.no_grad():
-        odd_model.model.language_model.layers[1].self_attn.o_proj.weight.zero_()
+        families.parts(odd_model).layers[1].o_proj.weight.zero_()
     with pytest.raises(ValueError, match=r"cached values to move the result, not in layers \[1\]"):
         loading.self_check(odd_model)
 
@@ -70,8 +71,10 @@ def test_changing_the_captured_values_changes_the_logits(odd_model, processor):
 def test_the_callers_state_comes_back(odd_model, processor):
     inputs = batch(processor)
     odd_model.train()
-    odd_model.model.visual.eval()
-    odd_model.model.rope_deltas = torch.tensor([[7]])
+    parts = families.parts(odd_model)
+    parts.vision_tower.eval()
+    for module, name in parts.volatile:
+        setattr(module, name, torch.tensor([[7]]))
     modes = [module.training for module in odd_model.modules()]
     before = [odd_model.config._attn_implementation, torch.get_rng_state()]
     interp.extract.effects(odd_model, inputs, positions=[50])
@@ -79,7 +82,7 @@ def test_the_callers_state_comes_back(odd_model, processor):
     assert odd_model.config.text_config._attn_implementation == before[0]
     assert odd_model.config.vision_config._attn_implementation == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
-    assert odd_model.model.rope_deltas.item() == 7
+    assert all(getattr(module, name).item() == 7 for module, name in parts.volatile)
     assert all(p.grad is None for p in odd_model.parameters())
 
 
@@ -104,7 +107,7 @@ def test_a_changed_output_embedding_is_noticed(processor, counted):
 def test_an_error_inside_leaves_the_model_usable(odd_model, processor):
     inputs = batch(processor)
     expected = interp.extract.ledger(odd_model, inputs, positions=[50])
-    weight = odd_model.model.language_model.layers[1].mlp.down_proj.weight
+    weight = families.parts(odd_model).layers[1].ffn.down_proj.weight
     with torch.no_grad():
         kept = weight[0, 0].item()
         weight[0, 0] = float("nan")

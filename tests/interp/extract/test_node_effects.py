@@ -26,7 +26,7 @@ def case(odd_model, processor):
 
 def slow_pair(model, inputs, asked, source_set, name):
     """Clean and reference run, eager and without the padding, and the set's rows in them."""
-    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    names = {"input_ids", "attention_mask", "mm_token_type_ids"} & inputs.keys()
     plain = inputs | {key: inputs[key][:, PADDING:] for key in names}
     visual, rows = asked["sources"]["image"], asked["sources"][source_set]
     embeddings = asked["references"][name]
@@ -138,9 +138,7 @@ def test_a_reference_that_is_the_content_itself_changes_nothing(odd_model, proce
     inputs = batch(processor)
     image = inputs["input_ids"][0] == odd_model.config.image_token_id
     parts = interp.model.families.parts(odd_model)
-    own = interp.model.vlm.image_embeddings(
-        odd_model, inputs["pixel_values"], inputs["image_grid_thw"]
-    )
+    own = interp.model.vlm.image_embeddings(odd_model, inputs)
     assert len(own) == int(image.sum()) and parts.n_layers > 1
     fx = interp.extract.node_effects(odd_model, inputs, positions=[55], references={"own": own})
     assert float(np.abs(fx.effect).max()) < 1e-9

@@ -20,10 +20,11 @@ def samples():
 
 
 @pytest.fixture(scope="module", params=["tiny", "seven_to_one"])
-def vlm(request, processor):
+def vlm(request):
     """The embedded model, and a random one."""
     if request.param == "tiny":
         return interp.load_model("tiny")
+    processor = odd_models.processor_of(request.param)
     return odd_models.vlm(odd_models.make(request.param, processor), processor)
 
 

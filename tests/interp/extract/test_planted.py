@@ -13,7 +13,7 @@ from tests.support.odd_models import batch
 def case(request, processor):
     """Name, model, batch, last row and the reference with its content's sign flipped."""
     model, inputs = planted.make(request.param, processor), batch(processor)
-    flipped = image_embeddings(model, inputs["pixel_values"], inputs["image_grid_thw"]).clone()
+    flipped = image_embeddings(model, inputs).clone()
     flipped[:, planted.B] *= -1
     asked = {"positions": [inputs["input_ids"].shape[1] - 2], "targets": [40]}
     return request.param, model, inputs, asked | {"references": {"flipped": flipped}}

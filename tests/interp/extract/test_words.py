@@ -46,8 +46,9 @@ Y, FOIL = 33, 47
 
 
 @pytest.fixture(scope="module", params=list(odd_models.SHAPES))
-def random_game(request, processor):
+def random_game(request):
     """A random model in float64, and two texts behind one prompt with two images."""
+    processor = odd_models.processor_of(request.param)
     model = odd_models.make(request.param, processor)
     inputs = batch(processor)
     return model, [context(inputs, ids) for ids in TEXTS]
@@ -118,9 +119,7 @@ def test_the_same_words_leave_the_split_of_three_paths(random_game, gauge):
     assert (found.owen[3] == 0).all()
     inputs = contexts[0].own
     row = int(contexts[0].rows[0])
-    images = interp.model.vlm.image_embeddings(
-        model, contexts[0].partner["pixel_values"], inputs["image_grid_thw"]
-    )
+    images = interp.model.vlm.image_embeddings(model, contexts[0].partner)
     three = extract.shapley(
         model,
         inputs,
