@@ -88,7 +88,9 @@ tiny3: setup
 	  --model_name_or_path runs/seeing3 --output_dir runs/tiny3-sft
 	OMP_NUM_THREADS=1 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml \
 	  --model_name_or_path runs/tiny3-sft/final --output_dir runs/tiny3-sft-2
-	$(BIN)/python -m train.evaluate runs/tiny3-sft-2/final
+	OMP_NUM_THREADS=1 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml --scene_seed 3 \
+	  --model_name_or_path runs/tiny3-sft-2/final --output_dir runs/tiny3-sft-3
+	$(BIN)/python -m train.evaluate runs/tiny3-sft-3/final
 
 lock: setup
 	$(BIN)/uv pip compile --system-certs pyproject.toml --all-extras --group build --generate-hashes --no-header \

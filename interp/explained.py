@@ -193,9 +193,14 @@ class Explained:
         return _largest(table, "written", n).reset_index()
 
     def top_sources(self, n: int = 10) -> pd.DataFrame:
-        """The tokens that give most to the target directly (Eq. 1), with their place."""
+        """The tokens that give most to the target directly (Eq. 1), with their place.
+
+        Several images, and several views of one, are told apart by columns of their own.
+        """
         direct = self.ledger["direct"].isel(target=self.indices).sum("target")
-        names = {"source_token": "token", "source_role": "role", "row": "row", "column": "column"}
+        names = {"source_token": "token", "source_role": "role"}
+        names |= {one: one for one in ("image", "view") if int(self.ledger[one].max()) > 0}
+        names |= {"row": "row", "column": "column"}
         table = pd.DataFrame({title: self.ledger[name].values for name, title in names.items()})
         return _largest(table.assign(direct=direct.values), "direct", n)
 

@@ -47,7 +47,8 @@ def load_model(
         dtype: "auto" (the checkpoint's), "float32", "bfloat16", "float16" or "float64".
         device: a GPU where there is one, by default.
         attn_implementation: "sdpa", "eager" or "flash_attention_2"; extraction works with each.
-        min_pixels, max_pixels: bounds between which the image processor resizes.
+        min_pixels, max_pixels: bounds between which the image processor resizes; refused where it
+            cuts images into tiles of one size.
         prompt: "think", the system prompt of Saliency-R1, or "plain", the chat template's own;
             default that of an adapter's or merged model's training, "plain" for embedded models,
             which think unasked, and "think" otherwise.

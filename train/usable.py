@@ -90,6 +90,6 @@ class Whole:
         if self.max_length is not None and longest > self.max_length:
             raise ValueError(
                 f"expected texts of at most max_length = {self.max_length} tokens, got one of "
-                f"{longest}; raise max_length, or lower max_pixels"
+                f"{longest}; raise max_length, or shrink the image"
             )
         return batch

@@ -53,7 +53,7 @@ def check_length(parts: Parts, n_tokens: int) -> None:
     if n_tokens > parts.max_positions:
         raise ValueError(
             f"expected at most {parts.max_positions} tokens, got {n_tokens}; "
-            "lower max_pixels or shorten the text"
+            "shrink the image (max_pixels, where the model has it) or shorten the text"
         )
 
 

@@ -193,7 +193,7 @@ def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
         raise ValueError(
             f"{query.attributes.get('sample', 'a batch')}: expected a sample that needs at most "
             f"max_memory={max_memory} bytes, got {least} for {load.n_tokens} tokens and "
-            f"{load.n_targets} targets; raise max_memory, lower max_pixels or pass positions="
+            f"{load.n_targets} targets; raise max_memory, shrink the image or pass positions="
         )
     return needed(query.parts, [load], size) <= max_memory
 

@@ -20,6 +20,7 @@ from interp.extract.question import Query, check_pair, whole_numbers
 from interp.extract.references import blurred
 from interp.extract.source_sets import source_sets, visual_sets
 from interp.inputs.prompts import image_inputs, with_images
+from interp.inputs.tokens import Tokens
 from interp.model.families import base_model
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM, image_embeddings
@@ -186,9 +187,7 @@ def _labelled(
     cells, sets = values[..., : len(rows)], values[..., len(rows) :]
     total = np.full((*cells.shape[:2], len(tokens.ids)), np.nan, dtype=cells.dtype)
     total[..., rows] = cells
-    last = np.array([[tokens.row.max()], [tokens.column.max()]])
-    places = np.stack([tokens.row[rows], tokens.column[rows]])
-    is_border = ((places == 0) | (places == last)).any(axis=0)
+    is_border = _is_border(tokens)[rows]
     mass = np.abs(cells)
     of_all = np.where(mass.any(axis=-1), mass.sum(axis=-1), np.nan)  # no effect has no border
     dims = ("target", "intervention")
@@ -204,6 +203,16 @@ def _labelled(
         | {"intervention": list(INTERVENTIONS), "visual_set": list(names)},
     )
     return finished(query, dataset, {"gauge": prefilled.gauge})
+
+
+def _is_border(tokens: Tokens) -> Bool[np.ndarray, " token"]:
+    """Which visual tokens look at the outermost cells of their view."""
+    is_border = np.zeros(len(tokens.ids), dtype=bool)
+    for view in np.unique(tokens.view[tokens.is_visual]):
+        is_here = tokens.view == view
+        for place in (tokens.row, tokens.column):
+            is_border |= is_here & ((place == 0) | (place == place[is_here].max()))
+    return is_border
 
 
 def _ranks(cells: np.ndarray) -> np.ndarray:

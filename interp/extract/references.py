@@ -24,7 +24,7 @@ from interp.extract.question import Query, check_pair
 from interp.inputs.completions import Completion, is_right
 from interp.inputs.prompts import given_text, teacher_forced
 from interp.inputs.tokens import tokens_by_role
-from interp.model.vlm import PROMPTS, VLM, embed
+from interp.model.vlm import PROMPTS, VLM, embed, embedded
 from interp.vocabulary import REFERENCES
 
 BLUR = 0.1  # radius of the blur over the image's shorter side
@@ -87,9 +87,9 @@ class Pool:
         self.grids: list[tuple[int, ...]] = []
         total, count = 0.0, 0
         for sample in self.samples:
-            embeddings, grid = embed(vlm, open_image(sample.image))
-            total = total + embeddings.sum(dim=0, dtype=torch.float64)
-            count, self.grids = count + len(embeddings), [*self.grids, grid]
+            embeddings, grid, has_pixels = embedded(vlm, open_image(sample.image))
+            total = total + embeddings[has_pixels].sum(dim=0, dtype=torch.float64)
+            count, self.grids = count + int(has_pixels.sum()), [*self.grids, grid]
         self.mean: Float[Tensor, " content"] | None = total / count if count else None
 
     def candidates(self, sample: Sample, answer: str | None) -> list[int]:
@@ -159,7 +159,7 @@ def references(
         raise ValueError(
             f"{sample.id}: expected one image for kinds={kinds}, got {len(images)}{hint}"
         )
-    (embeddings, grid), by_kind = embed(vlm, *images), {}
+    (embeddings, grid, has_pixels), by_kind = embedded(vlm, *images), {}
     if {"mean", "other"} & set(kinds):
         pool = pool if isinstance(pool, Pool) else Pool(vlm, pool)
         if pool.mean is None:
@@ -168,7 +168,8 @@ def references(
             )
     for kind in kinds:
         if kind == "mean":
-            by_kind[kind] = Reference(pool.mean.to(embeddings).expand_as(embeddings))
+            mean = torch.where(has_pixels[:, None], pool.mean.to(embeddings), embeddings)
+            by_kind[kind] = Reference(mean)
         elif kind == "other":
             answer = sample.answer if text is None else text.answer
             other_image = open_image(pool.other(sample, answer, grid, seed).image)

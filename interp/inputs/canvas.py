@@ -24,11 +24,11 @@ class Canvas:
     """Where the grid lies: top, bottom, left, right in fractions of the image's sides."""
 
     def cells(self) -> Iterator[tuple[slice, slice]]:
-        """Pixels of every cell, row by row; none is empty."""
+        """Pixels of every cell, row by row; empty where there are fewer pixels than cells."""
         rows, columns = self._edges(0), self._edges(1)
         for top, bottom in pairwise(rows):
             for left, right in pairwise(columns):
-                yield slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
+                yield slice(top, bottom), slice(left, right)
 
     def _edges(self, axis: int) -> list[int]:
         size, (start, stop) = self.pixels.shape[axis], self.extent[2 * axis : 2 * axis + 2]

@@ -41,7 +41,7 @@ def prompts(processor, asked: list, system: str | None) -> BatchFeature:
         texts.append(prompt_text(processor, sample, system))
         images.append([open_image(image) for image in sample.images])
     return processor(
-        images=_as_taken(images),
+        images=_as_taken(processor, images),
         text=texts,
         padding=True,
         padding_side="left",
@@ -60,21 +60,25 @@ def image_inputs(processor, images: list, at_once: int = 1) -> BatchFeature:
     opened = [open_image(image) for image in images]
     by_sequence = [opened[k : k + at_once] for k in range(0, len(opened), at_once)]
     return processor(
-        images=_as_taken(by_sequence),
+        images=_as_taken(processor, by_sequence),
         text=[processor.image_token * at_once] * len(by_sequence),
         add_special_tokens=False,
         return_tensors="pt",
     )
 
 
-def _as_taken(images: list[list]) -> list | None:
+def _as_taken(processor, images: list[list]) -> list | None:
     """Images as processors take them: in one list, or by sequence where one has several.
 
-    Some cut only an image that is alone into tiles.
+    Some cut only an image that is alone into tiles, and others know sequences by nothing else.
     """
     having = [own for own in images if own]
+    if not having:
+        return None
+    if hasattr(processor.image_processor, "do_image_splitting"):
+        return images
     if all(len(own) == 1 for own in having):
-        return [own[0] for own in having] or None
+        return [own[0] for own in having]
     return having
 
 
@@ -173,7 +177,10 @@ def count_tokens(processor, sample: Sample, system: str | None) -> int:
     """
     sizes = [upright_size(image)[::-1] for image in sample.images]
     n_text = len(text_ids(processor, sample))
-    if sizes and not hasattr(processor, "_get_num_multimodal_tokens"):  # nobody counts for us
+    # Nobody counts for us, or only images that are alone.
+    is_uncounted = not hasattr(processor, "_get_num_multimodal_tokens")
+    is_uncounted |= len(sizes) > 1 and hasattr(processor.image_processor, "image_grid_pinpoints")
+    if sizes and is_uncounted:
         return prompts(processor, [sample], system)["input_ids"].shape[1] + n_text
     counted = processor._get_num_multimodal_tokens(image_sizes=sizes) if sizes else None
     n_visual = sum(counted.num_image_tokens) - len(sizes) if sizes else 0  # one is in the prompt
@@ -210,6 +217,10 @@ def text_ids(processor, sample: Sample, text: Completion | None = None) -> list[
         own = sample.text
         check_plain(tokenizer, sample.answer, f"{sample.id}: an answer")
         check_plain(tokenizer, sample.thinking or "", f"{sample.id}: thinking")
+        # Behind "Assistant:" a text begins with a blank, in the form that those models know.
+        asked = [{"role": "user", "content": _text("?")}]
+        prompt = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        own = f" {own}" if prompt.endswith(":") else own
         return [*tokenizer(own, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     if not text.answer:
         cause = "it ended by itself; pass another completion or leave the sample out"

@@ -95,7 +95,9 @@ def token_table(
         sizes: (height, width) of the images as the processor got them.
     """
     ids = batch["input_ids"][0].cpu().numpy()
+    mask = batch["attention_mask"][0].tolist()
     spelled = token_bytes(processor.tokenizer, ids.tolist())
+    spelled = [piece if seen else b"" for piece, seen in zip(spelled, mask, strict=True)]
     is_visual = ids == processor.image_token_id
     is_steering = np.isin(ids, steering_ids(processor.tokenizer))
     before = _in_front_of_runs(spelled, is_visual)
@@ -104,7 +106,6 @@ def token_table(
     overlap, is_evidence = np.zeros(len(ids)), np.zeros(len(ids), dtype=bool)
     if boxes is not None and {one.image for one in found} == {0}:
         overlap[is_visual], is_evidence[is_visual] = _evidence(found, boxes)
-    mask = batch["attention_mask"][0].tolist()
     return Tokens(
         ids,
         tuple(piece.decode("utf-8", errors="replace") for piece in spelled),
@@ -181,7 +182,9 @@ def _roles(
     is_marked = np.repeat(is_mark, [len(piece) for piece in spelled])
     template = ROLES.index("template")
     codes = np.full(len(text) + 1, template)
-    turns = next(filter(None, ([*form.finditer(text)] for form in _TURNS)), [])
+    by_form = [[*form.finditer(text)] for form in _TURNS]
+    # A chat's own form begins it; what a text quotes of the other comes later.
+    turns = min((one for one in by_form if one), key=lambda one: one[0].start(), default=[])
     kinds = [turn[1].lower() for turn in turns]
     last = max((n for n, kind in enumerate(kinds) if kind == b"user"), default=-1)
     for number, (turn, kind) in enumerate(zip(turns, kinds, strict=True)):

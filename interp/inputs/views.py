@@ -165,19 +165,34 @@ def _any_resolution(seen: Seen) -> list[View]:
     together = [n for n in seen.batch["batch_num_images"].tolist() for _ in range(n)]
     for image, size in enumerate(sizes):
         if together[image] > 1:  # several images are padded to squares and not tiled
-            end = np.append(row, -1), np.append(column, -1)
-            found.append(View(image, 0, *end, (side, side), _square_extent(*size)))
+            found.append(_padded(image, size, side))
             continue
         found.append(View(image, 1, row, column, (side, side)))
         found.append(_unpadded(processor, image, size, side))
     return found
 
 
-def _square_extent(height: int, width: int) -> tuple[float, float, float, float]:
-    """Where the square lies into which an image is padded, in fractions of the image's sides."""
-    longest = max(height, width)
-    top, left = (longest - height) // 2 / height, (longest - width) // 2 / width
-    return -top, longest / height - top, -left, longest / width - left
+def _padded(image: int, size: list[int], side: int) -> View:
+    """A picture padded to a square: cells of padding alone have no pixels, nor has the end."""
+    longest = max(size)
+    rows, columns = (_inside(own, longest, side) for own in size)
+    row, column = np.indices((side, side)).reshape(2, -1)
+    has_pixels = np.isin(row, rows) & np.isin(column, columns)
+    row, column = np.where(has_pixels, (row - rows[0], column - columns[0]), -1)
+    edges = [
+        (place * longest / side - (longest - own) // 2) / own
+        for own, places in zip(size, (rows, columns), strict=True)
+        for place in (places[0], places[-1] + 1)
+    ]
+    row, column = np.append(row, -1), np.append(column, -1)
+    return View(image, 0, row, column, (len(rows), len(columns)), tuple(edges))
+
+
+def _inside(own: int, longest: int, side: int) -> Int[np.ndarray, " place"]:
+    """Cells along an axis that hold some of a picture in the middle of a longer square."""
+    start = (longest - own) // 2
+    first, last = start * side // longest, -(-(start + own) * side // longest)
+    return np.arange(first, last)
 
 
 def _unpadded(processor, image: int, size: list[int], side: int) -> View:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -176,7 +176,16 @@ def embed(vlm: VLM, *images) -> tuple[Float[Tensor, "visual content"], tuple[int
 
     Two samples have the same grid if one's images can take the place of the other's.
     """
+    content, grid, _ = embedded(vlm, *images)
+    return content, grid
+
+
+def embedded(
+    vlm: VLM, *images
+) -> tuple[Float[Tensor, "visual content"], tuple[int, ...], Bool[Tensor, " visual"]]:
+    """`embed`, and which of the tokens stand for pixels; the ends of lines are alike everywhere."""
     batch = inputs.image_inputs(vlm.processor, list(images), at_once=len(images))
     sizes = [open_image(image).size[::-1] for image in images]
-    grid = token_table(vlm.processor, batch, sizes=sizes).grid
-    return image_embeddings(vlm.model, batch), grid
+    tokens = token_table(vlm.processor, batch, sizes=sizes)
+    has_pixels = torch.from_numpy(tokens.row[tokens.is_visual] >= 0).to(vlm.device)
+    return image_embeddings(vlm.model, batch), tokens.grid, has_pixels

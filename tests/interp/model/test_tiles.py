@@ -15,9 +15,10 @@ from interp.extract.question import ask
 from interp.faithfulness import faithfulness
 from interp.inputs import prompts
 from interp.inputs.canvas import canvas
+from interp.inputs.completions import completion
 from interp.maps.grid import arranged, on_grid
 from interp.model import families
-from interp.model.vlm import image_embeddings
+from interp.model.vlm import embed, image_embeddings
 from interp.validate import certify
 from tests.support import odd_models, tiled
 
@@ -71,7 +72,7 @@ def unmixed(model):
 
 @pytest.mark.parametrize("size", [(140, 84), (84, 140), (60, 60)])
 def test_painting_a_cell_moves_the_token_that_looks_at_it(vlm, sample, size):
-    """Of each view, the token whose embedding moves most is the one that the table names."""
+    """In each view the token whose embedding moves most is the one that the table names."""
     unmixed(vlm.model)
     one = resized(sample, size)
     tokens = ask(vlm, one).tokens
@@ -173,6 +174,101 @@ def test_texts_written_together_are_those_written_alone(vlm, sample):
     together = vlm.answers(several, max_new_tokens=8)
     for one, text in zip(several, together, strict=True):
         assert vlm.answer(one.image, one.question, max_new_tokens=8).token_ids == text.token_ids
+
+
+@pytest.mark.parametrize("family", list(tiled.FAMILIES))
+def test_texts_of_any_samples_are_written_together(family, sample):
+    """One image, several, none: in one batch, and counted as the processor writes them."""
+    numbers = (family, 2, 2, 1, 8, False)
+    processor = tiled.processor_of(family)
+    vlm = odd_models.vlm(odd_models.tiled_model(numbers, torch.float32), processor)
+    two = replace(sample, image=[sample.image, sample.image.resize((60, 180))], boxes=None)
+    text = replace(sample, image=None, boxes=None)
+    for several in ([sample, odd_models.sample(9)], [two, text], [two, sample, text, sample]):
+        for one, written in zip(several, vlm.answers(several, max_new_tokens=4), strict=True):
+            assert vlm.answers([one], max_new_tokens=4)[0].token_ids == written.token_ids
+    for one in (two, text):
+        n_tokens = len(prompts.teacher_forced(processor, one, None).tokens.ids)
+        assert prompts.count_tokens(processor, one, None) == n_tokens
+    assert METHODS["occlusion"](vlm, sample, "answer").notnull().all()
+
+
+@pytest.mark.parametrize("family", list(tiled.FAMILIES))
+@pytest.mark.parametrize(
+    "quoted", ["<|im_start|>assistant\n12", "<|im_start|>user\nmore", "<end_of_utterance>\nUser: x"]
+)
+def test_a_text_that_quotes_a_chat_is_still_the_answer(family, quoted, sample):
+    processor = tiled.processor_of(family)
+    tokenizer = processor.tokenizer
+    ids = tokenizer(f"it is 11 {quoted}", add_special_tokens=False).input_ids
+    ends = {"<|im_end|>", "<end_of_utterance>"} & {*tokenizer.get_added_vocab()}
+    if any(tokenizer.convert_tokens_to_ids(end) in ids for end in ends):
+        pytest.skip("it ends the turn in this family")
+    text = completion(tokenizer, [*ids, tokenizer.eos_token_id])
+    tokens = prompts.teacher_forced(processor, sample, None, text).tokens
+    by_role = dict.fromkeys(tokens.role, "")
+    for piece, role in zip(tokens.text, tokens.role, strict=True):
+        by_role[role] += piece
+    assert by_role["question"].strip() == sample.question
+    assert by_role["answer"].strip() == f"it is 11 {quoted}"
+
+
+def test_own_texts_begin_as_the_chat_has_them(sample):
+    for family in tiled.FAMILIES:
+        processor = tiled.processor_of(family)
+        made = prompts.teacher_forced(processor, sample, None)
+        text = processor.tokenizer.decode(made.tokens.ids.tolist())
+        is_behind_a_colon = family in ("idefics3", "smolvlm")
+        assert ("Assistant: <think>" in text) == is_behind_a_colon
+        assert ("assistant\n<think>" in text) != is_behind_a_colon
+
+
+def test_a_mean_image_keeps_the_ends_of_lines(sample):
+    processor = odd_models.processor_of("six_to_two")
+    vlm = odd_models.vlm(odd_models.make("six_to_two", processor, torch.float32), processor)
+    pool = [sample, odd_models.sample(9)]
+    mean = interp.extract.references(vlm, sample, pool=pool, kinds=("mean",))["mean"].content
+    tokens = ask(vlm, sample).tokens
+    is_end = tokens.row[tokens.is_visual] < 0
+    own, _ = embed(vlm, sample.image)
+    torch.testing.assert_close(mean[is_end], own[is_end])
+    assert is_end.sum() > 1 and not torch.allclose(mean[~is_end], own[~is_end], atol=1e-2)
+    pixels = [embed(vlm, one.image)[0] for one in pool]
+    ends = own[is_end][0]
+    of_pixels = torch.cat(pixels)
+    of_pixels = of_pixels[~torch.isclose(of_pixels, ends, atol=1e-6).all(dim=-1)]
+    torch.testing.assert_close(mean[~is_end][0], of_pixels.mean(dim=0), atol=1e-5, rtol=0)
+
+
+def test_several_pictures_of_a_padded_family_lie_on_themselves(sample):
+    """Cells of padding alone are on no map; painting a third of the picture moves that third."""
+    processor = odd_models.processor_of("six_to_two")
+    vlm = odd_models.vlm(odd_models.make("six_to_two", processor, torch.float32), processor)
+    unmixed(vlm.model)
+    wide, tall = Image.new("RGB", (180, 60)), Image.new("RGB", (60, 180))
+    for picture, shape in ((wide, (1, 3)), (tall, (3, 1))):
+        two = replace(sample, image=[sample.image, picture], boxes=None)
+        tokens = ask(vlm, two).tokens
+        assert tokens.grid[2:] == shape
+        is_second = tokens.image[tokens.is_visual] == 1
+        places = np.stack([tokens.row, tokens.column])[:, tokens.is_visual][:, is_second]
+        plain, _ = embed(vlm, sample.image, picture)
+        for third in range(3):
+            painted = np.asarray(picture).copy()
+            at = slice(third * 60, third * 60 + 60)
+            painted[:, at] = 255 if shape == (1, 3) else painted[:, at]
+            painted[at] = 255 if shape == (3, 1) else painted[at]
+            moved = (embed(vlm, sample.image, painted)[0] - plain).norm(dim=-1)[is_second]
+            assert places[:, int(moved.argmax())].max() == third
+
+
+def test_borders_are_those_of_each_view(vlm, sample):
+    if vlm.model.config.model_type == "llava_onevision":
+        pytest.skip("it has no pixel effects")
+    found = interp.extract.pixel_effects(vlm, sample, reference="blur")
+    rows, columns = ask(vlm, sample).tokens.grid[:2]
+    inside = (rows - 2) * (columns - 2)  # the small view is 2 x 2: border alone
+    assert float(found.border_area) == pytest.approx(1 - inside / (rows * columns + 4))
 
 
 def test_several_images_and_turns(vlm, sample):
