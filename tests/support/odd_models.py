@@ -19,6 +19,7 @@ from transformers import (
 from interp.data.digits import scenes as digits
 from interp.inputs import prompts as inputs
 from interp.loading import CHECKPOINTS
+from interp.model import families
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from tests.support import tiled
@@ -224,6 +225,15 @@ def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
         pad = torch.full((1, padding), fill, dtype=tensors[name].dtype)
         tensors[name] = torch.cat([pad, tensors[name]], dim=1)
     return tensors
+
+
+def unpadded(model, inputs, n_padding: int) -> dict:
+    """The batch without so many tokens on the left, at the positions that the model gave them."""
+    names = {"input_ids", "attention_mask", "mm_token_type_ids"} & inputs.keys()
+    plain = inputs | {name: inputs[name][:, n_padding:] for name in names}
+    if families.parts(model).n_axes == 1:  # these models count padding, in rotary float32
+        plain["position_ids"] = torch.arange(n_padding, inputs["input_ids"].shape[1])[None]
+    return plain
 
 
 def random_references(inputs, model, seed=0):

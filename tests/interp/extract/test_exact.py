@@ -28,8 +28,7 @@ def case(odd_model, processor):
 
 def slow(model, inputs):
     """The eager reference, which sees the sequence without its padding."""
-    names = {"input_ids", "attention_mask", "mm_token_type_ids"} & inputs.keys()
-    return reference.Clean(model, inputs | {name: inputs[name][:, PADDING:] for name in names})
+    return reference.Clean(model, odd_models.unpadded(model, inputs, PADDING))
 
 
 @pytest.mark.parametrize("gauge", ["raw", "centered", "contrast"])

@@ -26,8 +26,7 @@ def case(odd_model, processor):
 
 def slow_pair(model, inputs, asked, source_set, name):
     """Clean and reference run, eager and without the padding, and the set's rows in them."""
-    names = {"input_ids", "attention_mask", "mm_token_type_ids"} & inputs.keys()
-    plain = inputs | {key: inputs[key][:, PADDING:] for key in names}
+    plain = odd_models.unpadded(model, inputs, PADDING)
     visual, rows = asked["sources"]["image"], asked["sources"][source_set]
     embeddings = asked["references"][name]
     replaced = {p - PADDING: embeddings[visual.index(p)] for p in rows}
