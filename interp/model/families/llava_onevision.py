@@ -13,8 +13,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
     image_size_to_num_patches,
 )
 
-from interp.model.families.qwen import narrow_text, shorten_text
-from interp.model.families.tiles import OLD_KEYS, Tiled, located
+from interp.model.families.tiles import OLD_KEYS, Tiled, located, narrow, shorten
 from interp.model.parts import Parts
 
 __all__ = ["OLD_KEYS", "locate", "narrow", "shorten"]
@@ -31,20 +30,6 @@ def locate(model: nn.Module) -> Parts:
         by_token=_by_token,
         of_tokens=_by_token,
     )
-
-
-def narrow(config) -> None:
-    """Eight numbers per head, one thin layer of the tower."""
-    narrow_text(config.text_config)
-    vision = config.vision_config
-    vision.hidden_size, vision.intermediate_size, vision.num_attention_heads = 32, 32, 2
-    vision.num_hidden_layers = 1
-
-
-def shorten(config, n_layers: int, n_vision_layers: int) -> None:
-    """So many layers."""
-    shorten_text(config.text_config, n_layers)
-    config.vision_config.num_hidden_layers = n_vision_layers
 
 
 def _check_images(config, batch: Mapping, is_image: Bool[Tensor, " token"]) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp.model import linear
-from interp.model.families.qwen import layer, of_decoder
+from interp.model.families.qwen import layer, narrow_text, of_decoder, shorten_text
 from interp.model.parts import Parts
 
 _DECODER = "base_model.model.model.language_model."
@@ -69,6 +69,20 @@ def located(model: nn.Module, tiled: Tiled) -> Parts:
         epsilon=text.rms_norm_eps,
         n_axes=1,
     )
+
+
+def narrow(config) -> None:
+    """Eight numbers per head, one thin layer of the tower."""
+    narrow_text(config.text_config)
+    vision = config.vision_config
+    vision.hidden_size, vision.intermediate_size, vision.num_attention_heads = 32, 32, 2
+    vision.num_hidden_layers = 1
+
+
+def shorten(config, n_layers: int, n_vision_layers: int) -> None:
+    """So many layers."""
+    shorten_text(config.text_config, n_layers)
+    config.vision_config.num_hidden_layers = n_vision_layers
 
 
 def _embeddings(base: nn.Module, **images) -> Float[Tensor, "visual d_model"]:

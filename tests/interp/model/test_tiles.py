@@ -16,6 +16,7 @@ from interp.faithfulness import faithfulness
 from interp.inputs import prompts
 from interp.inputs.canvas import canvas
 from interp.inputs.completions import completion
+from interp.loading import outline
 from interp.maps.grid import arranged, on_grid
 from interp.model import families
 from interp.model.vlm import embed, image_embeddings
@@ -331,6 +332,11 @@ def test_a_stored_checkpoint_is_loaded_and_explained(vlm, sample, tmp_path):
     explained = interp.explain(loaded, sample.image, sample.question, max_new_tokens=6)
     assert explained.text == vlm.answer(sample.image, sample.question, max_new_tokens=6).text
     assert explained.map.shape == tuple(ask(vlm, sample).tokens.grid[:2])
+    for options in ({"is_narrow": True}, {"depth": (1, 1)}):  # as a command's estimate makes them
+        small = outline(str(tmp_path), **options)
+        ds = interp.extract.ledger(small, sample, detail="summary")
+        assert ds.sizes["layer"] == families.parts(small.model).n_layers
+        assert ds.sizes["target"] == len(ask(vlm, sample).rows)
     with pytest.raises(ValueError, match="which cuts them into tiles; leave both out"):
         interp.load_model(str(tmp_path), max_pixels=9999)
 
