@@ -4,7 +4,7 @@
 # make docs     the documentation site, notebooks and gallery run, into docs/_site/html
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
-# make tiny3    train its sibling of the family Qwen3-VL (two hours on one core)
+# make tiny3    train its sibling of the family Qwen3-VL (three hours on one core; not yet at its marks)
 # make arms     rebuild tiny-cold and its three adapters (twenty minutes)
 # make controls the verdict's trained controls, out of tiny (an hour)
 # make lock     resolve the versions again
