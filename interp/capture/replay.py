@@ -230,9 +230,8 @@ def _trace_residual(traced: Traced, arguments: dict, positions: Tensor) -> dict[
             ffn = layer.ffn.output[0, positions]
             after = layer.block.output[0, positions]
             layers.append((before, attention, mid, ffn, after))
-    columns = zip(
-        COMPONENTS[:-1], zip(*layers, strict=True), strict=True
-    )  # no module writes the last
+    written = COMPONENTS[:-1]  # no module writes the last
+    columns = zip(written, zip(*layers, strict=True), strict=True)
     return {name: torch.stack(column) for name, column in columns}
 
 

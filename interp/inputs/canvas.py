@@ -24,7 +24,7 @@ class Canvas:
     """Where the grid lies: top, bottom, left, right in fractions of the image's sides."""
 
     def cells(self) -> Iterator[tuple[slice, slice]]:
-        """Pixels of every cell, row by row; empty where there are fewer pixels than cells."""
+        """Pixels of every cell, row by row."""
         rows, columns = self._edges(0), self._edges(1)
         for top, bottom in pairwise(rows):
             for left, right in pairwise(columns):
@@ -43,6 +43,9 @@ def canvas(processor, image, tokens: Tokens) -> Canvas:
         processor: of the model.
         image: of the sample, the only one.
         tokens: of the sample's sequence.
+
+    Raises:
+        ValueError: an image that stays as it is and has fewer pixels than cells along a side.
     """
     is_fine = tokens.view == 0
     shape = int(tokens.row[is_fine].max()) + 1, int(tokens.column[is_fine].max()) + 1
@@ -50,4 +53,10 @@ def canvas(processor, image, tokens: Tokens) -> Canvas:
     if cell is not None:
         size = shape[1] * cell, shape[0] * cell
         opened = opened.resize(size, Image.Resampling.BICUBIC)
+    # A cell without a pixel cannot be painted: its effect would be 0 whatever the model reads.
+    if opened.height < shape[0] or opened.width < shape[1]:
+        raise ValueError(
+            f"expected an image of at least {shape[1]} x {shape[0]} pixels, one for each cell, got "
+            f"{opened.width} x {opened.height}; enlarge it"
+        )
     return Canvas(np.asarray(opened), shape, tokens.extent)

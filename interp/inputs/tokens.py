@@ -1,37 +1,14 @@
-"""The token table: role, image, patch and overlap with the evidence, by row of `input_ids`.
+"""The token table: role, image, patch and overlap with the evidence, by row of `input_ids`."""
 
-Spans are found on the token ids themselves: every token of a byte-level BPE stands for bytes, the
-bytes spell the text, and roles are read off byte ranges. Nothing is decoded and tokenized again,
-because sampled ids need not survive that. A tag's last token may swallow the newline behind it, and
-a text's last token the newline before the closing tag; a token belongs to a text if it holds at
-least one byte of it once white space around it is stripped.
-"""
-
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.data.boxes import box_overlap, evidence_cells
-from interp.inputs.completions import _stripped, _text_spans
+from interp.inputs.roles import roles_of
 from interp.inputs.spelling import steering_ids, token_bytes
 from interp.inputs.views import Seen, View, views
-from interp.vocabulary import ROLES
-
-# A chat's turns: ChatML, with the role on a line of its own or before a blank; and the form whose
-# turns begin with a capitalised role and a colon.
-_TURNS = (
-    re.compile(rb"<\|im_start\|>(system|user|assistant)[\n ](.*?)(<\|im_end\|>|$)", re.DOTALL),
-    re.compile(
-        rb"(?:^(?:<\|im_start\|>|<\|begin_of_text\|>)?|(?<=<end_of_utterance>\n))"
-        rb"(System|User|Assistant):(.*?)(<end_of_utterance>|$)",
-        re.DOTALL,
-    ),
-)
-
-
-_TURN_ROLE = {b"system": "system", b"user": "question"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +89,7 @@ def token_table(
         tuple(
             "padding" if not seen else "image" if visual else role
             for role, visual, seen in zip(
-                _roles(spelled, is_visual | is_steering, processor.tokenizer.eos_token),
+                roles_of(spelled, is_visual | is_steering, processor.tokenizer.eos_token),
                 is_visual,
                 mask,
                 strict=True,
@@ -166,42 +143,3 @@ def _in_front_of_runs(spelled: list[bytes], is_visual: Bool[np.ndarray, " token"
     ends = np.flatnonzero(np.diff(is_visual.astype(int), prepend=0, append=0)).reshape(-1, 2)
     stops = [0, *ends[:, 1]]
     return [b"".join(spelled[a:b]) for a, b in zip(stops, ends[:, 0], strict=False)]
-
-
-def _roles(
-    spelled: list[bytes], is_mark: Bool[np.ndarray, " token"], last_token: str | None
-) -> list[str]:
-    """The role of each token, from the byte ranges of the chat turns.
-
-    Marks are the chat's own tokens and those of images; a question begins behind them.
-    """
-    text = b"".join(spelled)
-    bare = b"".join(
-        b" " * len(one) if mark else one for one, mark in zip(spelled, is_mark, strict=True)
-    )
-    is_marked = np.repeat(is_mark, [len(piece) for piece in spelled])
-    template = ROLES.index("template")
-    codes = np.full(len(text) + 1, template)
-    by_form = [[*form.finditer(text)] for form in _TURNS]
-    # A chat's own form begins it; what a text quotes of the other comes later.
-    turns = min((one for one in by_form if one), key=lambda one: one[0].start(), default=[])
-    kinds = [turn[1].lower() for turn in turns]
-    last = max((n for n, kind in enumerate(kinds) if kind == b"user"), default=-1)
-    for number, (turn, kind) in enumerate(zip(turns, kinds, strict=True)):
-        start, stop = turn.span(2)
-        if kind == b"assistant" and number > last:
-            # Some models end a turn with another token than the one that ends all their text.
-            written = turn[2].removesuffix((last_token or "").encode())
-            for role, span in _text_spans(written).items():
-                codes[start + span.start : start + span.stop] = ROLES.index(role)
-        else:
-            is_earlier = kind != b"system" and number < last
-            role = "earlier" if is_earlier else _TURN_ROLE[kind]
-            span = _stripped(bare, start, stop)
-            codes[span] = np.where(is_marked[span], template, ROLES.index(role))
-    ends = np.cumsum([len(piece) for piece in spelled])
-    roles = []
-    for piece, end in zip(spelled, ends, strict=True):
-        piece_codes = [c for c in codes[end - len(piece) : end] if c != template]
-        roles.append(ROLES[piece_codes[0]] if piece_codes else "template")
-    return roles

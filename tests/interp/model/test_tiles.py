@@ -332,6 +332,10 @@ def test_a_stored_checkpoint_is_loaded_and_explained(vlm, sample, tmp_path):
     explained = interp.explain(loaded, sample.image, sample.question, max_new_tokens=6)
     assert explained.text == vlm.answer(sample.image, sample.question, max_new_tokens=6).text
     assert explained.map.shape == tuple(ask(vlm, sample).tokens.grid[:2])
+    places = explained.top_sources(400)  # no two visual tokens are said to be in one place
+    places = places[(places.role == "image") & (places.row >= 0)]
+    assert not places.duplicated(["view", "row", "column"]).any()
+    assert places.duplicated(["row", "column"]).any()
     for options in ({"is_narrow": True}, {"depth": (1, 1)}):  # as a command's estimate makes them
         small = outline(str(tmp_path), **options)
         ds = interp.extract.ledger(small, sample, detail="summary")
@@ -367,3 +371,12 @@ def test_adapters_of_an_older_transformers_load(shape, processor, sample, tmp_pa
     bare = interp.load_model(str(tmp_path / "base"), **options)
     without = interp.extract.ledger(bare, sample, detail="summary")
     assert float(np.abs(without.logit - expected.logit).max()) > 1e-2
+
+
+def test_a_picture_with_fewer_pixels_than_cells_is_not_painted(sample):
+    processor = odd_models.processor_of("six_to_two")
+    vlm = odd_models.vlm(odd_models.make("six_to_two", processor, torch.float32), processor)
+    speck = replace(sample, image=sample.image.resize((3, 2)), boxes=None)
+    assert interp.extract.ledger(vlm, speck, detail="summary").logit.notnull().all()
+    with pytest.raises(ValueError, match="one for each cell, got 3 x 2; enlarge it"):
+        METHODS["occlusion"](vlm, speck, "answer")
