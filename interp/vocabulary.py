@@ -145,6 +145,7 @@ TEXT_SOURCE_TITLES = {
 }
 """Whose text is explained, the attribute `text_source` of every dataset of a sample."""
 FAMILY_TITLES = {
+    "gemma3": "Gemma 3",
     "idefics3": "Idefics3",
     "internvl": "InternVL3",
     "llava_onevision": "LLaVA-OneVision",

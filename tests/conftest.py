@@ -13,7 +13,7 @@ import torch
 from tests.support import odd_models
 
 # `make soak` runs ten times as much of what is repeated, and more examples.
-hypothesis.settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("default", max_examples=12, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "2")))
@@ -71,7 +71,7 @@ def tiny():
     return interp.load_model("tiny", device="cpu")
 
 
-@pytest.fixture(params=[*odd_models.SHAPES, *odd_models.TILED])
+@pytest.fixture(params=odd_models.ALL)
 def odd_model(request, processor):
     """Random models of odd shapes, in float64."""
     return odd_models.make(request.param, processor)

@@ -105,7 +105,7 @@ def _layer(
     constant = bias_scores(folded, bias)
     scores = slot_scores(folded, readout.values(context, layer))
     own = own_scores(folded, played.own_values[layer].to(folded.dtype) - bias)
-    weights = played.weights[layer]
+    weights = played.shares(layer)
     clean, second = weights[0], weights[1:]
     is_cut = variants.is_cut[1:].to(folded.dtype)
     direct = torch.einsum("thp,thp,stp->st", clean, scores, is_cut)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.algebra.ledger import bias_scores, project, readout_vectors, slot_scores
-from interp.algebra.readout import Readout, fold
+from interp.algebra.readout import Readout, fold_output
 from interp.capture.prefill import Prefill
 from interp.capture.replay import Replay
 from interp.model.parts import Parts
@@ -108,7 +108,7 @@ def _layer(
     """⟨G, α W_o v⟩ and ⟨G, α W_o b_v⟩ of every edge of one layer, heads summed."""
     gradient, bias = cut.played.own(gradient), cut.readout.biases[layer]
     n_variants = len(gradient)
-    folded = fold(parts, layer, rearrange(gradient.to(bias.dtype), "v t d -> (v t) d"))
+    folded = fold_output(parts, layer, rearrange(gradient.to(bias.dtype), "v t d -> (v t) d"))
     values = cut.readout.values(cut.context, layer)
     weights = rearrange(cut.played.weights[layer].detach(), "v t h p -> (v t) h p")
     write = torch.einsum("nhp,nhp->np", weights, slot_scores(folded, values))

@@ -67,13 +67,7 @@ def node_effects(
 ) -> NodeEffects:
     """The effect ledger of a reference; `played` has the variants of `node_runs`."""
     total, norm = clean_against(parts, readout, played)
-    step1 = Replay(
-        *(
-            [layer[:2] for layer in column]
-            for column in (played.weights, played.own_values, played.attention, played.ffn)
-        ),
-        final=played.final[:2],
-    )
+    step1 = played.of(lambda tensor: tensor[:2])
     direct, routing, self_, ffn, _ = slot_effects(
         parts, readout, runs, step1, rearrange(is_source, "p -> 1 p"), rows
     )[:, 0]
@@ -116,7 +110,7 @@ def _layer(
     folded, bias = readout.folded[layer], readout.biases[layer]
     clean, reference = (slot_scores(folded, readout.values(run, layer)) for run in runs)
     own = own_scores(folded, played.own_values[layer].to(folded.dtype) - bias)
-    weights = played.weights[layer]
+    weights = played.shares(layer)
     change = weights[0] - weights[1:]
     is_own = torch.zeros_like(clean[:, 0]).scatter(1, rearrange(rows, "t -> t 1"), 1.0)
     source_mask = rearrange(is_source.to(folded.dtype), "s p -> s 1 p") * (1 - is_own)

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from interp.algebra.ledger import readout_vectors
 from interp.capture.prefill import Prefill
-from interp.model.linear import constant_of, embedding_rows, is_plain, mean_row, transpose_apply
+from interp.model.linear import (
+    apply_linear,
+    constant_of,
+    embedding_rows,
+    is_plain,
+    mean_row,
+    transpose_apply,
+)
 from interp.model.parts import Parts
 from interp.vocabulary import GAUGES
 
@@ -31,7 +38,7 @@ class Readout:
     vectors: Float[Tensor, "target d_model"]
     """u: g with the final norm frozen at the clean residual."""
     folded: list[Float[Tensor, "target head d_head"]]
-    """W_oᵀ u, by layer."""
+    """W_oᵀ u, by layer; W_oᵀ (γ' ⊙ u) where a norm of weight γ' stands behind attention."""
     biases: list[Float[Tensor, "kv_head d_head"]]
     """b_v, by layer."""
     constants: list[Float[Tensor, " target"]]
@@ -73,7 +80,32 @@ def _constant(
 def fold(
     parts: Parts, layer: int, vectors: Float[Tensor, "target d_model"]
 ) -> Float[Tensor, "target head d_head"]:
-    """W_oᵀ x: what a vector that reads the residual stream reads of each head's sum."""
+    """W_oᵀ x: what a vector that reads the residual stream reads of each head's sum.
+
+    The weight of a norm behind attention is in it; what that norm divides a row by is in
+    `Replay.shares`.
+    """
+    post_norm = parts.layers[layer].attention_post_norm
+    if post_norm:
+        vectors = vectors * parts.weight_of(post_norm).detach().to(vectors.dtype)
+    return fold_output(parts, layer, vectors)
+
+
+def written(
+    parts: Parts, layer: int, read: Float[Tensor, "*n head_d_head"]
+) -> Float[Tensor, "*n d_model"]:
+    """W_o x: what heads that have read x write to the residual stream, the other way of `fold`."""
+    module = parts.layers[layer]
+    output = apply_linear(module.o_proj, read)
+    if module.attention_post_norm:
+        output = output * parts.weight_of(module.attention_post_norm).detach().to(output.dtype)
+    return output
+
+
+def fold_output(
+    parts: Parts, layer: int, vectors: Float[Tensor, "target d_model"]
+) -> Float[Tensor, "target head d_head"]:
+    """W_oᵀ x of a vector that reads what attention itself puts out."""
     back = transpose_apply(parts.layers[layer].o_proj, vectors)
     return rearrange(back, "t (h d) -> t h d", h=parts.n_heads)
 

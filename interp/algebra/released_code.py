@@ -5,8 +5,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.algebra.readout import written as write_of_heads
 from interp.capture.prefill import Prefill
-from interp.model.linear import apply_linear
 from interp.model.parts import Parts
 
 
@@ -38,9 +38,9 @@ def released_writes(
 ) -> Float[Tensor, "target source d_model"]:
     """Σ_{l,j} weight W_o v_p of some tokens, the value bias in v; by layer weights of any kind."""
     total = 0.0
-    for layer, module in enumerate(parts.layers):
+    for layer in range(parts.n_layers):
         values = context.values[layer][0][:, sources].to(dtype)
         values = values.repeat_interleave(parts.n_heads // parts.n_kv_heads, dim=0)
         read = torch.einsum("ihp,hpd->iphd", weights[layer].to(dtype), values)
-        total = total + apply_linear(module.o_proj, rearrange(read, "i p h d -> i p (h d)"))
+        total = total + write_of_heads(parts, layer, rearrange(read, "i p h d -> i p (h d)"))
     return total

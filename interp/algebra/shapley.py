@@ -21,9 +21,9 @@ from torch import Tensor
 
 from interp.algebra.ledger import project, readout_vectors
 from interp.algebra.readout import Readout
+from interp.algebra.readout import written as write_of_heads
 from interp.capture.prefill import Prefill
 from interp.capture.replay import Replay
-from interp.model.linear import apply_linear
 from interp.model.parts import Parts
 
 COALITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (a, b): the variants of the replay, in order
@@ -70,16 +70,16 @@ def writes(
         is_source: S ∩ {p < i}.
     """
     written = None
-    for layer, module in enumerate(parts.layers):
+    for layer in range(parts.n_layers):
         bias = rearrange(biases[layer], "kv d -> kv 1 d")
         values = [run.values[layer][0].to(bias.dtype) - bias for run in reversed(runs)]
-        weights = played.weights[layer] * rearrange(is_source, "t p -> 1 t 1 p")
+        weights = played.shares(layer) * rearrange(is_source, "t p -> 1 t 1 p")
         weights = rearrange(weights, "c t (kv g) p -> kv (c t g) p", kv=len(bias))
         read = torch.stack([weights @ value for value in values])
         read = rearrange(
             read, "r kv (c t g) d -> c r t (kv g d)", c=len(COALITIONS), t=len(is_source)
         )
-        write = apply_linear(module.o_proj, read)
+        write = write_of_heads(parts, layer, read)
         written = write if written is None else written + write
     return rearrange(written, "(a b) r t d -> a b r t d", a=2)
 

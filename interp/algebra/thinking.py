@@ -44,13 +44,17 @@ class Hops:
     """t < i."""
 
     def first(self, layer: int) -> Float[Tensor, "target head thinking"]:
-        """α_{i,j,t}."""
-        weights = self.targets.weights[layer][0][..., self.columns]
+        """α_{i,j,t}, with what a norm behind attention makes of it."""
+        weights = self.targets.shares(layer)[0][..., self.columns]
         return weights * rearrange(self.is_between, "i t -> i 1 t")
 
     def second(self, layer: int) -> Float[Tensor, "thinking head token"]:
         """α_{t,j,p}."""
         return self.thinking.weights[layer][0]
+
+    def written(self, layer: int) -> Float[Tensor, "thinking head token"]:
+        """α_{t,j,p}, with what a norm behind attention makes of it."""
+        return self.thinking.shares(layer)[0]
 
 
 def product(hops: Hops, layer: int) -> Float[Tensor, "target head token"]:
@@ -83,7 +87,7 @@ def two_hops(
         if layer < parts.n_layers - 1:
             back = fold(parts, layer, rearrange(read, "i t d -> (i t) d"))
             back = rearrange(back, "(i t) h d -> i t h d", i=len(total))
-            total += _read_by(back, hops.second(layer), readout.values(context, layer))
+            total += _read_by(back, hops.written(layer), readout.values(context, layer))
         read = read + _read_at(parts, readout, hops, streams[layer], layer)
     return total
 

@@ -60,7 +60,7 @@ def _head_means(prefilled: Asked) -> list[Float[Tensor, "token token"]]:
         attending(parts.language_model, "eager"),
         _keeping(parts, means),
     ):
-        parts.language_model(**prefilled.context.given | {"use_cache": False})
+        parts.run(prefilled.context.given | {"use_cache": False})
     return means
 
 

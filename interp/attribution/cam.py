@@ -23,7 +23,7 @@ def cam(
     prefilled = ask_one(vlm, sample, target, completion)
     with undisturbed(prefilled.query.model):
         arguments = prefilled.context.given | {"use_cache": False}
-        hidden = prefilled.parts.language_model(**arguments).last_hidden_state[0, prefilled.visual]
+        hidden = prefilled.parts.run(arguments).last_hidden_state[0, prefilled.visual]
         values = hidden.to(prefilled.reader.dtype) @ prefilled.reader
     return prefilled.on_grid(values, "CAM")
 

@@ -66,6 +66,11 @@ def relevance(prefilled: Asked, *, through_pattern: bool) -> Float[Tensor, " tok
             "expected FFNs with gate_proj, up_proj and down_proj for AttnLRP, got "
             f"{type(parts.layers[0].ffn).__name__}; there is no rule for experts, use another map"
         )
+    if parts.layers[0].attention_post_norm:
+        raise ValueError(
+            "expected layers without norms behind attention for AttnLRP, got some: there is no "
+            "rule for them, use another map"
+        )
     with (
         undisturbed(prefilled.query.model),
         attending(parts.language_model, name),

@@ -63,7 +63,7 @@ class Asked:
     def logit(self, content: Float[Tensor, "token content"]) -> Float[Tensor, ""]:
         """The target's logit with this content, from the language model's forward."""
         arguments = self.context.given | self.parts.entering(content[None]) | {"use_cache": False}
-        hidden = self.parts.language_model(**arguments).last_hidden_state[0, self.row]
+        hidden = self.parts.run(arguments).last_hidden_state[0, self.row]
         return hidden.to(self.reader.dtype) @ self.reader
 
     def logits(self, images: Mapping[str, Tensor], n: int = 1) -> Float[Tensor, " image"]:

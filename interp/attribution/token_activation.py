@@ -56,7 +56,7 @@ def _states(prefilled: Asked) -> tuple:
     """Final-norm states of all rows, the target's row of the output embedding, and token ids."""
     with undisturbed(prefilled.query.model):
         arguments = prefilled.context.given | {"use_cache": False}
-        hidden = prefilled.parts.language_model(**arguments).last_hidden_state[0]
+        hidden = prefilled.parts.run(arguments).last_hidden_state[0]
     reader = prefilled.reader
     return hidden.to(reader.dtype), reader, prefilled.query.batch["input_ids"][0]
 

@@ -8,7 +8,7 @@ sequence with other content at some rows (`prefill_with`) gives the reference ru
 3.2: grid, positions and mask stay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from interp.capture.checks import check_inputs
 from interp.model import families
@@ -124,7 +125,8 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
         _watching(parts) as peaks,
         _choosing(parts, positions),
     ):
-        out = model(**batch, use_cache=True)
+        # A cache made for the model would keep no more of a sliding layer than its window.
+        out = model(**batch, use_cache=True, past_key_values=DynamicCache())
     arguments["past_key_values"] = None
     layers = out.past_key_values.layers
     keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
@@ -139,7 +141,7 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
             position_ids=coordinates[:, s, n:],
             is_visible=batch["attention_mask"][s, n:].bool(),
             logits=logits[s],
-            given=_alone(parts, arguments, coordinates, s, n)
+            given=_alone(parts, arguments | _mask_inputs(parts, batch), coordinates, s, n)
             | parts.entering(content[s : s + 1, n:]),
             peaks=peaks[s, n:],
         )
@@ -165,10 +167,16 @@ def _alone(
     Positions are said outright: a model that counts them by itself would begin behind the padding.
     """
     sequence_slice = slice(sequence, sequence + 1)
+    by_token = _mask_inputs(parts, arguments)
     return arguments | {
-        "attention_mask": arguments["attention_mask"][sequence_slice, n_padding:],
+        **{name: value[sequence_slice, n_padding:] for name, value in by_token.items()},
         "position_ids": parts.placed(coordinates[:, sequence_slice, n_padding:]),
     }
+
+
+def _mask_inputs(parts: Parts, named: Mapping) -> dict[str, Int[Tensor, "sequence token"]]:
+    """Those of some inputs or arguments that say what each row sees."""
+    return {name: named[name] for name in ("attention_mask", *parts.seen_with) if name in named}
 
 
 @contextmanager
@@ -206,10 +214,10 @@ def prefills_with(
     replaced = repeat(clean.content, "t c -> run t c", run=n_runs).clone()
     for run, (rows, content) in enumerate(replacements):
         replaced[run, rows] = content.to(replaced)
-    arguments = clean.given | parts.entering(replaced) | {"use_cache": True}
-    arguments |= several(clean.given, n_runs)
+    arguments = clean.given | parts.entering(replaced) | several(parts, clean.given, n_runs)
+    arguments |= {"use_cache": True, "past_key_values": DynamicCache()}
     with undisturbed(model), torch.no_grad():
-        layers = parts.language_model(**arguments).past_key_values.layers
+        layers = parts.run(arguments).past_key_values.layers
     return [
         Prefill(
             keys=[layer.keys[run : run + 1] for layer in layers],
@@ -225,11 +233,11 @@ def prefills_with(
     ]
 
 
-def several(given: dict, n: int) -> dict:
-    """Mask and positions of a language model's call, for so many sequences alike."""
-    mask, positions = given["attention_mask"], given["position_ids"]
+def several(parts: Parts, given: dict, n: int) -> dict:
+    """Masks and positions of a language model's call, for so many sequences alike."""
+    by_token, positions = _mask_inputs(parts, given), given["position_ids"]
     return {
-        "attention_mask": mask.expand(n, *mask.shape[1:]),
+        **{name: value.expand(n, *value.shape[1:]) for name, value in by_token.items()},
         "position_ids": positions.expand(*positions.shape[:-2], n, positions.shape[-1]),
     }
 

@@ -24,6 +24,12 @@ from transformers import AttentionInterface
 
 from interp.capture import slots as row_reading
 from interp.capture.checks import are_sums_checked, check_inputs
+from interp.capture.conservation import (
+    check_finite,
+    check_post_norms,
+    check_rows,
+    check_stream,
+)
 from interp.capture.prefill import Prefill, Prefills, listening
 from interp.capture.slots import Variants
 from interp.capture.tracing import nnsight
@@ -31,7 +37,7 @@ from interp.model import families
 from interp.model.linear import check_linear, has_constant, is_plain
 from interp.model.parts import Parts
 from interp.model.state import attending, undisturbed
-from interp.vocabulary import BOUNDS, COMPONENTS
+from interp.vocabulary import COMPONENTS
 
 REPLAY = "interp_replay"
 _WRAPPER = "_interp_nnsight"
@@ -49,13 +55,31 @@ class Replay:
     own_values: list[Float[Tensor, "variant target kv_head d_head"]]
     """Values of each row itself, value bias included."""
     attention: list[Float[Tensor, "variant target d_model"]]
+    """What is written to the stream, behind a norm where there is one; so for FFNs."""
     ffn: list[Float[Tensor, "variant target d_model"]]
     final: Float[Tensor, "variant target d_model"]
     """The input of the final norm."""
+    scales: list[Float[Tensor, "variant target"]] | None = None
+    """1 / rms of what a norm behind attention is given; None without such norms."""
     whole: list[Tensor] = field(default_factory=list)
-    """Attention outputs for all sequences of the replay, which gradients can be
+    """Attention's own outputs for all sequences of the replay, which gradients can be
     asked for. `own` takes this sequence's part of them."""
     own: Callable[[Tensor], Tensor] = lambda whole: whole
+
+    def shares(self, layer: int) -> Float[Tensor, "variant target head token"]:
+        """α, and what a norm behind attention multiplies each row's whole sum with (METHODS.md 1).
+
+        What a source writes is this times γ' ⊙ W_o v.
+        """
+        weights = self.weights[layer]
+        return weights if self.scales is None else weights * self.scales[layer][..., None, None]
+
+    def of(self, chosen: Callable[[Tensor], Tensor]) -> "Replay":
+        """Some of the variants or targets: `chosen` picks them out of each tensor."""
+        columns = (self.weights, self.own_values, self.attention, self.ffn)
+        scales = None if self.scales is None else [chosen(one) for one in self.scales]
+        picked = ([chosen(one) for one in column] for column in columns)
+        return Replay(*picked, chosen(self.final), scales)
 
 
 def replay(
@@ -100,6 +124,7 @@ def replays(
     parts, pairs = families.parts(model), list(zip(batch.sequences, rows, strict=True))
     if variants is None:
         variants = [row_reading.clean(1, len(mine), one.is_visible) for one, mine in pairs]
+    check_rows(parts, pairs)
     slots = row_reading.slots([batch, *others], rows, variants)
     repeated = list(zip(batch.sequences, row_reading.padded_rows(rows), strict=True))
     content = torch.stack([one.content[mine] for one, mine in repeated])
@@ -115,14 +140,18 @@ def replays(
         "replay": slots,
     }
     with undisturbed(model), attending(parts.language_model, REPLAY):
-        layers, final = _trace_rows(wrapped(model), arguments)
+        layers, final = _trace_rows(wrapped(model), parts.masked(arguments))
     all_played = []
     for s, (own_rows, chosen) in enumerate(zip(rows, variants, strict=True)):
         own = partial(_of_sequence, at=(s, len(rows)), sizes=(len(chosen.run), len(own_rows)))
         played = _as_replay(parts, layers, final, own, batch.n_padding[s])
-        _check_finite(played)
+        check_finite(played.attention, played.ffn, played.final)
         if are_sums_checked():
-            _check_stream(played, own(content))
+            check_stream(
+                [*own(content).split(final.shape[-1], -1), *played.attention, *played.ffn],
+                played.final,
+            )
+            check_post_norms(parts, played.scales or [], map(own, played.whole), played.attention)
         all_played.append(played)
     return all_played
 
@@ -191,6 +220,12 @@ def wrapped(model: nn.Module) -> Traced:
         for name, module in linear:
             check_linear(module, name)
         kept.traced, kept.modules = _traced(parts), modules
+    for number, layer in enumerate(parts.layers):
+        if layer.attention_post_norm and (has_constant(layer.v_proj) or has_constant(layer.o_proj)):
+            raise ValueError(
+                f"expected no biases in front of the norm behind attention, got one in layer "
+                f"{number} (attention_bias or lora_bias?); train without it"
+            )
     if has_constant(parts.output_embedding):
         raise ValueError(
             "expected an output embedding without a bias, got one (lora_bias?), which no part of a "
@@ -203,7 +238,9 @@ def _traced(parts: Parts) -> Traced:
     around = nnsight.NNsight(parts.language_model)
     tracer = {id(envoy._module): envoy for envoy in around.modules()}
     layers = [
-        SimpleNamespace(**{name: tracer[id(module)] for name, module in vars(layer).items()})
+        SimpleNamespace(
+            **{name: module and tracer[id(module)] for name, module in vars(layer).items()}
+        )
         for layer in parts.layers
     ]
     return Traced(around, tuple(layers), tracer[id(parts.final_norm)])
@@ -214,8 +251,10 @@ def _trace_rows(traced: Traced, arguments: dict) -> tuple[list, Tensor]:
         layers = nnsight.save([])
         for layer in traced.layers:
             own_values = layer.v_proj.output
-            attention, weights = layer.attention.output
-            layers.append((weights, own_values, attention, layer.ffn.output))
+            whole, weights = layer.attention.output
+            attention = layer.attention_post_norm.output if layer.attention_post_norm else whole
+            ffn = (layer.ffn_post_norm or layer.ffn).output
+            layers.append((weights, own_values, attention, ffn, whole))
         final = nnsight.save(traced.final_norm.input)
     return layers, final
 
@@ -225,9 +264,11 @@ def _trace_residual(traced: Traced, arguments: dict, positions: Tensor) -> dict[
         layers = nnsight.save([])
         for layer in traced.layers:
             before = layer.block.input[0, positions]
-            attention = layer.attention.output[0][0, positions]
+            post_norm = layer.attention_post_norm
+            attention = post_norm.output if post_norm else layer.attention.output[0]
+            attention = attention[0, positions]
             mid = layer.ffn_norm.input[0, positions]
-            ffn = layer.ffn.output[0, positions]
+            ffn = (layer.ffn_post_norm or layer.ffn).output[0, positions]
             after = layer.block.output[0, positions]
             layers.append((before, attention, mid, ffn, after))
     written = COMPONENTS[:-1]  # no module writes the last
@@ -245,44 +286,18 @@ def _of_sequence(value: Tensor, at: tuple[int, int], sizes: tuple[int, int]) -> 
 
 
 def _as_replay(parts: Parts, layers: list, final: Tensor, own: Callable, n_padding: int) -> Replay:
-    all_attention = [layer[2] for layer in layers]
-    weights, own_values, attention, ffn = (
+    all_whole = [layer[4] for layer in layers]
+    weights, own_values, attention, ffn, whole = (
         [own(value) for value in column] for column in zip(*layers, strict=True)
     )
+    scales = None
+    if parts.layers[0].attention_post_norm:
+        scales = [_inverse_rms(one.detach(), parts.epsilon) for one in whole]
     own_values = [rearrange(v, "v t (kv d) -> v t kv d", kv=parts.n_kv_heads) for v in own_values]
     weights = [layer[..., n_padding:] for layer in weights]
-    return Replay(weights, own_values, attention, ffn, own(final), all_attention, own)
+    return Replay(weights, own_values, attention, ffn, own(final), scales, all_whole, own)
 
 
-def _check_finite(rows: Replay) -> None:
-    if not rows.final.isfinite().all():
-        for layer, (attention, ffn) in enumerate(zip(rows.attention, rows.ffn, strict=True)):
-            for name, value in (("attention", attention), ("FFN", ffn)):
-                if not value.isfinite().all():
-                    raise ValueError(
-                        f"expected finite activations, got NaN or infinity in the {name} output of "
-                        f"layer {layer}; check the weights, or use float32 or bfloat16"
-                    )
-        raise ValueError("expected finite activations, got NaN or infinity in the content (1.1)")
-
-
-@torch.no_grad()
-def _check_stream(rows: Replay, content: Float[Tensor, "variant target content"]) -> None:
-    """Raises ValueError unless content, attention and FFNs are all that is in the stream.
-
-    Each row's largest gap, relative to the sum of its parts' largest entries: a hook that steers a
-    layer, say, writes what no part has.
-    """
-    dtype = torch.promote_types(rows.final.dtype, torch.float32)
-    total, scale = 0.0, 0.0
-    entered = content.split(rows.final.shape[-1], dim=-1)
-    for written in (*entered, *rows.attention, *rows.ffn):
-        total = total + written.to(dtype)
-        scale = scale + written.abs().amax(dim=-1).to(dtype)
-    error = float(((total - rows.final.to(dtype)).abs().amax(dim=-1) / scale).max())
-    bound = BOUNDS[str(rows.final.dtype).removeprefix("torch.")]
-    if not error <= bound:
-        raise ValueError(
-            f"expected a residual stream of content, attention and FFN outputs, got one that "
-            f"differs by {error:.2g} of them (bound {bound:g}); is a layer changed by hooks?"
-        )
+def _inverse_rms(x: Float[Tensor, "*rows d_model"], epsilon: float) -> Float[Tensor, "*rows"]:
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.rsqrt(x.square().mean(dim=-1) + epsilon)

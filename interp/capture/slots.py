@@ -153,7 +153,16 @@ def _fills(variants: list[Variants], n_variants: int) -> list[Tensor]:
 
 
 def attend(  # noqa: PLR0913, PLR0917 - transformers' signature
-    module, query, key, value, attention_mask, scaling, dropout=0.0, replay=None, **_
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling,
+    dropout=0.0,
+    replay=None,
+    sliding_window=None,
+    **_,
 ):
     """Attention of rows over slots and their own key and value, in float32 or better.
 
@@ -173,7 +182,7 @@ def attend(  # noqa: PLR0913, PLR0917 - transformers' signature
     scores = _scores(grouped, replay, layer)
     own = rearrange(replay.rows, "s t -> s 1 1 1 t 1").expand(*scores.shape[:-1], 1)
     is_cut = rearrange(replay.is_cut, "v s t p -> s 1 v 1 t p")
-    is_context = rearrange(replay.is_context, "s t p -> s 1 1 1 t p")
+    is_context = rearrange(_in_reach(replay, sliding_window), "s t p -> s 1 1 1 t p")
     hidden = ~is_context | is_cut if replay.is_masked else ~is_context
     own_score = (grouped * key).sum(-1, keepdim=True)
     scores = scores.masked_fill_(hidden, -torch.inf).scatter_(-1, own, own_score)
@@ -189,6 +198,14 @@ def attend(  # noqa: PLR0913, PLR0917 - transformers' signature
     read = read + own_weight * value
     output = rearrange(read, "s kv v g t d -> (v s) t (kv g) d").to(query.dtype)
     return output, rearrange(weights, "s kv v g t p -> (v s) t (kv g) p")
+
+
+def _in_reach(replay: Slots, window: int | None) -> Bool[Tensor, "sequence target token"]:
+    """The slots before each row that a layer's heads see."""
+    if window is None:
+        return replay.is_context
+    tokens = torch.arange(replay.is_context.shape[-1], device=replay.rows.device)
+    return replay.is_context & (replay.rows[..., None] - tokens < window)
 
 
 def _scores(grouped: Tensor, replay: Slots, layer: int) -> Tensor:

@@ -25,8 +25,7 @@ def seen(prefilled: Asked, played: Replay) -> Float[Tensor, " target"]:
 
 def part_of(played: Replay, rows: slice) -> Replay:
     """Some rows of a replay."""
-    columns = (played.weights, played.own_values, played.attention, played.ffn)
-    return Replay(*([one[:, rows] for one in column] for column in columns), played.final[:, rows])
+    return played.of(lambda tensor: tensor[:, rows])
 
 
 def attention_maps(
@@ -49,7 +48,7 @@ def attention_maps(
         maps_by_kind = {}
         if "direct" in kinds:
             if variant == "release":
-                weights = [one[0] for one in played.weights]
+                weights = [played.shares(n)[0] for n in range(query.parts.n_layers)]
                 maps_by_kind["direct"] = _released(prefilled, played, weights), everywhere
             else:
                 all_targets = torch.arange(len(query.rows), device=query.rows.device)

@@ -199,7 +199,7 @@ def _layer(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """direct (target, head, source), value_bias (target, head) and ffn (target) of one layer."""
     folded, bias = readout.folded[layer], readout.biases[layer]
-    weights = played.weights[layer][0]
+    weights = played.shares(layer)[0]
     own = played.own_values[layer][0].to(folded.dtype) - bias
     direct = direct_terms(folded, readout.values(context, layer), own, weights, rows)
     value_bias = bias_scores(folded, bias)

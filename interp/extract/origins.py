@@ -118,7 +118,7 @@ def _chunk(prefilled: Asked, stream, part, by_layer: bool):
     direct_by_origin, direct = 0.0, 0.0
     for layer in range(parts.n_layers):
         bias = readout.biases[layer]
-        weights, resid_pre = played.weights[layer][0], stream["resid_pre"][layer]
+        weights, resid_pre = played.shares(layer)[0], stream["resid_pre"][layer]
         scores = origin_scores(parts, readout, resid_pre, parts_of(written, layer), layer)
         direct_by_origin = direct_by_origin + torch.einsum("thp,thpo->tpo", weights, scores)
         values = readout.values(context, layer)

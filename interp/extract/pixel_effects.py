@@ -148,8 +148,8 @@ def _swapped(
         own = prefilled.context.content.repeat(len(some), 1, 1)
         own[:, visual] = torch.where(some[..., None], embeddings.to(own), own[:, visual])
         arguments = given | query.parts.entering(own) | {"use_cache": False}
-        arguments |= several(given, len(some))
-        lost.append(_read(prefilled, query.parts.language_model(**arguments).last_hidden_state))
+        arguments |= several(query.parts, given, len(some))
+        lost.append(_read(prefilled, query.parts.run(arguments).last_hidden_state))
     return _clean(prefilled) - torch.cat(lost)
 
 
@@ -173,7 +173,7 @@ def _read(prefilled: Asked, hidden: Float[Tensor, "set token d_model"]) -> Tenso
 def _clean(prefilled: Asked) -> Float[Tensor, " target"]:
     """The targets' logits of the clean run, read as those of the others are."""
     arguments = prefilled.context.given | {"use_cache": False}
-    return _read(prefilled, prefilled.query.parts.language_model(**arguments).last_hidden_state)[0]
+    return _read(prefilled, prefilled.query.parts.run(arguments).last_hidden_state)[0]
 
 
 def _labelled(

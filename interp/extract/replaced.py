@@ -167,10 +167,4 @@ def replayed(
 
 
 def _variants_of(played: Replay, variants: slice) -> Replay:
-    return Replay(
-        weights=[layer[variants] for layer in played.weights],
-        own_values=[layer[variants] for layer in played.own_values],
-        attention=[layer[variants] for layer in played.attention],
-        ffn=[layer[variants] for layer in played.ffn],
-        final=played.final[variants],
-    )
+    return played.of(lambda tensor: tensor[variants])

@@ -11,8 +11,9 @@ from interp.data.sample import Sample
 from interp.inputs.completions import Completion, completion
 from interp.inputs.spelling import steering_tokens
 from interp.inputs.tokens import Tokens, token_table
+from interp.inputs.views import visual_token_id
 
-TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids")
+TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 """Inputs with an entry for every token; the others are of images."""
 
 
@@ -75,11 +76,16 @@ def _as_taken(processor, images: list[list]) -> list | None:
     having = [own for own in images if own]
     if not having:
         return None
-    if hasattr(processor.image_processor, "do_image_splitting"):
+    if hasattr(processor.image_processor, "do_image_splitting") or _is_replaced(processor):
         return images
     if all(len(own) == 1 for own in having):
         return [own[0] for own in having]
     return having
+
+
+def _is_replaced(processor) -> bool:
+    """Whether visual tokens are others than the placeholder of an image in a prompt."""
+    return processor.image_token_id != visual_token_id(processor)
 
 
 def with_images(batch: Mapping, images: Mapping[str, torch.Tensor], n: int) -> dict:
@@ -162,8 +168,9 @@ def extended(batch: Mapping, ids: list[int]) -> BatchFeature:
     extend = torch.tensor([ids], dtype=torch.long, device=batch["input_ids"].device)
     longer = BatchFeature(dict(batch))
     longer["input_ids"] = torch.cat([batch["input_ids"], extend], dim=1)
-    for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
+    for name in TEXT_INPUTS[1:]:
         if name in batch:
+            value = int(name == "attention_mask")
             filled = torch.full_like(extend, value, dtype=batch[name].dtype)
             longer[name] = torch.cat([batch[name], filled], dim=1)
     return longer
@@ -179,6 +186,7 @@ def count_tokens(processor, sample: Sample, system: str | None) -> int:
     n_text = len(text_ids(processor, sample))
     # Nobody counts for us, or only images that are alone.
     is_uncounted = not hasattr(processor, "_get_num_multimodal_tokens")
+    is_uncounted |= _is_replaced(processor)  # marks beside it are not counted
     is_uncounted |= len(sizes) > 1 and hasattr(processor.image_processor, "image_grid_pinpoints")
     if sizes and is_uncounted:
         return prompts(processor, [sample], system)["input_ids"].shape[1] + n_text

@@ -15,8 +15,8 @@ from jaxtyping import Bool
 from interp.inputs.completions import _stripped, _text_spans
 from interp.vocabulary import ROLES
 
-# A chat's turns: ChatML, with the role on a line of its own or before a blank; and the form whose
-# turns begin with a capitalised role and a colon.
+# A chat's turns: ChatML, with the role on a line of its own or before a blank; the form whose turns
+# begin with a capitalised role and a colon; and that in which a system prompt begins a question.
 _TURNS = (
     re.compile(rb"<\|im_start\|>(system|user|assistant)[\n ](.*?)(<\|im_end\|>|$)", re.DOTALL),
     re.compile(
@@ -24,8 +24,8 @@ _TURNS = (
         rb"(System|User|Assistant):(.*?)(<end_of_utterance>|$)",
         re.DOTALL,
     ),
+    re.compile(rb"<start_of_turn>(user|model)\n(.*?)(<end_of_turn>|$)", re.DOTALL),
 )
-
 
 _TURN_ROLE = {b"system": "system", b"user": "question"}
 
@@ -51,7 +51,7 @@ def roles_of(
     last = max((n for n, kind in enumerate(kinds) if kind == b"user"), default=-1)
     for number, (turn, kind) in enumerate(zip(turns, kinds, strict=True)):
         start, stop = turn.span(2)
-        if kind == b"assistant" and number > last:
+        if kind in (b"assistant", b"model") and number > last:
             # Some models end a turn with another token than the one that ends all their text.
             written = turn[2].removesuffix((last_token or "").encode())
             for role, span in _text_spans(written).items():

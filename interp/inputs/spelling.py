@@ -1,10 +1,14 @@
 """Token ids as the bytes that they spell."""
 
+import re
 from functools import lru_cache
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.data.sample import THINK_CLOSE, THINK_OPEN
+
+_BLANK = "▁"
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @lru_cache
@@ -13,16 +17,31 @@ def _byte_of() -> dict[str, int]:
 
 
 def token_bytes(tokenizer, ids: list[int]) -> list[bytes]:
-    """The bytes that each token of a byte-level BPE spells; an id without a token spells none."""
+    """The bytes that each token spells; an id without a token spells none.
+
+    Tokens are those of a byte-level BPE, or pieces with a mark for each blank and bytes by number.
+    """
     added = tokenizer.added_tokens_decoder
+    spelled = _piece if _has_pieces(tokenizer) else _bytes_of_level
+    return [
+        added[token_id].content.encode() if token_id in added else spelled(token or "")
+        for token_id, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
+    ]
+
+
+def _bytes_of_level(token: str) -> bytes:
     byte_of = _byte_of()
-    pieces = []
-    for token_id, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
-        if token_id in added:
-            pieces.append(added[token_id].content.encode())
-        else:
-            pieces.append(bytes(byte_of[char] for char in token or ""))
-    return pieces
+    return bytes(byte_of[char] for char in token)
+
+
+def _piece(token: str) -> bytes:
+    number = _BYTE_PIECE.fullmatch(token)
+    return bytes([int(number[1], 16)]) if number else token.replace(_BLANK, " ").encode()
+
+
+def _has_pieces(tokenizer) -> bool:
+    """Whether a byte has a token of its own by its number, as SentencePiece names it."""
+    return tokenizer.convert_tokens_to_ids("<0x0A>") not in (None, tokenizer.unk_token_id)
 
 
 def steering_tokens(tokenizer) -> set[str]:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from interp.data.boxes import box_overlap, evidence_cells
 from interp.inputs.roles import roles_of
 from interp.inputs.spelling import steering_ids, token_bytes
-from interp.inputs.views import Seen, View, views
+from interp.inputs.views import Seen, View, views, visual_token_id
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def token_table(
     mask = batch["attention_mask"][0].tolist()
     spelled = token_bytes(processor.tokenizer, ids.tolist())
     spelled = [piece if seen else b"" for piece, seen in zip(spelled, mask, strict=True)]
-    is_visual = ids == processor.image_token_id
+    is_visual = ids == visual_token_id(processor)
     is_steering = np.isin(ids, steering_ids(processor.tokenizer))
     before = _in_front_of_runs(spelled, is_visual)
     found = views(Seen(processor, batch, sizes, before)) if is_visual.any() else []

@@ -8,6 +8,7 @@ there are, and in which order their tokens come, is told by the settings of the 
     do_image_splitting      the same, each tile behind a mark that says its place
     image_grid_pinpoints    the whole image, small, then a mosaic of tiles without the padding, and
                             at the end of each of its rows a token that stands for no pixels
+    do_pan_and_scan         one view of the whole image, squeezed into a square
 
 View 0 is the mosaic, or the only one; view 1 is the small one beside it.
 """
@@ -54,6 +55,12 @@ class Seen:
     """The text in front of each run of visual tokens."""
 
 
+def visual_token_id(processor) -> int:
+    """The token that stands for a cell; some processors call their prompts' placeholder so."""
+    own, ids = processor.image_token_id, processor.image_token_ids
+    return own if own in ids else ids[0]
+
+
 def views(seen: Seen) -> list[View]:
     """The views of all images, in the order in which their tokens come.
 
@@ -84,6 +91,8 @@ def cell_size(processor) -> int | None:
     if hasattr(image_processor, "do_image_splitting"):
         side = isqrt(processor.image_seq_len)
         return dict(image_processor.max_image_size)["longest_edge"] // side
+    if hasattr(image_processor, "do_pan_and_scan"):
+        return dict(image_processor.size)["height"] // isqrt(processor.image_seq_length)
     return None
 
 
@@ -226,9 +235,23 @@ def _unpadded(processor, image: int, size: list[int], side: int) -> View:
     return View(image, 0, row, column, (rows, columns), extent)
 
 
+def _squeezed(seen: Seen) -> list[View]:
+    processor = seen.processor
+    settings = processor._merge_kwargs()["images_kwargs"]
+    if settings.get("do_pan_and_scan", processor.image_processor.do_pan_and_scan):
+        raise ValueError(
+            "expected images that are seen whole, got do_pan_and_scan=True, whose crops have no "
+            "place in a map yet; switch it off in the processor"
+        )
+    side = isqrt(processor.image_seq_length)
+    n_visual = int((seen.batch["input_ids"][0] == visual_token_id(processor)).sum())
+    return [one for image in range(n_visual // side**2) for one in _mosaic(image, (1, 1), side)]
+
+
 _SCHEMES: dict[str, Callable[[Seen], list[View]]] = {
     "merge_size": _merged,
     "crop_to_patches": _cropped,
     "do_image_splitting": _split,
     "image_grid_pinpoints": _any_resolution,
+    "do_pan_and_scan": _squeezed,
 }

@@ -28,10 +28,23 @@ class Layer:
     """RMS norm of what attention reads."""
     ffn_norm: nn.Module
     """RMS norm of what the FFN reads."""
+    attention_post_norm: nn.Module | None = None
+    """RMS norm of what attention has put out, in front of the stream; most families have none."""
+    ffn_post_norm: nn.Module | None = None
+    """The same behind the FFN."""
+
+    @property
+    def writing(self) -> tuple[nn.Module, nn.Module]:
+        """The modules whose output, or its first part, attention and FFN add to the stream."""
+        return self.attention_post_norm or self.attention, self.ffn_post_norm or self.ffn
 
 
 def _embeddings_alone(content: Float[Tensor, "sequence token d_model"]) -> dict:
     return {"inputs_embeds": content}
+
+
+def _as_they_are(arguments: dict) -> dict:
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,8 @@ class Parts:
     max_positions: int
     epsilon: float
     """Added to the mean square in every norm."""
+    gamma_offset: float = 0.0
+    """Added to every norm's weight: γ is their sum."""
     n_axes: int = 3
     """Axes of a token's position; those of one axis have the same number on all three elsewhere."""
     has_experts: bool = False
@@ -84,6 +99,19 @@ class Parts:
     """From content to the keyword arguments with which the language model reads it."""
     entered: Callable[[dict], Float[Tensor, "sequence token content"]] = itemgetter("inputs_embeds")
     """From keyword arguments of the language model to the content that they bring in."""
+    seen_with: tuple[str, ...] = ()
+    """Inputs with an entry for every token which, besides attention_mask, say what a row sees."""
+    masked: Callable[[dict], dict] = _as_they_are
+    """From keyword arguments with attention_mask, and those of `seen_with`, to the language
+    model's."""
+    ahead: str | None = None
+    """The one of `seen_with` that is 1 at tokens of images, where those see later ones too."""
+    has_windows: bool = False
+    """Whether layers of config type "sliding_attention" are read as such."""
+
+    def run(self, arguments: dict):
+        """The language model's forward, its masks made for the attention in use."""
+        return self.language_model(**self.masked(arguments))
 
     def placed(self, positions: Int[Tensor, "3 sequence token"]) -> Int[Tensor, "..."]:
         """Positions as the language model takes them."""
@@ -108,5 +136,5 @@ class Parts:
     def weight_of(self, norm: nn.Module) -> Float[Tensor, " d_model"]:
         """γ of a norm, with what an adapter on it makes of it."""
         if not any(norm.children()):
-            return norm.weight
+            return norm.weight + self.gamma_offset if self.gamma_offset else norm.weight
         return norm(torch.ones_like(norm.weight)) * (1 + self.epsilon) ** 0.5

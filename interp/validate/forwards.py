@@ -28,7 +28,7 @@ def rows_of_the_forward(case: Case) -> list[Finding]:
         findings.append(
             by_layer(f"replayed {name} output equals the forward's", errors, case.vector_bound)
         )
-    weights, logits = attention_of(case, "eager")
+    weights, logits, _ = attention_of(case, "eager")
     # Total variation: the share of a row's attention that lies elsewhere.
     errors = [
         float((one[0].double() - other.double()).abs().sum(dim=-1).max() / 2)
@@ -38,7 +38,7 @@ def rows_of_the_forward(case: Case) -> list[Finding]:
         by_layer("attention rows equal eager attention weights", errors, case.vector_bound)
     )
     if query.parts.attn_implementation == "eager":
-        _, logits = attention_of(case, "sdpa")
+        _, logits, _ = attention_of(case, "sdpa")
     gap = relative(logits - context.logits, context.logits)
     findings.append(Finding("SDPA, eager and the model's attention agree", gap, case.vector_bound))
     return findings
@@ -47,13 +47,18 @@ def rows_of_the_forward(case: Case) -> list[Finding]:
 @torch.no_grad()
 def attention_of(
     case: Case, implementation: str
-) -> tuple[list[Float[Tensor, "target head token"]], Float[Tensor, "target vocabulary"]]:
-    """Attention weights of the queried rows by layer, where eager, and their logits."""
-    parts, rows, kept = case.query.parts, case.query.rows, []
+) -> tuple[
+    list[Float[Tensor, "target head token"]],
+    Float[Tensor, "target vocabulary"],
+    list[Float[Tensor, "target d_model"]],
+]:
+    """Attention weights of the queried rows by layer, where eager; their logits; its outputs."""
+    parts, rows, kept, outputs = case.query.parts, case.query.rows, [], []
 
     def look(_module, _args, output):
         if output[1] is not None:
             kept.append(output[1][0, :, rows].transpose(0, 1))
+        outputs.append(output[0][0, rows])
         return output[0], None  # no layer's whole matrix is kept
 
     hooks = [layer.attention.register_forward_hook(look) for layer in parts.layers]
@@ -63,4 +68,4 @@ def attention_of(
     finally:
         for hook in hooks:
             hook.remove()
-    return kept, out.logits[0]
+    return kept, out.logits[0], outputs

@@ -70,7 +70,9 @@ def states_with_cuts(
     with undisturbed(case.query.model), ExitStack() as stack:
         if mode == "mask":
             stack.enter_context(attending(parts.language_model, "sdpa"))
-            return _forward(parts, context, attention_mask=_mask(context, rows, hidden))[rows]
+            return _forward(parts, context, attention_mask=_mask(parts, context, rows, hidden))[
+                rows
+            ]
         stack.enter_context(attending(parts.language_model, "eager"))
         is_averaged = case.query.is_visual if mode == "mean" else None
         for layer in parts.layers:
@@ -101,7 +103,7 @@ def _take_out(  # noqa: PLR0913, PLR0917 - a hook's arguments
 def _forward(parts: Parts, context: Prefill, **overrides) -> Float[Tensor, "token d_model"]:
     """The language model's plain forward over the whole sequence."""
     arguments = context.given | {"use_cache": False} | overrides
-    return parts.language_model(**arguments).last_hidden_state[0]
+    return parts.run(arguments).last_hidden_state[0]
 
 
 def logits_of(case: Case, hidden: Float[Tensor, "target d_model"]) -> Float[np.ndarray, " target"]:
@@ -110,8 +112,15 @@ def logits_of(case: Case, hidden: Float[Tensor, "target d_model"]) -> Float[np.n
     return gauge_logits(logits, case.query.targets, "centered").cpu().double().numpy()
 
 
-def _mask(context: Prefill, rows: Tensor, hidden: Tensor) -> Tensor:
-    """The causal mask, in which some rows do not see some tokens; added to the scores."""
+def _mask(parts: Parts, context: Prefill, rows: Tensor, hidden: Tensor) -> Tensor | dict:
+    """The model's mask, in which some rows do not see some tokens; added to the scores."""
+    if parts.seen_with:  # not causal alone: eager attention has it added up
+        with attending(parts.language_model, "eager"):
+            own = parts.masked(context.given | {"use_cache": False})["attention_mask"]
+        masks = {kind: mask.clone() for kind, mask in own.items()}
+        for mask in masks.values():
+            mask[0, 0, rows] = mask[0, 0, rows].masked_fill(hidden, -torch.inf)
+        return masks
     n_tokens = len(context.is_visible)
     is_seen = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=rows.device).tril()
     is_seen &= context.is_visible

@@ -26,7 +26,7 @@ def naive_terms(case: Case) -> list[Finding]:
     """
     ledger, query = case.ledger, case.query
     spaced = np.linspace(0, int(query.rows.max()), N_SOURCES).round().astype(int)
-    weights, _ = attention_of(case, "eager")
+    weights, _, outputs = attention_of(case, "eager")
     vectors = _readout(case)
     errors = {"direct terms": [], "value biases": []}
     with undisturbed(query.model):
@@ -34,11 +34,13 @@ def naive_terms(case: Case) -> list[Finding]:
             strongest = weights[layer].sum(dim=(0, 1)).argsort(descending=True)[:N_SOURCES]
             sources = np.unique(np.concatenate([spaced, strongest.cpu().numpy()]))
             written, bias = _writes(case, layer, torch.from_numpy(sources).to(query.rows.device))
-            read = torch.einsum("td,phd->thp", vectors, written)
+            # A norm behind attention multiplies all that a row has read, number by number.
+            reading = vectors * _factor(case, layer, outputs[layer])
+            read = torch.einsum("td,phd->thp", reading, written)
             terms = (read * weights[layer][..., sources].double()).cpu().numpy()
             ledger_terms = ledger["direct"].isel(layer=layer, source=sources).values
             errors["direct terms"].append(of_sum(ledger_terms - terms, terms, axis=(1, 2)).max())
-            constant = torch.einsum("td,hd->th", vectors, bias).cpu().numpy()
+            constant = torch.einsum("td,hd->th", reading, bias).cpu().numpy()
             ledger_biases = ledger["value_bias"].isel(layer=layer).values
             # Beside the direct terms: a layer may have no bias to speak of.
             all_terms = np.concatenate([constant, terms.sum(axis=2)], axis=1)
@@ -54,12 +56,21 @@ def _readout(case: Case) -> Float[Tensor, "target d_model"]:
     query, parts = case.query, case.query.parts
     final = case.stream["resid_post"][-1][query.rows].double()
     with undisturbed(query.model):
-        normed = parts.final_norm(final).double()
-    gamma = parts.norm_weight.double()
-    largest = (final * gamma).abs().argmax(dim=-1, keepdim=True)
-    scale = normed.gather(1, largest) / (final * gamma).gather(1, largest)
-    rows = gauge_rows(parts.output_embedding, query.targets, "centered").double()
-    return rows * gamma * scale
+        factor = _of_norm(parts, parts.final_norm, final)
+    return gauge_rows(parts.output_embedding, query.targets, "centered").double() * factor
+
+
+def _factor(case: Case, layer: int, output: Tensor) -> Float[Tensor, "target d_model"] | float:
+    """The factors of each row's numbers by a norm behind attention; 1 without one."""
+    norm = case.query.parts.layers[layer].attention_post_norm
+    return _of_norm(case.query.parts, norm, output.double()) if norm else 1.0
+
+
+def _of_norm(parts, norm, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """γ / rms(x), the latter by what the norm makes of x's largest part."""
+    gamma, normed = parts.weight_of(norm).double(), norm(x).double()
+    largest = (x * gamma).abs().argmax(dim=-1, keepdim=True)
+    return gamma * normed.gather(1, largest) / (x * gamma).gather(1, largest)
 
 
 def _writes(

@@ -113,12 +113,12 @@ def _outputs(
         written = output[0] if isinstance(output, tuple) else output
         outputs.append(written[0])
 
-    modules = [module for layer in parts.layers for module in (layer.attention, layer.ffn)]
+    modules = [module for layer in parts.layers for module in layer.writing]
     hooks = [module.register_forward_hook(look) for module in modules]
     try:
         with undisturbed(case.query.model):
             arguments = given | parts.entering(content) | {"use_cache": False}
-            hidden = parts.language_model(**arguments).last_hidden_state[0, rows]
+            hidden = parts.run(arguments).last_hidden_state[0, rows]
             return outputs, parts.output_embedding(hidden)
     finally:
         for hook in hooks:

@@ -15,8 +15,9 @@ from unittest import mock
 import huggingface_hub
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from peft import PeftModel
+from torch import Tensor
 
 from interp import extract
 from interp.model.adapters import merged
@@ -27,6 +28,7 @@ from interp.validate.case import Case, Finding, by_layer, of_sum, relative
 
 LARGEST = 2_000_000_000  # parameters, up to which a copy is made unasked
 TWICE = 2  # its forward is another one, with attention of its own: both are rounded
+_POST_SCALE = "ln1_post.hook_scale"
 _KEPT = ("resid_pre", "attn_out", "mlp_out", "resid_post", "hook_z")
 
 
@@ -91,7 +93,7 @@ def testimony(cases: list[Case]) -> list[Finding]:
         ids = batch.pop("input_ids")
         logits, cache = bridge.run_with_cache(ids, names_filter=_is_needed, **batch)
         findings += _components(case, cache)
-        findings += _attributions(case, cache, bridge.ln_final.weight)
+        findings += _attributions(case, cache, bridge)
         with undisturbed(case.query.model):
             own = case.query.model(**case.query.batch).logits
         gap = relative(logits - own, own)
@@ -101,7 +103,7 @@ def testimony(cases: list[Case]) -> list[Finding]:
 
 def _is_needed(name: str) -> bool:
     is_outside = name in ("hook_embed", "ln_final.hook_scale")
-    return is_outside or (name.startswith("blocks.") and name.endswith(_KEPT))
+    return is_outside or (name.startswith("blocks.") and name.endswith((*_KEPT, _POST_SCALE)))
 
 
 def _components(case: Case, cache) -> list[Finding]:
@@ -121,9 +123,22 @@ def _components(case: Case, cache) -> list[Finding]:
     return findings
 
 
-def _attributions(case: Case, cache, norm_weight) -> list[Finding]:
+def _behind_heads(case: Case, cache, bridge, row: int) -> Tensor | float:
+    """The factors of each head's write by its norms behind attention; it attributes without them."""
+    parts = case.query.parts
+    if not parts.layers[0].attention_post_norm:
+        return 1.0
+    factors = [
+        (block.ln1_post.weight + parts.gamma_offset) / cache[f"blocks.{n}.{_POST_SCALE}"][0, row]
+        for n, block in enumerate(bridge.blocks)
+    ]
+    return repeat(torch.stack(factors), "l d -> (l h) 1 d", h=parts.n_heads)
+
+
+def _attributions(case: Case, cache, bridge) -> list[Finding]:
     """Its direct logit attribution of every head, embedding and FFN, in the raw gauge."""
     findings = []
+    norm_weight = bridge.ln_final.weight + case.query.parts.gamma_offset
     ds = extract.ledger(case.vlm, case.sample, gauge="raw", detail="full", **case.asked)
     heads = (ds["direct"].sum("source") + ds["value_bias"]).values
     ledger_parts = np.concatenate([ds["embed"].values[:, np.newaxis], ds["ffn"].values], axis=1)
@@ -131,6 +146,7 @@ def _attributions(case: Case, cache, norm_weight) -> list[Finding]:
     for k, (row, target) in enumerate(zip(*case.asked.values(), strict=True)):
         # It expects the norm's weight folded into the output embedding; so the components get it.
         stack = cache.stack_head_results(layer=-1, pos_slice=row) * norm_weight
+        stack = stack * _behind_heads(case, cache, bridge, row)
         terms = cache.logit_attrs(stack, tokens=target, pos_slice=row)[:, 0].double().cpu().numpy()
         terms = rearrange(terms, "(l h) -> l h", l=len(heads[k]))
         head_errors.append(of_sum(terms - heads[k], heads[k], axis=1))

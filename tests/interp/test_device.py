@@ -26,7 +26,7 @@ def dtype(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(params=[*odd_models.SHAPES, *odd_models.TILED])
+@pytest.fixture(params=odd_models.ALL)
 def odd_model(request, dtype, processor):
     return odd_models.make(request.param, processor, getattr(torch, dtype)).to(DEVICE)
 
@@ -42,6 +42,7 @@ def case(odd_model, processor):
     return inputs, asked, reference.Clean(exact, doubled)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32"], indirect=True)
 def test_the_certificate_holds(odd_model, processor):
     vlm = odd_models.vlm(odd_model, processor)

@@ -17,12 +17,12 @@ from transformers import (
 )
 
 from interp.data.digits import scenes as digits
-from interp.inputs import prompts as inputs
+from interp.inputs import prompts
 from interp.loading import CHECKPOINTS
 from interp.model import families
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
-from tests.support import tiled
+from tests.support import gemma, tiled
 
 # family, layers, heads, key/value heads, head width, mrope section, tied embeddings
 SHAPES = {
@@ -37,6 +37,9 @@ TILED = {
     "three_to_three": ("idefics3", 2, 3, 3, 16, True),
     "six_to_two": ("llava_onevision", 2, 6, 2, 8, False),
 }
+WINDOWED = {"four_to_two": ("gemma3", 3, 4, 2, 16, True)}
+"""As `TILED`; images that see themselves, windows, and norms behind attention and FFN."""
+ALL = (*SHAPES, *TILED, *WINDOWED)
 FAMILIES = {
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
@@ -47,6 +50,8 @@ FAMILIES = {
 
 def processor_of(shape: str | None = None):
     """The processor of a shape's model: the embedded model's, or a family's own."""
+    if shape in WINDOWED:
+        return gemma.processor_of()
     return tiled.processor_of(TILED[shape][0]) if shape in TILED else _embedded()
 
 
@@ -55,10 +60,13 @@ def _embedded():
     return AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")
 
 
-def tiled_model(numbers: tuple, dtype=torch.float64, seed: int = 0):
-    """A random model of a family whose images are cut into tiles; as in `TILED`."""
+def own_model(numbers: tuple, dtype=torch.float64, seed: int = 0):
+    """A random model of a family with a processor of its own; as in `TILED` and `WINDOWED`."""
     family, n_layers, n_heads, n_kv_heads, d_head, is_tied = numbers
-    width, tokenizer = n_heads * d_head, tiled.processor_of(family).tokenizer
+    support = gemma if family in gemma.FAMILIES else tiled
+    # Heads of Gemma are wider together than the stream.
+    width = n_heads * d_head - 8 * (family in gemma.FAMILIES)
+    tokenizer = support.processor_of(family).tokenizer
     text = {
         "hidden_size": width,
         "intermediate_size": 2 * width + 6,
@@ -73,15 +81,15 @@ def tiled_model(numbers: tuple, dtype=torch.float64, seed: int = 0):
         "tie_word_embeddings": is_tied,
     }
     torch.manual_seed(seed)
-    model = tiled.FAMILIES[family][1](tiled.config_of(family, text, is_tied))
+    model = support.FAMILIES[family][1](support.config_of(family, text, is_tied))
     model.config.architectures = [type(model).__name__]  # as a stored model's config has it
     return _uneven(model).to(dtype).eval()
 
 
 def make(shape: str, processor, dtype=torch.float64, seed: int = 0):
     """A random model in eval mode, for the processor's tokens."""
-    if shape in TILED:
-        return tiled_model(TILED[shape], dtype, seed)
+    if shape in TILED | WINDOWED:
+        return own_model((TILED | WINDOWED)[shape], dtype, seed)
     return make_of(sizes_of(shape, processor), processor, dtype, seed)
 
 
@@ -191,7 +199,13 @@ def _uneven(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
-                parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
+                offset = 0.3 * torch.randn_like(parameter)
+                # Some families count the weight from 1, and it begins at 0.
+                parameter.copy_(torch.where(parameter == 0, offset, parameter * (1 + offset)))
+            elif name.endswith("mm_input_projection_weight"):
+                parameter.normal_(std=0.3)
+                # Each token is a mean of patches, which would all be much alike.
+                model.model.vision_tower.embeddings.patch_embedding.weight.mul_(8)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     return model
@@ -210,7 +224,7 @@ def sample(index: int = 0, family: str = "sum"):
 
 def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
     """The processor's batch for one non-square scene with its text, left-padded by hand."""
-    tensors = inputs.teacher_forced(processor, sample(index), None).batch
+    tensors = prompts.teacher_forced(processor, sample(index), None).batch
     tensors = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in tensors.items()
@@ -219,6 +233,7 @@ def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
         "input_ids": processor.tokenizer.pad_token_id,
         "attention_mask": 0,
         "mm_token_type_ids": 0,
+        "token_type_ids": 0,
     }
     for name in fills.keys() & tensors.keys():
         fill = fills[name]
@@ -229,7 +244,7 @@ def batch(processor, index: int = 0, padding: int = 0, dtype=torch.float64):
 
 def unpadded(model, inputs, n_padding: int) -> dict:
     """The batch without so many tokens on the left, at the positions that the model gave them."""
-    names = {"input_ids", "attention_mask", "mm_token_type_ids"} & inputs.keys()
+    names = set(prompts.TEXT_INPUTS) & inputs.keys()
     plain = inputs | {name: inputs[name][:, n_padding:] for name in names}
     if families.parts(model).n_axes == 1:  # these models count padding, in rotary float32
         plain["position_ids"] = torch.arange(n_padding, inputs["input_ids"].shape[1])[None]

@@ -5,7 +5,8 @@ the whole sequence; a row is then computed again from the weights, with or witho
 was computed once for a forward is kept: gauges, norms and targets read the same vectors.
 
 Where families differ it asks the config: Qwen3-VL norms queries and keys by head, has heads that
-are wider than its stream, and adds levels of the image behind its first layers.
+are wider than its stream, and adds levels of the image behind its first layers; Gemma 3 has norms
+behind attention and FFN too, a weight that counts from 1, its own factor on scores, and windows.
 """
 
 from functools import wraps
@@ -96,6 +97,45 @@ class Clean:
     def final(self, row):
         return self.kept["norm"][0][0][0, row]
 
+    @property
+    def is_gemma(self):
+        return self.text.model_type.startswith("gemma3")
+
+    def gamma(self, norm):
+        return 1 + norm.weight if self.is_gemma else norm.weight
+
+    def rms(self, x):
+        return torch.sqrt((x**2).mean(-1, keepdim=True) + self.text.rms_norm_eps)
+
+    def scale(self, heads):
+        """1 / rms of all that heads have put out, where a norm stands behind them."""
+        return 1 / self.rms(heads)[0] if self.is_gemma else 1.0
+
+    @kept
+    def scale_at(self, layer, row):
+        """`scale` at a row of the clean forward."""
+        return self.scale(self.output(f"layers.{layer}.self_attn")[0, row])
+
+    def ffn_at(self, layer, row):
+        name = "post_feedforward_layernorm" if self.is_gemma else "mlp"
+        return self.output(f"layers.{layer}.{name}")[0, row]
+
+    def ffn_of(self, layer, mid):
+        """What a layer's FFN writes where the stream behind attention is `mid`."""
+        module = self.layers[layer]
+        if self.is_gemma:
+            put_out = module.mlp(module.pre_feedforward_layernorm(mid))
+            return module.post_feedforward_layernorm(put_out)
+        # Experts want a batch of sequences.
+        return module.mlp(module.post_attention_layernorm(mid)[None, None])[0, 0]
+
+    def seen_by(self, layer, row):
+        """The positions that a row sees in a layer, its own among them."""
+        window = len(self.mask) + 1
+        if self.is_gemma and self.text.layer_types[layer] == "sliding_attention":
+            window = self.text.sliding_window
+        return [p for p in range(row + 1) if self.mask[p] and row - p < window]
+
     def gauge_row(self, target, gauge, foil=None):
         weight = self.model.lm_head.weight
         if gauge == "centered":
@@ -103,14 +143,21 @@ class Clean:
         return weight[target] - weight[foil] if gauge == "contrast" else weight[target]
 
     def readout(self, row_residual, g):
-        rms = torch.sqrt((row_residual**2).mean() + self.text.rms_norm_eps)
-        return self.lm.norm.weight * g / rms
+        return self.gamma(self.lm.norm) * g / self.rms(row_residual)
 
     @kept
-    def head_matrix(self, layer, head):
+    def output_matrix(self, layer, head):
         """W_o of one head, (d_model, d_head)."""
         columns = slice(head * self.d_head, (head + 1) * self.d_head)
         return self.layers[layer].self_attn.o_proj.weight[:, columns]
+
+    @kept
+    def head_matrix(self, layer, head):
+        """W_o of one head, times the weight of a norm behind attention."""
+        matrix = self.output_matrix(layer, head)
+        if self.is_gemma:
+            matrix = self.gamma(self.layers[layer].post_attention_layernorm)[:, None] * matrix
+        return matrix
 
     @kept
     def value(self, layer, head, row):
@@ -162,12 +209,12 @@ def ledger(clean: Clean, row: int, target: int, gauge: str = "centered", foil=No
     u = clean.readout(clean.final(row), clean.gauge_row(target, gauge, foil))
     direct = torch.zeros(n_layers, n_heads, len(clean.mask), dtype=u.dtype)
     value_bias = torch.zeros(n_layers, n_heads, dtype=u.dtype)
-    ffn = torch.stack([u @ clean.output(f"layers.{n}.mlp")[0, row] for n in range(n_layers)])
+    ffn = torch.stack([u @ clean.ffn_at(n, row) for n in range(n_layers)])
     for layer in range(n_layers):
         for head in range(n_heads):
             matrix = clean.head_matrix(layer, head)
             for source in range(row + 1):
-                weight = clean.attentions[layer][0, head, row, source]
+                weight = clean.attentions[layer][0, head, row, source] * clean.scale_at(layer, row)
                 value, bias = clean.value(layer, head, source)
                 direct[layer, head, source] = weight * (u @ (matrix @ value))
                 value_bias[layer, head] += weight * (u @ (matrix @ bias))
@@ -180,23 +227,27 @@ def ledger(clean: Clean, row: int, target: int, gauge: str = "centered", foil=No
 
 
 @kept
-def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=None, swapped=()):
+def play_row(  # noqa: PLR0915 - the whole row in one place
+    clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=None, swapped=()
+):
     """One row computed again from the weights, the values of `cut` left out.
 
     In the mode "mean" a cut edge reads the mean value over the rows `averaged`, in the mode "mask"
     it has no weight. The slots `swapped` are read from the run `other`.
 
-    Returns per layer the attention weights (head, source), the row's own values (head, d_head) and
-    the FFN output, and the residual before the final norm.
+    Returns per layer the attention weights (head, source), times the scale of a norm behind
+    attention, the row's own values (head, d_head) and what the FFN writes; and the residual before
+    the final norm.
     """
     text, lm = clean.text, clean.lm
     n_heads, group = text.num_attention_heads, text.num_attention_heads // text.num_key_value_heads
     width = clean.d_head
-    cos, sin = clean.kept["rotary_emb"][2]
     h = clean.embeddings[row]
+    scaling = text.query_pre_attn_scalar**-0.5 if clean.is_gemma else width**-0.5
     played = []
     for number, layer in enumerate(lm.layers):
         attention = layer.self_attn
+        cos, sin = clean.kept[f"layers.{number}"][1]["position_embeddings"]
         normed_all = clean.output(f"layers.{number}.input_layernorm")[0].clone()
         for p in swapped:
             normed_all[p] = other.output(f"layers.{number}.input_layernorm")[0, p]
@@ -205,35 +256,34 @@ def play_row(clean: Clean, row: int, cut=(), mode="zero", averaged=(), other=Non
         q = _affine(attention.q_proj, normed[None]).view(1, 1, n_heads, width)
         k = _affine(attention.k_proj, normed_all).view(1, -1, text.num_key_value_heads, width)
         if hasattr(attention, "q_norm"):
-            q, k = (_normed(one, x) for one, x in ((attention.q_norm, q), (attention.k_norm, k)))
+            both = ((attention.q_norm, q), (attention.k_norm, k))
+            q, k = (_normed(one, clean.gamma(one), x) for one, x in both)
         q, k = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3)
         q, _ = apply_rotary_pos_emb(q, q, cos[:, row : row + 1], sin[:, row : row + 1])
         _, k = apply_rotary_pos_emb(k, k, cos, sin)
-        written = torch.zeros_like(h)
+        put_out = torch.zeros_like(h)
         weights = torch.zeros(n_heads, len(clean.mask), dtype=h.dtype)
         own = torch.zeros(n_heads, width, dtype=h.dtype)
         for head in range(n_heads):
-            seen = [p for p in range(row + 1) if clean.mask[p]]
+            seen = clean.seen_by(number, row)
             if mode == "mask":
                 seen = [p for p in seen if p not in cut or p == row]
-            scores = (
-                torch.stack([q[0, head, 0] @ k[0, head // group, p] for p in seen]) / width**0.5
-            )
+            scores = torch.stack([q[0, head, 0] @ k[0, head // group, p] for p in seen]) * scaling
+            matrix = clean.output_matrix(number, head)
             for p, weight in zip(seen, torch.softmax(scores, 0), strict=True):
                 weights[head, p] = weight
                 value, bias = clean.value_at(number, head, p, normed_all[p])
                 if p == row:
                     own[head] = value
                 if p not in cut or p == row:
-                    written = written + weight * (clean.head_matrix(number, head) @ (value + bias))
+                    put_out = put_out + weight * (matrix @ (value + bias))
                 elif mode == "mean":
                     mean = mean_value(clean, number, head, averaged)
-                    written = written + weight * (clean.head_matrix(number, head) @ mean)
-        mid = h + written
-        # Experts want a batch of sequences.
-        ffn = layer.mlp(layer.post_attention_layernorm(mid)[None, None])[0, 0]
+                    put_out = put_out + weight * (matrix @ mean)
+        mid = h + (layer.post_attention_layernorm(put_out) if clean.is_gemma else put_out)
+        ffn = clean.ffn_of(number, mid)
         h = mid + ffn + clean.added(number, row)
-        played.append((weights, own, ffn))
+        played.append((weights * clean.scale(put_out), own, ffn))
     return played, h
 
 
@@ -241,11 +291,12 @@ def _affine(module, x):
     return x @ module.weight.T + (0.0 if module.bias is None else module.bias)
 
 
-def _normed(module, x):
+def _normed(module, gamma, x):
     """RMS norm over the last axis, in float32 as the library does."""
     single = x.float()
-    scale = torch.rsqrt((single**2).mean(-1, keepdim=True) + module.variance_epsilon)
-    return module.weight * (single * scale).to(x.dtype)
+    epsilon = getattr(module, "variance_epsilon", None) or module.eps
+    scale = torch.rsqrt((single**2).mean(-1, keepdim=True) + epsilon)
+    return gamma * (single * scale).to(x.dtype)
 
 
 @kept
@@ -369,18 +420,21 @@ def _attention(clean: Clean, layer):
     return clean.kept[f"layers.{layer}.self_attn"][2][1][0]
 
 
+def _shares(clean: Clean, layer, row):
+    """Attention weights of a row, times the scale of a norm behind attention: (head, source)."""
+    return _attention(clean, layer)[:, row] * clean.scale_at(layer, row)
+
+
 @torch.no_grad()
 def bottleneck_map(clean: Clean, row, g, thinking):
     """The bottleneck of METHODS.md 4, every written vector formed."""
     u = clean.readout(clean.final(row), g)
     saliency = torch.zeros(len(clean.mask), dtype=u.dtype)
     for layer in range(clean.text.num_hidden_layers):
-        weights = _attention(clean, layer)
+        weights, shares = _attention(clean, layer), _shares(clean, layer, row)
         for head in range(clean.text.num_attention_heads):
             for p in range(len(clean.mask)):
-                share = sum(
-                    weights[head, row, t] * weights[head, t, p] for t in thinking if t < row
-                )
+                share = sum(shares[head, t] * weights[head, t, p] for t in thinking if t < row)
                 value, _ = clean.value(layer, head, p)
                 saliency[p] += share * (u @ (clean.head_matrix(layer, head) @ value))
     return saliency
@@ -393,20 +447,20 @@ def two_hop_map(clean: Clean, row, g, thinking, visual):
     n_layers, n_heads = clean.text.num_hidden_layers, clean.text.num_attention_heads
     saliency = torch.zeros(len(clean.mask), dtype=u.dtype)
     for late in range(n_layers):
-        gamma = clean.layers[late].input_layernorm.weight
+        gamma = clean.gamma(clean.layers[late].input_layernorm)
         for t in (one for one in thinking if one < row):
             stream = clean.kept[f"layers.{late}.input_layernorm"][0][0][0, t]
             frozen = gamma / torch.sqrt((stream**2).mean() + clean.text.rms_norm_eps)
             for p in visual:
                 for early in range(late):
                     written = sum(
-                        _attention(clean, early)[j, t, p] * clean.written(early, j, p)
+                        _shares(clean, early, t)[j, p] * clean.written(early, j, p)
                         for j in range(n_heads)
                     )
                     for j in range(n_heads):
                         value, _ = clean.value_of(late, j, frozen * written)
                         read = u @ (clean.head_matrix(late, j) @ value)
-                        saliency[p] += _attention(clean, late)[j, row, t] * read
+                        saliency[p] += _shares(clean, late, row)[j, t] * read
     return saliency
 
 
@@ -424,7 +478,8 @@ def released_map(clean: Clean, rows, targets, thinking, visual):
         for layer in range(clean.text.num_hidden_layers):
             weights = _attention(clean, layer)
             for head in range(clean.text.num_attention_heads):
-                hops = weights[head, row, thinking] @ weights[head][[t - 1 for t in thinking]]
+                shares = _shares(clean, layer, row)[head, thinking]
+                hops = shares @ weights[head][[t - 1 for t in thinking]]
                 for k, p in enumerate(visual):
                     value = sum(clean.value(layer, head, p))
                     written[k] += hops[p] * (clean.head_matrix(layer, head) @ value)

@@ -108,7 +108,7 @@ class Reward(Certified):
 
     def _judged(self, sample: Sample, text: Completion) -> Parts:
         processor = self.vlm.processor
-        if {processor.image_token_id, processor.video_token_id} & set(text.token_ids):
+        if {*processor.image_token_ids, *processor.video_token_ids} & set(text.token_ids):
             return Parts(skipped="image token in the text")
         verdict = self.judge(sample.question, sample.answer, text.answer) if text.answer else 0.0
         if verdict is None or not math.isfinite(verdict):

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import nn
 
 from interp.model.families import (
+    gemma3,
     idefics3,
     internvl,
     llava_onevision,
@@ -24,6 +25,7 @@ from interp.model.identity import check_whole
 from interp.model.parts import Parts
 
 MODEL_FAMILIES: dict[str, ModuleType] = {
+    "gemma3": gemma3,
     "idefics3": idefics3,
     "internvl": internvl,
     "llava_onevision": llava_onevision,
@@ -118,9 +120,10 @@ def _checked(model: nn.Module) -> Parts:
         _check_adapter(model)
     model = base_model(model)
     family = family_file(model.config.model_type)
-    _check_config(model.config.text_config)
+    found = family.locate(model)
+    _check_config(model.config.text_config, found.has_windows)
     _check_weights(model)
-    return family.locate(model)
+    return found
 
 
 def _check_adapter(model: PeftModel) -> None:
@@ -137,14 +140,17 @@ def _check_adapter(model: PeftModel) -> None:
         )
 
 
-def _check_config(text) -> None:
+def _check_config(text, has_windows: bool) -> None:
     kinds = set(getattr(text, "layer_types", None) or ())  # without a list, all are full
-    if kinds - {"full_attention"}:
+    known = {"full_attention"} | ({"sliding_attention"} if has_windows else set())
+    if kinds - known:
         raise ValueError(
             f"expected full attention in every layer, got {sorted(kinds)}; "
             "set use_sliding_window=False in the text config"
         )
-    if (text.rope_parameters or {}).get("rope_type") == "longrope":
+    rope = text.rope_parameters or {}  # of all layers, or by their type
+    rope_types = {one.get("rope_type") for one in (rope, *rope.values()) if isinstance(one, dict)}
+    if "longrope" in rope_types:
         raise ValueError(
             "expected positions that are encoded alike at every length, got rope_type 'longrope': "
             "a single row would be replayed with the frequencies of a short text"

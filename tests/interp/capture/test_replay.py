@@ -44,7 +44,7 @@ def test_replay_is_the_clean_forward_at_its_rows(odd_model, processor):
 def test_self_check_passes_and_catches_a_model_that_is_not_what_it_reads(odd_model):
     loading.self_check(odd_model)
     layer = families.parts(odd_model).layers[0].attention
-    handle = layer.register_forward_hook(lambda module, args, out: (out[0] * 0, out[1]))
+    handle = layer.register_forward_hook(lambda module, args, out: (out[0] * 2 + 1, out[1]))
     with pytest.raises(ValueError, match="is a layer changed by hooks"):
         loading.self_check(odd_model)
     handle.remove()

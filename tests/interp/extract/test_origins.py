@@ -57,10 +57,10 @@ def test_origins_equal_the_slow_reference(odd_model, processor):
             rms = torch.sqrt((total**2).mean() + clean.text.rms_norm_eps)
             written = 0.0
             for head in range(clean.text.num_attention_heads):
-                weight = clean.attentions[number][0, head, row, p]
+                weight = clean.attentions[number][0, head, row, p] * clean.scale_at(number, row)
                 matrix = clean.head_matrix(number, head)
                 for name, part in stream.items():
-                    normed = layer.input_layernorm.weight * part / rms
+                    normed = clean.gamma(layer.input_layernorm) * part / rms
                     if isinstance(part, float):
                         continue
                     value, bias = clean.value_of(number, head, normed)
@@ -68,10 +68,11 @@ def test_origins_equal_the_slow_reference(odd_model, processor):
                         (weight * (u @ matrix @ value)).detach()
                     )
                 written = written + matrix @ bias
-            attention = clean.output(f"layers.{number}.self_attn")[0, p]
+            name = "post_attention_layernorm" if clean.is_gemma else "self_attn"
+            attention = clean.output(f"layers.{number}.{name}")[0, p]
             stream["attention"] = stream["attention"] + attention - written
             stream["bias"] = stream["bias"] + written
-            stream["ffn"] = stream["ffn"] + clean.output(f"layers.{number}.mlp")[0, p]
+            stream["ffn"] = stream["ffn"] + clean.ffn_at(number, p)
             if f"image level {number}" in expected:
                 stream[f"image level {number}"] = clean.added(number, p)
         one = ds.direct_by_origin.isel(target=0).sel(source=p)

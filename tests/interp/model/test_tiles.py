@@ -182,7 +182,7 @@ def test_texts_of_any_samples_are_written_together(family, sample):
     """One image, several, none: in one batch, and counted as the processor writes them."""
     numbers = (family, 2, 2, 1, 8, False)
     processor = tiled.processor_of(family)
-    vlm = odd_models.vlm(odd_models.tiled_model(numbers, torch.float32), processor)
+    vlm = odd_models.vlm(odd_models.own_model(numbers, torch.float32), processor)
     two = replace(sample, image=[sample.image, sample.image.resize((60, 180))], boxes=None)
     text = replace(sample, image=None, boxes=None)
     for several in ([sample, odd_models.sample(9)], [two, text], [two, sample, text, sample]):
@@ -320,7 +320,7 @@ def test_images_that_are_not_those_of_the_tokens_are_refused(vlm, sample, change
 
 def test_smolvlm_is_certified_too(sample):
     pytest.importorskip("num2words")
-    model = odd_models.tiled_model(("smolvlm", 2, 4, 2, 8, False), torch.float32)
+    model = odd_models.own_model(("smolvlm", 2, 4, 2, 8, False), torch.float32)
     vlm = odd_models.vlm(model, tiled.processor_of("smolvlm"))
     assert certify(vlm, [sample], witness=False).is_passed
 

@@ -41,7 +41,7 @@ def failed(vlm, samples, **options) -> Certificate:
     return caught.value.certificate
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.long)])
 def test_the_embedded_model_passes_with_witness(samples, attention):
     found = certify(interp.load_model("tiny", attn_implementation=attention), samples)
     assert found.is_passed and not found.failures
@@ -56,7 +56,7 @@ def test_the_embedded_model_passes_with_witness(samples, attention):
     assert all(one["error"] <= one["bound"] for one in written["checks"])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float64", marks=pytest.mark.long)])
 def test_other_dtypes_pass_with_witness(samples, dtype):
     found = certify(interp.load_model("tiny", dtype=dtype), samples[:1])
     assert found.checks.attrs["dtype"] == dtype
