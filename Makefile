@@ -1,6 +1,6 @@
 # make report   what training moved, then the main analysis, which links it; into reports/out
-# make test     style, layers and the whole test-suite
-# make soak     what the suite repeats a little, repeated a lot, into reports/faults.json (two hours)
+# make test     style, layers and the test-suite but for its long tests
+# make soak     the long tests, and what the suite repeats a little, repeated a lot, into reports/faults.json (hours)
 # make docs     the documentation site, notebooks and gallery run, into docs/_site/html
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
@@ -51,9 +51,11 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	  -m "not long"
 
 soak: setup docs
+	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m long
 	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json TEST_THREADS=1 OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(FAULTS)
 	$(BIN)/python analyses/faults.py

@@ -34,6 +34,7 @@ def site(tmp_path_factory):
     return folder / "site/html"
 
 
+@pytest.mark.long
 def test_every_internal_link_resolves(site):
     pages = {page: page.read_text() for page in site.rglob("*.html") if "_static" not in page.parts}
     ids = {page: set(re.findall(r'id="([^"]+)"', text)) for page, text in pages.items()}

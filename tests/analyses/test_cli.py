@@ -136,6 +136,7 @@ def test_a_report_is_not_drawn_over_that_of_another_run(tmp_path):
     command.refuse_other_run(moved / "run", moved)  # a folder that was moved is still its own
 
 
+@pytest.mark.long
 def test_rows_of_image_and_question_alone_make_a_whole_report(tmp_path):
     data = photos(tmp_path, 3)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]

@@ -49,6 +49,7 @@ def one_process(tmp_path_factory):
     return out / "run"
 
 
+@pytest.mark.long
 def test_several_processes_go_on_to_the_same_bytes(one_process, tmp_path, tried):
     """Two processes, from a run that was cut off in its second shard."""
     run = tmp_path / "run"
@@ -186,6 +187,7 @@ def test_one_sample_too_large_fails_alone_and_is_tried_again(tmp_path, monkeypat
     assert interp.open_run(tmp_path / "run").sizes["sample"] == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("report", ["direct_vs_indirect", "faithfulness"])
 def test_an_adapter_trained_further_under_its_name_is_noticed(report, tmp_path):
     """`--resume` goes on with the same weights or not at all."""
@@ -203,6 +205,7 @@ def test_an_adapter_trained_further_under_its_name_is_noticed(report, tmp_path):
     assert "adapter_hash" in done.stderr
 
 
+@pytest.mark.long
 def test_every_detail_redraws_to_the_same_tables(tmp_path):
     """Numbers of the report are the same from full, tokens and summary; only maps go missing."""
     tables, runs = {}, {}
@@ -238,7 +241,14 @@ def test_every_detail_redraws_to_the_same_tables(tmp_path):
     assert drawn["tokens"] is not None and drawn["summary"] is None
 
 
-@pytest.mark.parametrize("report", ["direct_vs_indirect", "faithfulness", "before_after"])
+@pytest.mark.parametrize(
+    "report",
+    [
+        "direct_vs_indirect",
+        pytest.param("faithfulness", marks=pytest.mark.long),
+        pytest.param("before_after", marks=pytest.mark.long),
+    ],
+)
 def test_a_dry_run_tells_shapes_disk_and_memory_and_writes_nothing(report, tmp_path):
     more = ("--effects", "edge") if report == "direct_vs_indirect" else ()
     more = more or (("--methods", "CAM", "random") if report == "faithfulness" else ())
@@ -277,6 +287,7 @@ def test_a_dry_run_tells_shapes_disk_and_memory_and_writes_nothing(report, tmp_p
     assert 0.5 < told * 2**10 / stored < 2
 
 
+@pytest.mark.long
 def test_the_default_needs_no_network_and_sends_nothing(tmp_path, tried):
     """Model, data, witness and training, with every socket of the process refused.
 

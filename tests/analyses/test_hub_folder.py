@@ -57,6 +57,7 @@ def test_no_template_is_refused(tmp_path):
         interp.load_model(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", LONG)
 def test_the_certificate_passes_on_peoples_data(taught, data, tmp_path, dtype):
     asked = ("--model", taught, "--data", f"jsonl:{data}", "--dtype", dtype)
@@ -73,6 +74,7 @@ def test_parts_sum_to_the_models_own_logits(taught, samples, dtype):
         assert float(error) < (1e-5 if dtype == "float32" else 5e-2), sample.id
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", LONG)
 def test_both_reports_run_to_their_end(taught, data, tmp_path, dtype):
     asked = ("--model", taught, "--data", f"jsonl:{data}", "--no-witness", "--limit", 4)
@@ -129,6 +131,7 @@ def test_qwen3_vl_is_exact_on_its_own_words(taught_3, samples):
         assert set(ledger["target_role"].values) == {"thinking", "answer"}
 
 
+@pytest.mark.long
 def test_the_whole_report_of_qwen3_vl_is_drawn(taught_3, data, tmp_path):
     """With the levels of its image among the origins, and in --dry-run with the dtype asked for."""
     asked = ("--model", taught_3, "--data", f"jsonl:{data}", "--limit", 2)
@@ -144,7 +147,10 @@ def test_the_whole_report_of_qwen3_vl_is_drawn(taught_3, data, tmp_path):
     assert all(f"added there (DeepStack) behind layer {level}" in page for level in (0, 1))
 
 
-TRAINED = [*(("taught", dtype) for dtype in LONG), ("taught_3", "float32")]
+TRAINED = [
+    *(pytest.param("taught", dtype, marks=pytest.mark.long) for dtype in LONG),
+    ("taught_3", "float32"),
+]
 
 
 @pytest.mark.parametrize(("folder", "dtype"), TRAINED)

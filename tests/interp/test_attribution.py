@@ -267,7 +267,12 @@ def asked_of_one():
     return fit[: 40 if "SOAK" in os.environ else 20]
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+QUICK = ("direct (Eq. 1)", "CAM", "TAM", "rollout")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in QUICK else pytest.mark.long) for m in METHODS]
+)
 def test_random_weights_know_nothing_of_the_asked_digit(tiny, asked_of_one, method):
     """Four standard errors, as it is asked sixteen times."""
     scenes = asked_of_one

@@ -70,6 +70,7 @@ def test_attribution_runs_there(away, samples, method):
         assert np.isfinite(METHODS[method](away, samples[0], last)).all()
 
 
+@pytest.mark.long
 def test_the_certificate_runs_there(samples, processor):
     model = odd_models.make("one_to_one", processor, torch.float32)
     vlm = interp.wrap(far.moved(model), processor)

@@ -82,6 +82,7 @@ def test_new_models_are_as_documented_and_the_tower_learns(new):
     )
 
 
+@pytest.mark.long
 def test_a_new_model_of_qwen3_vl_learns_in_every_level(tmp_path):
     """The commands of `make tiny3`: its tower has heads on each level that the decoder gets."""
     command("train.tiny.new_model", tmp_path / "new", "--family", "qwen3_vl")
@@ -104,6 +105,7 @@ def test_a_new_model_of_qwen3_vl_learns_in_every_level(tmp_path):
     assert maps.vlm.map("answer").shape == of_tiny.vlm.map("answer").shape  # the same cells
 
 
+@pytest.mark.long
 def test_interrupted_fine_tuning_resumes_bit_for_bit(new):
     """Four steps equal two and, after an interruption, two more; and a certificate changes none."""
     sft(new, new / "whole")

@@ -15,6 +15,7 @@ def written(folder, name: str) -> dict:
     return json.loads((folder / name).read_text())
 
 
+@pytest.mark.long
 def test_extractions_against_a_forward_and_the_release(tmp_path):
     done = commands.run(benchmark, *TOY, "--sequences", 2, "--out", tmp_path)
     found = written(tmp_path, "toy-2-layers-cpu-float32.json")
@@ -66,6 +67,7 @@ def test_the_rewards_share_of_a_step(tmp_path):
         assert share == pytest.approx(parts[rule] / step)
 
 
+@pytest.mark.long
 def test_growth_with_samples(tmp_path):
     asked = ("--samples", 3, "--out", tmp_path / "run", "--json", tmp_path / "scaling.json")
     commands.run(scaling, *asked)

@@ -84,6 +84,7 @@ def test_it_runs_whole_with_nothing_but_the_packed_wheels(tmp_path):
     assert set(added["added"]) == {"direct", "effect"}
 
 
+@pytest.mark.long
 def test_a_step_out_of_time_is_stopped_and_keeps_what_it_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     out = tmp_path / "out"

@@ -51,6 +51,7 @@ def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
 
 
+@pytest.mark.long
 def test_the_whole_report_tells_of_the_training_too(report, tmp_path, monkeypatch):
     """The main page says what a report beside it found, and without one nothing."""
     monkeypatch.setattr("interp.stats.RESAMPLES", 50)

@@ -274,6 +274,7 @@ def has_nan(page):
     return re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
 
 
+@pytest.mark.long
 def test_one_image_has_no_intervals_and_the_page_says_so(tmp_path):
     report("--limit", 1, "--no-witness", "--out", tmp_path)
     page = (tmp_path / "index.html").read_text()
@@ -328,6 +329,7 @@ def test_bad_samples_are_counted_and_logged_and_nothing_else_is_lost(tmp_path, c
     assert counts == {"ok": 3, "skipped": 4, "failed": 0}
 
 
+@pytest.mark.long
 def test_other_questions_and_several_images_are_said(tmp_path, caplog):
     """`tiny` knows scenes alone, and a report measures samples of one image."""
     rows = []
@@ -360,6 +362,7 @@ def test_unfinished_texts_count_as_wrong(tmp_path):
     assert re.search(r"\d of 3 texts were cut off at the length limit; raise", head)
 
 
+@pytest.mark.long
 def test_a_model_that_does_not_think_and_data_without_boxes_are_reported(tmp_path):
     scenes = interp.load_samples("digits", limit=3)
     bare = [replace(s, thinking=None, boxes=None, twin=None) for s in scenes]
@@ -381,6 +384,7 @@ def test_edge_effects_alone_are_the_quick_form(tmp_path):
     assert not (tmp_path / "tables/verdict.csv").exists()
 
 
+@pytest.mark.long
 def test_two_models_on_the_same_texts(out, tmp_path):
     """The first model beside itself changes nothing; beside a damaged copy it does."""
     from analyses.reports.direct_vs_indirect import comparison
@@ -421,6 +425,7 @@ def test_two_models_on_the_same_texts(out, tmp_path):
         comparison.compare(first, second.assign_coords(sample=[f"x{k}" for k in range(2)]))
 
 
+@pytest.mark.long
 def test_sentences_and_texts_without_thinking_fit_their_figures(tmp_path):
     """Long answers wrap, and where there is no thinking the map says so."""
     vlm = interp.load_model("tiny")
@@ -450,6 +455,7 @@ def test_sentences_and_texts_without_thinking_fit_their_figures(tmp_path):
         assert "thinking" not in str([t.get_text() for ax in drawn.axes for t in ax.texts])
 
 
+@pytest.mark.long
 def test_reference_text_is_explained_where_asked(tmp_path):
     asked = (
         "--limit",

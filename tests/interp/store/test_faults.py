@@ -230,6 +230,7 @@ def test_an_unfinished_run_opens_in_part_lazily_with_dask(tmp_path, monkeypatch,
     np.testing.assert_array_equal(found["total"].isel(target=slice(0, 6)), writer.shard(0)["total"])
 
 
+@pytest.mark.long
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.integers(9, 14)), min_size=1, max_size=4),

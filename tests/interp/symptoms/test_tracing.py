@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
 import interp
@@ -42,6 +43,7 @@ def test_a_debuggers_trace_function_stays(tiny, sample):
     assert got.identical(expected)
 
 
+@pytest.mark.long
 def test_code_without_a_source_file_can_extract(tmp_path):
     """nnsight needs the caller's source, which `python -c`, exec and notebooks lack.
 

@@ -64,7 +64,12 @@ def certified(vlm, samples, name: str):
         raise
 
 
-RANDOM = [(seed, dtype) for seed in range(N_RANDOM) for dtype in dtypes_of(seed)]
+RANDOM = [
+    # Half precision is slow where a CPU has no instructions for it.
+    pytest.param(seed, dtype, marks=[pytest.mark.long] if dtype == "bfloat16" else [])
+    for seed in range(N_RANDOM)
+    for dtype in dtypes_of(seed)
+]
 
 
 @pytest.mark.parametrize(("seed", "dtype"), RANDOM)
@@ -184,6 +189,7 @@ def failures(vlm, samples, check) -> list[str]:
             return error.certificate.failures
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("seed", "dtype"), FAULTY)
 def test_every_planted_fault_is_found_by_name(seed, dtype, samples, tried):
     vlm = real_shape.make(100 + seed, kind_of(seed + 1), dtype)
