@@ -121,7 +121,7 @@ class Clean:
         return self.output(f"layers.{layer}.{name}")[0, row]
 
     def ffn_of(self, layer, mid):
-        """What a layer's FFN writes where the stream behind attention is `mid`."""
+        """The FFN's write of a layer, where the stream behind attention is `mid`."""
         module = self.layers[layer]
         if self.is_gemma:
             put_out = module.mlp(module.pre_feedforward_layernorm(mid))
