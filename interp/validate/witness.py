@@ -124,7 +124,7 @@ def _components(case: Case, cache) -> list[Finding]:
 
 
 def _behind_heads(case: Case, cache, bridge, row: int) -> Tensor | float:
-    """The factors of each head's write by its norms behind attention; it attributes without them."""
+    """The factors of heads' writes by norms behind attention, which it attributes without."""
     parts = case.query.parts
     if not parts.layers[0].attention_post_norm:
         return 1.0
