@@ -11,6 +11,7 @@ ex.of(image=1).show()   # the map over the second of several images
 
 import logging
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from interp import extract
-from interp.data.images import open_image
+from interp.data.images import Given, open_image
 from interp.data.sample import Sample
 from interp.extract.question import check_pair
 from interp.inputs.completions import Completion
@@ -40,10 +41,10 @@ log = logging.getLogger("interp.explain")
 
 def explain(
     vlm: VLM,
-    image,
+    image: Given | Sequence[Given] | None,
     question: str,
     *,
-    earlier=(),
+    earlier: Sequence[tuple[str, str]] = (),
     completion: Completion | str | None = None,
     answer: str | None = None,
     boxes=None,

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests.support import odd_models
+from tests.support import checking, odd_models  # noqa: F401 - the type checker of the tests
 
 # `make soak` runs ten times as much of what is repeated, and more examples.
 hypothesis.settings.register_profile("default", max_examples=12, deadline=None, derandomize=True)

@@ -174,7 +174,7 @@ def _alone(
     }
 
 
-def _mask_inputs(parts: Parts, named: Mapping) -> dict[str, Int[Tensor, "sequence token"]]:
+def _mask_inputs(parts: Parts, named: Mapping) -> dict[str, Tensor]:
     """Those of some inputs or arguments that say what each row sees."""
     return {name: named[name] for name in ("attention_mask", *parts.seen_with) if name in named}
 

@@ -12,6 +12,7 @@ from interp.algebra.readout import read_out
 from interp.capture.prefill import Prefills
 from interp.capture.replay import Replay, replay, replays
 from interp.capture.slots import Variants, cutting
+from interp.extract.arguments import Foils, Inputs, Model, Positions, Sources, TargetTokens, Text
 from interp.extract.dataset import as_array, coordinates, finished, joined, where_defined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import Query, target_chunks
@@ -21,16 +22,16 @@ from interp.vocabulary import EDGE_MODES, EDGE_PATHS, LAYER_PATHS
 
 
 def effects(
-    model,
-    inputs,
+    model: Model,
+    inputs: Inputs,
     *,
-    completion=None,
-    positions=None,
-    targets=None,
-    sources=None,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+    targets: TargetTokens | None = None,
+    sources: Sources | None = None,
     mode: str = "zero",
     gauge: str = "centered",
-    foils=None,
+    foils: Foils | None = None,
 ) -> xr.Dataset:
     """Edge effects: the exact split of what a target loses without a source set (METHODS.md 3.1).
 

@@ -14,6 +14,7 @@ from interp.algebra.readout import read_out
 from interp.capture.prefill import Prefills
 from interp.capture.replay import Replay, replays
 from interp.capture.slots import scaled
+from interp.extract.arguments import Foils, Inputs, Model, Positions, TargetTokens, Text
 from interp.extract.dataset import as_array, coordinates, finished
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import target_chunks
@@ -23,17 +24,17 @@ from interp.vocabulary import OBJECTIVES
 
 
 def first_order(
-    model,
-    inputs,
+    model: Model,
+    inputs: Inputs,
     *,
     source="image",
     n_nodes: int = 8,
     objectives: tuple[str, ...] = ("total",),
-    completion=None,
-    positions=None,
-    targets=None,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+    targets: TargetTokens | None = None,
     gauge: str = "centered",
-    foils=None,
+    foils: Foils | None = None,
 ) -> xr.Dataset:
     """First-order effects of every token of a set at every layer (METHODS.md 3.4).
 

@@ -11,6 +11,7 @@ from interp.algebra.readout import Readout, gauge_logits, read_out
 from interp.capture.checks import are_sums_checked
 from interp.capture.prefill import Prefills
 from interp.capture.replay import Replay, replay, replays
+from interp.extract.arguments import Foils, Inputs, Model, Positions, TargetTokens, Text
 from interp.extract.dataset import as_array, coordinates, finished, joined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import Query, target_chunks
@@ -21,14 +22,14 @@ DETAILS = ("full", "tokens", "summary")
 
 
 def ledger(
-    model,
-    inputs,
+    model: Model,
+    inputs: Inputs,
     *,
-    completion=None,
-    positions=None,
-    targets=None,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+    targets: TargetTokens | None = None,
     gauge: str = "centered",
-    foils=None,
+    foils: Foils | None = None,
     detail: str = "full",
     include_value_bias: bool = False,
 ) -> xr.Dataset:

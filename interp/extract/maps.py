@@ -10,6 +10,7 @@ from torch import Tensor
 from interp.capture.prefill import Prefills
 from interp.capture.replay import replay, replays
 from interp.data.sample import Sample
+from interp.extract.arguments import Foils, Text
 from interp.extract.attention_maps import (
     attention_maps,
     looking_rows,
@@ -40,9 +41,9 @@ def maps(
     variant: str = "paper",
     reference=None,
     n_nodes: int = 8,
-    completion=None,
+    completion: Text | None = None,
     gauge: str | None = None,
-    foils=None,
+    foils: Foils | None = None,
 ) -> xr.Dataset:
     """Signed maps of one image, in logits: `map (kind, target, source)`; `interp.maps` reads them.
 

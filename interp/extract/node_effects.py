@@ -7,6 +7,7 @@ from einops import rearrange
 from interp.algebra.node_effects import NodeEffects, node_runs
 from interp.algebra.node_effects import node_effects as split_of
 from interp.algebra.readout import read_out
+from interp.extract.arguments import Foils, Inputs, Model, Positions, Sources, TargetTokens, Text
 from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import asked
 from interp.extract.question import target_chunks
@@ -16,16 +17,16 @@ from interp.vocabulary import NODE_PATHS, ROLES
 
 
 def node_effects(
-    model,
-    inputs,
+    model: Model,
+    inputs: Inputs,
     *,
     references,
-    sources=None,
-    completion=None,
-    positions=None,
-    targets=None,
+    sources: Sources | None = None,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+    targets: TargetTokens | None = None,
     gauge: str = "centered",
-    foils=None,
+    foils: Foils | None = None,
 ) -> xr.Dataset:
     """Node effects: what a target loses when a visual set's content is another (METHODS.md 3.2).
 

@@ -9,6 +9,7 @@ from interp.algebra.origins import layered_origins, origin_scores, stream_origin
 from interp.algebra.readout import read_out
 from interp.capture.checks import are_sums_checked
 from interp.capture.replay import replay, residual
+from interp.extract.arguments import Foils, Inputs, Model, Positions, TargetTokens, Text
 from interp.extract.dataset import as_array, coordinates, finished, joined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import target_chunks
@@ -18,14 +19,14 @@ from interp.vocabulary import BOUNDS, IMAGE_LEVEL, ORIGINS
 
 
 def origins(
-    model,
-    inputs,
+    model: Model,
+    inputs: Inputs,
     *,
-    completion=None,
-    positions=None,
-    targets=None,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+    targets: TargetTokens | None = None,
     gauge: str = "centered",
-    foils=None,
+    foils: Foils | None = None,
     by_layer: bool = False,
 ) -> xr.Dataset:
     """Direct contributions by what they are made of at the source (METHODS.md 2.1).

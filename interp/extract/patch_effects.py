@@ -12,6 +12,7 @@ from interp.algebra.readout import read_out
 from interp.capture.prefill import Prefill, prefill_with
 from interp.capture.replay import replay
 from interp.capture.slots import cutting, reading
+from interp.extract.arguments import Foils, Inputs, Model, Positions, TargetTokens, Text
 from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import Asked, asked
 from interp.extract.question import REPLAY_BYTES, Query
@@ -25,17 +26,17 @@ FORMS = ("edge", "slot")
 
 
 def patch_effects(
-    model,
-    inputs,
+    model: Model,
+    inputs: Inputs,
     *,
     form: str = "edge",
     reference=None,
     source="image",
-    completion=None,
-    positions=None,
-    targets=None,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+    targets: TargetTokens | None = None,
     gauge: str = "centered",
-    foils=None,
+    foils: Foils | None = None,
 ) -> xr.Dataset:
     """The exact effect of every single token of a visual set, split into paths (METHODS.md 3.5).
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.capture.prefill import several
 from interp.data.images import blank, open_image
 from interp.data.sample import Sample
+from interp.extract.arguments import Foils, Positions, TargetTokens, Text
 from interp.extract.dataset import as_array, coordinates, finished
 from interp.extract.node_effects import node_effects
 from interp.extract.patch_effects import patch_effects
@@ -36,11 +37,11 @@ def pixel_effects(
     reference="blank",
     sources: Iterable[str] | None = None,
     patches: Iterable[int] | None = None,
-    completion=None,
-    positions=None,
-    targets=None,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+    targets: TargetTokens | None = None,
     gauge: str = "centered",
-    foils=None,
+    foils: Foils | None = None,
 ) -> xr.Dataset:
     """Effects of painting patches, and of swapping their vectors, on targets (METHODS.md 3.8).
 

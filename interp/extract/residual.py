@@ -6,13 +6,20 @@ import xarray as xr
 
 from interp.capture import replay as capture
 from interp.capture.checks import check_inputs
+from interp.extract.arguments import Inputs, Model, Positions, Text
 from interp.extract.dataset import as_array, finished
 from interp.extract.question import ask, whole_numbers
 from interp.model import families
 from interp.model.vlm import VLM
 
 
-def residual(model, inputs, *, completion=None, positions=None) -> xr.Dataset:
+def residual(
+    model: Model,
+    inputs: Inputs,
+    *,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+) -> xr.Dataset:
     """The traced residual stream of the model's own forward, (component, layer, position, d_model).
 
     resid_pre + attn_out = resid_mid and resid_mid + ffn_out = resid_post, up to the rounding of the

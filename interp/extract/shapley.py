@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.algebra import shapley as coalitions
 from interp.algebra.readout import check_gauge, read_out
+from interp.extract.arguments import Foils, Inputs, Model, Positions, Sources, TargetTokens, Text
 from interp.extract.dataset import as_array, coordinates, finished, where_defined
 from interp.extract.prefilled import asked, read_in
 from interp.extract.question import target_chunks
@@ -18,16 +19,16 @@ from interp.vocabulary import NORMS, PAIRS, PATH_CLASSES, WRITES
 
 
 def shapley(
-    model,
-    inputs,
+    model: Model,
+    inputs: Inputs,
     *,
     references,
-    sources=None,
-    completion=None,
-    positions=None,
-    targets=None,
+    sources: Sources | None = None,
+    completion: Text | None = None,
+    positions: Positions | None = None,
+    targets: TargetTokens | None = None,
     gauge: str | tuple[str, ...] = "centered",
-    foils=None,
+    foils: Foils | None = None,
 ) -> xr.Dataset:
     """Shapley values of three path classes, order-free (METHODS.md 3.3).
 

@@ -37,7 +37,7 @@ TILED = {
     "three_to_three": ("idefics3", 2, 3, 3, 16, True),
     "six_to_two": ("llava_onevision", 2, 6, 2, 8, False),
 }
-WINDOWED = {"four_to_two": ("gemma3", 3, 4, 2, 16, True)}
+WINDOWED = {"four_to_two": ("gemma3", 3, 4, 2, 8, True)}
 """As `TILED`; images that see themselves, windows, and norms behind attention and FFN."""
 ALL = (*SHAPES, *TILED, *WINDOWED)
 FAMILIES = {
@@ -205,7 +205,7 @@ def _uneven(model):
             elif name.endswith("mm_input_projection_weight"):
                 parameter.normal_(std=0.3)
                 # Each token is a mean of patches, which would all be much alike.
-                model.model.vision_tower.embeddings.patch_embedding.weight.mul_(8)
+                model.model.vision_tower.embeddings.patch_embedding.weight.mul_(6)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     return model
