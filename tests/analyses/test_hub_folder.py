@@ -119,6 +119,7 @@ def taught_3(tmp_path_factory, samples):
     return folder
 
 
+@pytest.mark.long
 def test_qwen3_vl_is_exact_on_its_own_words(taught_3, samples):
     """Tags of thinking are tokens of their own, cells 32 pixels, heads wider than the stream."""
     vlm = interp.load_model(taught_3, dtype="float32")
@@ -172,6 +173,7 @@ def test_two_steps_of_each_training(folder, data, tmp_path, monkeypatch, dtype, 
     interp.load_model(tmp_path / "grpo/final")
 
 
+@pytest.mark.long
 def test_a_text_that_is_too_long_is_left_out(taught, data, tmp_path, caplog):
     """Cut, the longest would be trained without its answer."""
     policy = grpo.Policy(str(taught), lora_r=4)

@@ -61,7 +61,12 @@ def test_extraction_runs_there_and_gives_the_same_numbers(near, away, samples, n
         np.testing.assert_array_equal(found[variable], expected[variable], err_msg=str(variable))
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+QUICK = ("direct (Eq. 1)", "TAM", "Grad-CAM", "occlusion")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in QUICK else pytest.mark.long) for m in METHODS]
+)
 def test_attribution_runs_there(away, samples, method):
     with far.FarDevice():
         last = (

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 import interp
 from tests.support import odd_models
 
-N_TRACES = 500 if os.environ.get("SOAK") else 50
+N_TRACES = 500 if os.environ.get("SOAK") else 25
 EXTRACTIONS = ("ledger", "effects", "first_order", "origins", "residual", "node_effects", "shapley")
 
 

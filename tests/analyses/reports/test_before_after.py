@@ -70,6 +70,7 @@ def test_the_whole_report_tells_of_the_training_too(report, tmp_path, monkeypatc
         assert html.escape(sentence) in page.replace("&#39;", "&#x27;").replace("&#34;", "&quot;")
 
 
+@pytest.mark.long
 def test_the_game_is_that_of_the_public_call_and_words_and_weights_cross(report):
     """On own words; with the base's words, and with its weights, by calls on either model."""
     run = open_arms(report / "run").sel(arm="tiny-saliency-r1")

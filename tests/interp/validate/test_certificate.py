@@ -64,6 +64,11 @@ def test_other_dtypes_pass_with_witness(samples, dtype):
     assert 0 < float(ledgers) < {"bfloat16": 5e-2, "float64": 1e-6}[dtype]
 
 
+OFTEN = ("seven_to_one", "three_to_one", "three_to_three", "four_to_two")
+WITNESSED = [pytest.param(s, marks=() if s in OFTEN else pytest.mark.long) for s in odd_models.ALL]
+
+
+@pytest.mark.parametrize("odd_model", WITNESSED, indirect=True)
 def test_random_models_pass_with_witness_where_it_knows_them(odd_model, processor, samples):
     vlm = odd_models.vlm(odd_model, processor)
     found = certify(vlm, samples)
