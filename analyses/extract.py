@@ -22,6 +22,7 @@ from analyses.run.arguments import parse_one_of
 
 def _extract(report: str, options) -> dict[str, int] | None:
     """Writes OUT/run and counts statuses; or tells what that would take."""
+    command.refuse_data(options)
     from analyses.run.shards import counts
 
     if options.dry_run:

@@ -70,6 +70,8 @@ def make_report(name: str, options) -> int:
     def work() -> dict[str, int]:
         from importlib import import_module
 
+        if options.from_run is None:
+            refuse_data(options)
         from analyses.reports.writing import write_report
 
         refuse_several_processes()
@@ -99,6 +101,17 @@ def refuse_run(options, path: Path) -> None:
     if not options.resume and not options.overwrite:
         for one in (path, path / "0", *sorted(path.parent.glob(f"{path.name}-*"))):
             refuse_measured(one)
+
+
+def refuse_data(options) -> None:
+    """Raises ValueError for files of samples that are not there, or without one readable row.
+
+    It is asked before torch is imported, which takes longer than to say so.
+    """
+    from interp.data import FROM_FILES, load_samples
+
+    if options.data.partition(":")[0] in FROM_FILES:
+        load_samples(options.data, split=options.split, limit=1)
 
 
 def run_in(name: str, folder: Path) -> Path:

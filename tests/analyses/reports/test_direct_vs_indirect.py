@@ -484,5 +484,19 @@ def test_help_answers_at_once_and_errors_are_one_line(tmp_path):
     assert "--from-run" in done.stdout
     for heavy in ("torch", "xarray", "matplotlib", "numpy"):
         assert f" {heavy}\n" not in done.stderr
+    asked = [
+        "-X",
+        "importtime",
+        str(SCRIPT),
+        "--data",
+        f"jsonl:{tmp_path}",
+        "--out",
+        tmp_path / "o",
+    ]
+    done = subprocess.run([sys.executable, *asked], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"error: {tmp_path}: expected test.jsonl" in done.stderr
+    for heavy in ("torch", "xarray", "matplotlib"):
+        assert f" {heavy}\n" not in done.stderr
     done = report("--model", "nowhere/nothing", "--out", tmp_path, code=2)
     assert done.stderr.strip().splitlines()[-1].startswith("error: expected a hub id")
