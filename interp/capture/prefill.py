@@ -91,17 +91,24 @@ def prefills(model: nn.Module, batches: list, positions: list[Int[Tensor, " _"]]
     longest = max(batch["input_ids"].shape[1] for batch in batches)
     n_padding = [longest - batch["input_ids"].shape[1] for batch in batches]
     moved = [rows + n for rows, n in zip(positions, n_padding, strict=True)]
+    is_said = any("position_ids" in batch for batch in batches)
+    if parts.n_axes == 1 and (is_said or any(n_padding)):  # the model would count our padding
+        batches = [{"position_ids": _counted(batch["input_ids"])} | batch for batch in batches]
     padded = _padded(batches, n_padding, parts.image_token_id)
-    if parts.n_axes == 1 and any(n_padding):  # the model would count our padding
-        counted = torch.arange(longest, device=padded["input_ids"].device)
-        padded["position_ids"] = torch.stack([(counted - n).clamp(min=0) for n in n_padding])
     return _prefills(model, padded, moved, n_padding)
+
+
+def _counted(ids: Int[Tensor, "1 token"]) -> Int[Tensor, "1 token"]:
+    return torch.arange(ids.shape[1], device=ids.device)[None]
 
 
 def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
     """One batch out of several of one sequence each, padding on the left; text has no pixels."""
     padded = {}
+    of_tokens = [_by_token(batch) for batch in batches]
     for name in dict.fromkeys(name for batch in batches for name in batch):
+        if any(name in own for own in of_tokens):  # types of tokens, which text alone may lack
+            batches = [{name: torch.zeros_like(one["input_ids"])} | one for one in batches]
         having = [batch for batch in batches if name in batch]
         values = _as_many([batch[name] for batch in having])
         if all(batch[name].shape == batch["input_ids"].shape for batch in having):
@@ -113,6 +120,11 @@ def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
             ]
         padded[name] = torch.cat(values)
     return padded
+
+
+def _by_token(batch: Mapping) -> set[str]:
+    shape = batch["input_ids"].shape
+    return {name for name, value in batch.items() if value.shape == shape}
 
 
 def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) -> Prefills:

@@ -160,7 +160,7 @@ def teacher_forced(
     ids = text_ids(processor, sample, text)
     batch = extended(prompts(processor, [sample], system), ids)
     sizes = [upright_size(image)[::-1] for image in sample.images]
-    return Inputs(batch, token_table(processor, batch, sample.boxes, sizes))
+    return Inputs(batch, token_table(processor, batch, sample.boxes, sizes, system))
 
 
 def extended(batch: Mapping, ids: list[int]) -> BatchFeature:

@@ -31,20 +31,34 @@ _TURN_ROLE = {b"system": "system", b"user": "question"}
 
 
 def roles_of(
-    spelled: list[bytes], is_mark: Bool[np.ndarray, " token"], last_token: str | None
+    spelled: list[bytes],
+    is_mark: Bool[np.ndarray, " token"],
+    last_token: str | None,
+    system: str | None = None,
 ) -> list[str]:
     """The role of each token, from the byte ranges of the chat turns.
 
-    Marks are the chat's own tokens and those of images; a question begins behind them.
+    Marks are the chat's own tokens and those of images; a question begins behind them. What a text
+    spells letter by letter is no mark.
+
+    Args:
+        spelled: the tokens' bytes.
+        is_mark: which of them are marks.
+        last_token: the one that ends all text.
+        system: the system prompt, where it may stand in front of the first question.
     """
     text = b"".join(spelled)
+    chat = b"".join(
+        one if mark else one.replace(b"<", b"\0")
+        for one, mark in zip(spelled, is_mark, strict=True)
+    )
     bare = b"".join(
         b" " * len(one) if mark else one for one, mark in zip(spelled, is_mark, strict=True)
     )
     is_marked = np.repeat(is_mark, [len(piece) for piece in spelled])
     template = ROLES.index("template")
     codes = np.full(len(text) + 1, template)
-    by_form = [[*form.finditer(text)] for form in _TURNS]
+    by_form = [[*form.finditer(chat)] for form in _TURNS]
     # A chat's own form begins it; what a text quotes of the other comes later.
     turns = min((one for one in by_form if one), key=lambda one: one[0].start(), default=[])
     kinds = [turn[1].lower() for turn in turns]
@@ -53,12 +67,19 @@ def roles_of(
         start, stop = turn.span(2)
         if kind in (b"assistant", b"model") and number > last:
             # Some models end a turn with another token than the one that ends all their text.
-            written = turn[2].removesuffix((last_token or "").encode())
+            written = text[start:stop].removesuffix((last_token or "").encode())
             for role, span in _text_spans(written).items():
                 codes[start + span.start : start + span.stop] = ROLES.index(role)
         else:
             is_earlier = kind != b"system" and number < last
             role = "earlier" if is_earlier else _TURN_ROLE[kind]
+            if number == 0 and kind == b"user" and system and system.strip():
+                # Some chats have no turn for it.
+                prefix = system.strip().encode()
+                at = _stripped(text, start, stop).start
+                if text.startswith(prefix, at):
+                    codes[at : at + len(prefix)] = ROLES.index("system")
+                    start = at + len(prefix)
             span = _stripped(bare, start, stop)
             codes[span] = np.where(is_marked[span], template, ROLES.index(role))
     ends = np.cumsum([len(piece) for piece in spelled])

@@ -8,6 +8,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from interp.data.sample import THINK_CLOSE, THINK_OPEN
 
 _BLANK = "▁"
+_HTML = re.compile(r"</?[a-z]+[1-6]?>")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -21,12 +22,16 @@ def token_bytes(tokenizer, ids: list[int]) -> list[bytes]:
 
     Tokens are those of a byte-level BPE, or pieces with a mark for each blank and bytes by number.
     """
-    added = tokenizer.added_tokens_decoder
-    spelled = _piece if _has_pieces(tokenizer) else _bytes_of_level
-    return [
-        added[token_id].content.encode() if token_id in added else spelled(token or "")
-        for token_id, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
-    ]
+    added, has_pieces = tokenizer.added_tokens_decoder, _has_pieces(tokenizer)
+    spelled = _piece if has_pieces else _bytes_of_level
+    pieces = []
+    for token_id, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
+        if token_id not in added:
+            pieces.append(spelled(token or ""))
+        else:  # as it stands in a text; a run of blanks may be one
+            content = added[token_id].content
+            pieces.append((content.replace(_BLANK, " ") if has_pieces else content).encode())
+    return pieces
 
 
 def _bytes_of_level(token: str) -> bytes:
@@ -45,13 +50,19 @@ def _has_pieces(tokenizer) -> bool:
 
 
 def steering_tokens(tokenizer) -> set[str]:
-    """Tokens that steer a chat: every special or added one but the tags of thinking.
+    """Tokens that steer a chat: every special or added one but those that belong to a text.
 
-    The tags are tokens of some tokenizers, and belong to a text. A tokenizer names only some of its
-    special tokens as such; all of them are added ones.
+    A tokenizer names only some of its special tokens as such; all of them are added ones. To a text
+    belong the tags of thinking, which are tokens of some tokenizers, and in others blanks, newlines
+    and tags of HTML, added without being special.
     """
-    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    return {*added, *tokenizer.all_special_tokens} - {THINK_OPEN, THINK_CLOSE}
+    added = tokenizer.added_tokens_decoder.values()
+    steering = {token.content for token in added if token.special or not _is_text(token.content)}
+    return {*steering, *tokenizer.all_special_tokens} - {THINK_OPEN, THINK_CLOSE}
+
+
+def _is_text(content: str) -> bool:
+    return bool(_HTML.fullmatch(content)) or content.replace(_BLANK, " ").isspace()
 
 
 def steering_ids(tokenizer) -> list[int]:

@@ -62,7 +62,11 @@ def tokens_by_role(tokens: Tokens) -> dict[str, list[int]]:
 
 
 def token_table(
-    processor, batch, boxes: np.ndarray | None = None, sizes: list[tuple[int, int]] | None = None
+    processor,
+    batch,
+    boxes: np.ndarray | None = None,
+    sizes: list[tuple[int, int]] | None = None,
+    system: str | None = None,
 ) -> Tokens:
     """The token table of a batch of one sequence; roles as in `interp.vocabulary.ROLES`.
 
@@ -70,6 +74,7 @@ def token_table(
         processor, batch: of one call.
         boxes: of the evidence on a single image, (x0, y0, x1, y1) in 0..1.
         sizes: (height, width) of the images as the processor got them.
+        system: the system prompt.
     """
     ids = batch["input_ids"][0].cpu().numpy()
     mask = batch["attention_mask"][0].tolist()
@@ -89,7 +94,7 @@ def token_table(
         tuple(
             "padding" if not seen else "image" if visual else role
             for role, visual, seen in zip(
-                roles_of(spelled, is_visual | is_steering, processor.tokenizer.eos_token),
+                roles_of(spelled, is_visual | is_steering, processor.tokenizer.eos_token, system),
                 is_visual,
                 mask,
                 strict=True,

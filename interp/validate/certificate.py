@@ -29,6 +29,7 @@ PER_SAMPLE = (
     sums.stream_sums,
     sums.effect_sums,
     sums.origin_sums,
+    sums.hop_sums,
     sums.batch_sums,
     sums.gauge_invariance,
     paths.first_order_sums,

@@ -7,10 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from interp import extract
-from interp.algebra.readout import gauge_rows
+from interp.algebra.readout import gauge_rows, read_out
+from interp.capture.replay import replay
+from interp.extract.attention_maps import through_thinking
+from interp.extract.prefilled import asked
 from interp.extract.question import ask
 from interp.extract.references import references
 from interp.model.linear import float_dtype, sizes
+from interp.model.state import undisturbed
 from interp.validate.case import Case, Finding, by_layer, defined, of_sum, relative
 from interp.vocabulary import EDGE_MODES
 
@@ -58,13 +62,13 @@ def stream_sums(case: Case) -> list[Finding]:
 def effect_sums(case: Case) -> list[Finding]:
     """The paths of edge and node effects against the total effects."""
     findings = []
-    vlm, sample, asked = case.vlm, case.sample, case.asked
+    vlm, sample, where = case.vlm, case.sample, case.asked
     for mode in EDGE_MODES:
-        fx = defined(extract.effects(vlm, sample, mode=mode, **asked))
+        fx = defined(extract.effects(vlm, sample, mode=mode, **where))
         gap = fx["effect"].sum("path", skipna=False) - fx["total"]
         findings.append(case.compare(f"edge effects sum to their total ({mode})", gap, fx["total"]))
     refs = references(vlm, sample, kinds=("blur",))
-    nodes = defined(extract.node_effects(vlm, sample, references=refs, **asked))
+    nodes = defined(extract.node_effects(vlm, sample, references=refs, **where))
     gap = nodes["effect"].sum("path", skipna=False) - nodes["total"]
     findings.append(case.compare("node effects sum to their total", gap, nodes["total"]))
     mediated = nodes["effect"].sel(path="mediated", drop=True)
@@ -79,6 +83,30 @@ def origin_sums(case: Case) -> list[Finding]:
     whole = case.ledger["direct"].values.sum(axis=(1, 2))
     errors = of_sum(ds["origin_remainder"].values, whole, axis=1)
     return [Finding("origins sum to the direct terms", float(np.max(errors)), case.vector_bound)]
+
+
+@torch.no_grad()
+def hop_sums(case: Case) -> list[Finding]:
+    """Two hops through the thinking, over all tokens, against what its direct terms are made of.
+
+    A text without thinking has none.
+    """
+    case = case.of([-1])
+    query, where = case.query, case.asked
+    roles = np.array(query.tokens.role[: int(query.rows[0])])
+    thinking = np.flatnonzero(roles == "thinking")
+    if len(thinking) == 0:
+        return []
+    made = asked(case.vlm, case.sample, gauge="centered", foils=None, completion=None, **where)
+    with undisturbed(query.model):
+        played = replay(query.model, made.context, made.query.rows)
+        readout = read_out(query.parts, made.gauge_rows, played.final[0])
+        scores = through_thinking(made, played, readout, ["two_hop"], "paper")["two_hop"][0]
+    ds = extract.origins(case.vlm, case.sample, **where)
+    origins = ds["direct_by_origin"].isel(target=0, source=thinking).sum("source")
+    gap = float(scores.sum()) - float(origins.sel(origin="attention"))
+    error = abs(gap) / float(np.abs(origins).sum())
+    return [Finding("two hops sum to the attention origins", error, case.vector_bound)]
 
 
 def batch_sums(case: Case) -> list[Finding]:

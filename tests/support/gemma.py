@@ -69,6 +69,9 @@ def processor_of(_family: str = "gemma3") -> Gemma3Processor:
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [AddedToken(one, special=True) for one in _OWN[5:]]}
     )
+    # Blanks and tags that belong to a text are added tokens there.
+    ordinary = ("\n", "\n\n", "▁▁", "▁▁▁", "<b>", "</b>")
+    tokenizer.add_tokens([AddedToken(one, normalized="▁" in one) for one in ordinary])
     made = Gemma3Processor(
         Gemma3ImageProcessor(size={"height": 42, "width": 42}),
         tokenizer,

@@ -5,6 +5,7 @@ That its numbers are the slow reference's is in the tests of the odd shapes, of 
 
 import copy
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,17 +14,19 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 import interp
+from interp.algebra import readout, thinking
 from interp.attribution import METHODS
-from interp.capture.prefill import prefill, prefill_with
+from interp.capture.prefill import prefill, prefill_with, prefills
 from interp.extract.question import ask
 from interp.faithfulness import faithfulness
 from interp.inputs import prompts
 from interp.inputs.canvas import canvas
+from interp.inputs.completions import completion, is_right, is_well_formed
 from interp.inputs.spelling import token_bytes
 from interp.loading import outline
 from interp.model import families
 from interp.model.vlm import embed, image_embeddings
-from interp.validate import certify
+from interp.validate import NotCertified, certify
 from tests.support import gemma, odd_models
 
 SHAPE = "four_to_two"
@@ -190,7 +193,7 @@ def test_tokens_spell_the_text(text):
 
 
 def test_roles_of_turns(vlm, sample):
-    """The system prompt begins the question; texts with other alphabets keep their spans."""
+    """The system prompt stands in the first user's turn; other alphabets keep their spans."""
     one = replace(
         sample,
         thinking="图中是 7 👩🏽‍🚀",
@@ -207,7 +210,8 @@ def test_roles_of_turns(vlm, sample):
     assert texts["question"] == sample.question
     assert texts["thinking"] == one.thinking
     assert texts["answer"] == one.answer
-    assert [part in texts["earlier"] for part in ("Think first.", "a picture.")] == [True, True]
+    assert texts["system"] == "Think first."
+    assert [part in texts["earlier"] for part in ("what is this?", "a picture.")] == [True, True]
 
 
 def test_texts_written_together_are_those_written_alone(vlm, sample):
@@ -229,7 +233,7 @@ def test_every_method_and_what_is_painted_and_scored(vlm, sample):
     for name, one in found.items():
         assert one.shape == (gemma.SIDE, gemma.SIDE), name
         assert np.isfinite(one).all(), name
-        assert float(np.abs(one).sum()) > 0, name
+        assert float(np.abs(one).sum()) > 0 or name == "TAM", name  # which takes out what repeats
     scores = faithfulness(vlm, sample, {"direct": found["direct (Eq. 1)"]}, shares=(0.3,))
     assert np.isfinite(scores.log_likelihood).all()
     pixels = interp.extract.pixel_effects(vlm, sample, reference="blur")
@@ -265,3 +269,76 @@ def test_a_stored_checkpoint_is_loaded_and_explained(vlm, sample, tmp_path, atte
         small = outline(str(tmp_path), **options)
         ds = interp.extract.ledger(small, sample, detail="summary")
         assert ds.sizes["layer"] == families.parts(small.model).n_layers
+
+
+def test_blanks_and_tags_that_are_added_tokens_belong_to_a_text(vlm, sample):
+    """Newlines, runs of blanks and HTML are added tokens of this vocabulary, and steer nothing."""
+    tokenizer = vlm.processor.tokenizer
+    assert {"\n", "▁▁", "<b>"} <= set(tokenizer.get_added_vocab())
+    one = replace(
+        sample, question="is <b>this</b>\na  7?", thinking="first\n\nthen   it", answer="3\n4"
+    )
+    tokens = prompts.teacher_forced(vlm.processor, one, None).tokens
+    by_role = dict.fromkeys(tokens.role, "")
+    for piece, role in zip(tokens.text, tokens.role, strict=True):
+        by_role[role] += piece
+    assert [by_role[r].strip() for r in ("question", "thinking", "answer")] == [
+        one.question,
+        one.thinking,
+        one.answer,
+    ]
+    text = f"<think>\n  it  is 3.\n</think>\n  3{tokenizer.eos_token}"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.convert_tokens_to_ids("▁▁") in ids
+    written = completion(tokenizer, ids)
+    assert (written.thinking, written.answer) == ("it  is 3.", "3")
+    assert is_well_formed(tokenizer, written) and is_right(written.answer, "3")
+    with pytest.raises(ValueError, match="without special tokens, got '<start_of_turn>'"):
+        prompts.teacher_forced(vlm.processor, replace(sample, question="<start_of_turn>x"), None)
+
+
+@pytest.mark.parametrize("quoted", ["<end_of_turn>", "<start_of_turn>model\nboo<end_of_turn>"])
+def test_marks_that_a_text_spells_letter_by_letter_are_text(vlm, sample, quoted):
+    tokenizer = vlm.processor.tokenizer
+
+    def ids_of(text):
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    letters = [i for char in quoted for i in ids_of(char)]
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    text = completion(tokenizer, [*ids_of("it says "), *letters, *ids_of(" fin"), end], [end])
+    assert text.answer == f"it says {quoted} fin"
+    tokens = prompts.teacher_forced(vlm.processor, sample, None, text).tokens
+    pieces = zip(tokens.text, tokens.role, strict=True)
+    assert "".join(piece for piece, role in pieces if role == "answer") == text.answer
+
+
+def test_batches_with_positions_of_their_own_and_without_types(vlm, sample):
+    """Each sequence keeps the positions that it came with; text may come without types."""
+    own = dict(ask(vlm, sample).batch)
+    n_tokens = own["input_ids"].shape[1]
+    gaps = torch.arange(n_tokens)[None] + 37 * (torch.arange(n_tokens) > 30)
+    ids = own["input_ids"][:, -40:]
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    pairs = [
+        (own | {"position_ids": gaps}, {"positions": [n_tokens - 3]}),
+        (text, {"positions": [37]}),
+        (own, {"positions": [n_tokens - 3]}),
+    ]
+    batches = [batch for batch, _ in pairs]
+    rows = [torch.tensor(asked["positions"]) for _, asked in pairs]
+    together = prefills(vlm.model, batches, rows)  # in one forward
+    for one, (batch, asked) in zip(together.sequences, pairs, strict=True):
+        expected = vlm.model(**batch).logits[0, asked["positions"]]
+        torch.testing.assert_close(one.logits, expected, atol=1e-5, rtol=0)
+    ledgers = list(interp.extract.each("ledger", vlm.model, pairs))
+    for found, (batch, asked) in zip(ledgers, pairs, strict=True):
+        alone = interp.extract.ledger(vlm.model, batch, **asked)
+        np.testing.assert_allclose(found.direct, alone.direct, atol=1e-6)
+    assert abs(float(ledgers[0].logit[0] - ledgers[2].logit[0])) > 1e-3
+
+
+def test_a_forgotten_weight_behind_the_thinking_is_found(vlm, sample):
+    with patch.object(thinking, "fold", readout.fold_output), pytest.raises(NotCertified) as error:
+        certify(vlm, [sample], witness=False)
+    assert "two hops sum to the attention origins" in str(error.value)
