@@ -111,6 +111,9 @@ def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
             batches = [{name: torch.zeros_like(one["input_ids"])} | one for one in batches]
         having = [batch for batch in batches if name in batch]
         values = _as_many([batch[name] for batch in having])
+        if name == "position_ids" and values[0].ndim == 3:
+            padded[name] = _on_three_axes(values, n_padding)
+            continue
         if all(batch[name].shape == batch["input_ids"].shape for batch in having):
             # Nothing sees the padding, so any token will do that does not stand for an image.
             fill = int(image_token_id == 0) if name == "input_ids" else 0
@@ -120,6 +123,17 @@ def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
             ]
         padded[name] = torch.cat(values)
     return padded
+
+
+def _on_three_axes(positions: list[Int[Tensor, "3 1 _"]], n_padding: list[int]) -> Tensor:
+    """Positions of one's own, of every sequence: a model counts for all of a batch or for none."""
+    if len(positions) != len(n_padding):
+        raise ValueError(
+            f"expected position_ids in each batch or in none, got {len(positions)} of "
+            f"{len(n_padding)}; ask about the others by themselves"
+        )
+    pairs = zip(positions, n_padding, strict=True)
+    return torch.cat([nn.functional.pad(one, (n, 0)) for one, n in pairs], dim=1)
 
 
 def _by_token(batch: Mapping) -> set[str]:

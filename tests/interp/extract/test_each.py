@@ -5,6 +5,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import interp
@@ -203,3 +204,26 @@ def test_what_lies_before_a_bad_sample_is_not_lost(samples, own, message):
     with pytest.raises(ValueError, match=message):
         found.extend(interp.extract.each("ledger", vlm, pairs, **options))
     assert [one.attrs["sample"] for one in found] == [sample.id for sample, _ in pairs[:2]]
+
+
+@pytest.mark.parametrize("shape", ["two_to_one", "three_to_one"])
+def test_positions_of_ones_own_on_three_axes_stay_with_their_sequence(shape, processor):
+    """Padded or not, each sequence keeps the positions that its batch came with."""
+    model = odd_models.make(shape, processor)
+    made = []
+    for index, padding, gap in ((0, 0, 11), (0, 0, 0), (3, 2, 5)):
+        batch = odd_models.batch(processor, index, padding)
+        n_tokens = batch["input_ids"].shape[1]
+        counted = torch.arange(n_tokens) + gap * (torch.arange(n_tokens) > n_tokens // 2)
+        made.append(batch | {"position_ids": counted.expand(3, 1, n_tokens).clone()})
+    asked = [{"positions": [one["input_ids"].shape[1] - 3]} for one in made]
+    pairs = list(zip(made, asked, strict=True))
+    found = list(interp.extract.each("ledger", model, pairs))
+    for one, (batch, own) in zip(found, pairs, strict=True):
+        alone = interp.extract.ledger(model, batch, **own)
+        np.testing.assert_allclose(one.direct, alone.direct, atol=1e-7)
+    assert abs(float(found[0].logit[0] - found[1].logit[0])) > 1e-4
+    rows = [torch.tensor(own["positions"]) for own in asked]
+    prefills(model, made, rows)  # in one forward
+    with pytest.raises(ValueError, match="expected position_ids in each batch or in none"):
+        prefills(model, [made[0], odd_models.batch(processor)], rows[:2])
