@@ -4,7 +4,7 @@
 # make docs     the documentation site, notebooks and gallery run, into docs/_site/html
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
-# make tiny3    train its sibling of the family Qwen3-VL (three hours on one core; not yet at its marks)
+# make tiny3    rebuild its sibling of the family Qwen3-VL from nothing (four hours on one core)
 # make arms     rebuild tiny-cold and its three adapters (twenty minutes)
 # make controls the verdict's trained controls, out of tiny (an hour)
 # make lock     resolve the versions again
@@ -92,7 +92,13 @@ tiny3: setup
 	  --model_name_or_path runs/tiny3-sft/final --output_dir runs/tiny3-sft-2
 	OMP_NUM_THREADS=1 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml --scene_seed 3 \
 	  --model_name_or_path runs/tiny3-sft-2/final --output_dir runs/tiny3-sft-3
-	$(BIN)/python -m train.evaluate runs/tiny3-sft-3/final
+	OMP_NUM_THREADS=1 $(BIN)/python -m train.tiny.vision runs/tiny3-sft-3/final --out runs/seeing3-2 \
+	  --steps 4000 --lr 5e-4 --seed 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml --scene_seed 5 \
+	  --model_name_or_path runs/seeing3-2 --output_dir runs/tiny3-sft-4
+	OMP_NUM_THREADS=1 $(BIN)/python -m train.sft --config train/configs/tiny-sft-2.yaml --scene_seed 6 --n_samples 50000 \
+	  --model_name_or_path runs/tiny3-sft-4/final --output_dir runs/tiny3-sft-5
+	$(BIN)/python -m train.evaluate runs/tiny3-sft-5/final
 
 lock: setup
 	$(BIN)/uv pip compile --system-certs pyproject.toml --all-extras --group build --generate-hashes --no-header \
