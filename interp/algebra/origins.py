@@ -7,7 +7,7 @@ not from the input token. With the norm at p frozen, its value is linear in
 
 and each direct term splits exactly by origin: `embed`, the one-hop path from the embedding;
 `attention`, what heads of earlier layers wrote at p (V-composition); `bias`, value biases written
-there; `ffn`, what FFNs wrote at the source position. Where the image enters later layers
+there, and biases of W_o; `ffn`, what FFNs wrote at the source position. Where the image enters later layers
 too (DeepStack), `image level l` is what was added behind layer l.
 """
 
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.algebra.readout import Readout
-from interp.model.linear import apply_linear, transpose_apply
+from interp.model.linear import apply_linear, constant_of, transpose_apply
 from interp.model.parts import Parts
 
 
@@ -48,7 +48,8 @@ def stream_origins(
     biases = []
     for layer, module in enumerate(parts.layers):
         heads = readout.biases[layer].repeat_interleave(parts.n_heads // parts.n_kv_heads, dim=0)
-        biases.append(apply_linear(module.o_proj, rearrange(heads, "h d -> 1 (h d)")))
+        behind = constant_of(module.o_proj, heads.dtype)
+        biases.append(apply_linear(module.o_proj, rearrange(heads, "h d -> 1 (h d)")) + behind)
     bias = repeat(torch.stack(biases), "l 1 d -> l p d", p=attention.shape[1])
     return Written(
         embed=stream["resid_pre"][0].to(dtype),

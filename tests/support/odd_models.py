@@ -205,7 +205,7 @@ def _uneven(model):
             elif name.endswith("mm_input_projection_weight"):
                 parameter.normal_(std=0.3)
                 # Each token is a mean of patches, which would all be much alike.
-                model.model.vision_tower.embeddings.patch_embedding.weight.mul_(6)
+                model.model.vision_tower.embeddings.patch_embedding.weight.mul_(9)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     return model
