@@ -7,8 +7,8 @@ not from the input token. With the norm at p frozen, its value is linear in
 
 and each direct term splits exactly by origin: `embed`, the one-hop path from the embedding;
 `attention`, what heads of earlier layers wrote at p (V-composition); `bias`, value biases written
-there, and biases of W_o; `ffn`, what FFNs wrote at the source position. Where the image enters later layers
-too (DeepStack), `image level l` is what was added behind layer l.
+there, and biases of W_o; `ffn`, what FFNs wrote at the source position. Where the image enters
+later layers too (DeepStack), `image level l` is what was added behind layer l.
 """
 
 from dataclasses import dataclass
