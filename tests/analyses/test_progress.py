@@ -72,6 +72,7 @@ def test_a_run_that_is_interrupted_keeps_what_it_has(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run/manifest.json").read_text())["attributes"] is not None
 
 
+@pytest.mark.long
 def test_samples_that_fail_again_leave_a_finished_run_finished(tmp_path, monkeypatch):
     """Four of five have no memory for them, before and after; one was measured."""
     asked = ("direct_vs_indirect", "--limit", 5, "--effects", "edge", "--text", "reference")

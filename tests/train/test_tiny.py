@@ -70,6 +70,7 @@ def sft(new, out, **more):
     main(*own, SFTConfig(**content))
 
 
+@pytest.mark.long
 def test_new_models_are_as_documented_and_the_tower_learns(new):
     before, after = (load_file(new / name / "model.safetensors") for name in ("new", "seeing"))
     moved = {key for key in before if not torch.equal(before[key], after[key])}

@@ -41,6 +41,7 @@ def test_extractions_against_a_forward_and_the_release(tmp_path):
     )
 
 
+@pytest.mark.long
 def test_growth_is_measured_and_drawn(tmp_path, monkeypatch, in_every_format):
     monkeypatch.setitem(growth.SWEEPS, "targets", (1, 4))
     with in_every_format():

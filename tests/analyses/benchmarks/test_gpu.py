@@ -108,6 +108,7 @@ def test_a_step_out_of_time_is_stopped_and_keeps_what_it_measured(tmp_path, monk
     assert not list(out.glob("*.part"))
 
 
+@pytest.mark.long
 def test_other_steps_of_the_same_versions_stay_in_the_file(tmp_path):
     options = GPU(device="cpu", steps=("profile",), toy=True, out=tmp_path)
     earlier = {"status": "out of time", "seconds": 3.0, "records": [{"task": "forward"}]}

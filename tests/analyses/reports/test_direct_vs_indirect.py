@@ -245,6 +245,7 @@ def test_completions_and_facts_are_stored(out):
         assert store.image_path(out / "run", str(name)).is_file()
 
 
+@pytest.mark.long
 def test_redrawing_needs_no_model_and_gives_the_same(out, tmp_path):
     """With torch and transformers out of reach."""
     blocked = tmp_path / "blocked"

@@ -25,6 +25,7 @@ def played(tiny):
     return recipe, samples, recipe.measure(samples, BUDGET)
 
 
+@pytest.mark.long
 def test_the_second_games_numbers_are_those_of_the_public_call(tiny, played):
     recipe, samples, shard = played
     for sample in samples:

@@ -9,7 +9,10 @@ from tests.support import golden
 RESAMPLES = stats.RESAMPLES
 
 
-@pytest.mark.parametrize("name", list(golden.ASKED))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.long if n == "before_after" else ()) for n in golden.ASKED],
+)
 def test_tables_are_what_they_were(name, tmp_path, monkeypatch):
     monkeypatch.setattr(stats, "RESAMPLES", RESAMPLES)  # as users have them
     found = golden.tables(name, golden.unpacked(name, tmp_path))

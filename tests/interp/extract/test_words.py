@@ -344,6 +344,7 @@ def test_the_choice_of_the_first_word_is_the_split_of_three_paths(tiny, by_famil
     np.testing.assert_allclose(ds["parting_total"], alone["total"], atol=1e-4)
 
 
+@pytest.mark.long
 def test_random_weights_have_nothing_to_say_with_the_datas_answers(tiny, scenes):
     from analyses.run.models import random_weights
 

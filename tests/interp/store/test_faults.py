@@ -139,6 +139,7 @@ def test_damaged_manifests_are_refused(run, tried):
     )
 
 
+@pytest.mark.long
 def test_a_full_disk_is_an_error_and_the_run_goes_on_afterwards(tmp_path, tried):
     limits = (50, 400, 700)
     found = in_a_small_process("limited", tmp_path, *limits)

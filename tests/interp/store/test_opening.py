@@ -187,6 +187,7 @@ def test_targets_are_found_by_index_token_and_role(written):
             target_index(ledger, wrong)
 
 
+@pytest.mark.long
 def test_figures_redraw_where_torch_is_absent():
     code = (
         "import sys\n"
