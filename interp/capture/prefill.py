@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from interp.capture.checks import check_inputs
+from interp.capture.padding import padded
 from interp.model import families
 from interp.model.parts import Parts
 from interp.model.state import undisturbed
@@ -91,54 +92,7 @@ def prefills(model: nn.Module, batches: list, positions: list[Int[Tensor, " _"]]
     longest = max(batch["input_ids"].shape[1] for batch in batches)
     n_padding = [longest - batch["input_ids"].shape[1] for batch in batches]
     moved = [rows + n for rows, n in zip(positions, n_padding, strict=True)]
-    is_said = any("position_ids" in batch for batch in batches)
-    if parts.n_axes == 1 and (is_said or any(n_padding)):  # the model would count our padding
-        batches = [{"position_ids": _counted(batch["input_ids"])} | batch for batch in batches]
-    padded = _padded(batches, n_padding, parts.image_token_id)
-    return _prefills(model, padded, moved, n_padding)
-
-
-def _counted(ids: Int[Tensor, "1 token"]) -> Int[Tensor, "1 token"]:
-    return torch.arange(ids.shape[1], device=ids.device)[None]
-
-
-def _padded(batches: list, n_padding: list[int], image_token_id: int) -> dict:
-    """One batch out of several of one sequence each, padding on the left; text has no pixels."""
-    padded = {}
-    of_tokens = [_by_token(batch) for batch in batches]
-    for name in dict.fromkeys(name for batch in batches for name in batch):
-        if any(name in own for own in of_tokens):  # types of tokens, which text alone may lack
-            batches = [{name: torch.zeros_like(one["input_ids"])} | one for one in batches]
-        having = [batch for batch in batches if name in batch]
-        values = _as_many([batch[name] for batch in having])
-        if name == "position_ids" and values[0].ndim == 3:
-            padded[name] = _on_three_axes(values, n_padding)
-            continue
-        if all(batch[name].shape == batch["input_ids"].shape for batch in having):
-            # Nothing sees the padding, so any token will do that does not stand for an image.
-            fill = int(image_token_id == 0) if name == "input_ids" else 0
-            values = [
-                nn.functional.pad(value, (n, 0), value=fill)
-                for value, n in zip(values, n_padding, strict=True)
-            ]
-        padded[name] = torch.cat(values)
-    return padded
-
-
-def _on_three_axes(positions: list[Int[Tensor, "3 1 _"]], n_padding: list[int]) -> Tensor:
-    """Positions of one's own, of every sequence: a model counts for all of a batch or for none."""
-    if len(positions) != len(n_padding):
-        raise ValueError(
-            f"expected position_ids in each batch or in none, got {len(positions)} of "
-            f"{len(n_padding)}; ask about the others by themselves"
-        )
-    pairs = zip(positions, n_padding, strict=True)
-    return torch.cat([nn.functional.pad(one, (n, 0)) for one, n in pairs], dim=1)
-
-
-def _by_token(batch: Mapping) -> set[str]:
-    shape = batch["input_ids"].shape
-    return {name for name, value in batch.items() if value.shape == shape}
+    return _prefills(model, padded(parts, batches, n_padding), moved, n_padding)
 
 
 def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) -> Prefills:
@@ -174,15 +128,6 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
         for s, n in enumerate(n_padding)
     ]
     return Prefills(keys, values, sequences, n_padding)
-
-
-def _as_many(values: list[Tensor]) -> list[Tensor]:
-    """Pixels of several sequences whose tiles are an axis of their own, filled up to the most."""
-    if values[0].ndim < 4 or len({value.shape[1:] for value in values}) == 1:
-        return values
-    most = max(value.shape[1] for value in values)
-    behind = [0, 0] * (values[0].ndim - 2)
-    return [nn.functional.pad(one, (*behind, 0, most - one.shape[1])) for one in values]
 
 
 def _alone(

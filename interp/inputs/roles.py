@@ -10,7 +10,7 @@ least one byte of it once white space around it is stripped.
 import re
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from interp.inputs.completions import _stripped, _text_spans
 from interp.vocabulary import ROLES
@@ -73,18 +73,27 @@ def roles_of(
         else:
             is_earlier = kind != b"system" and number < last
             role = "earlier" if is_earlier else _TURN_ROLE[kind]
-            if number == 0 and kind == b"user" and system and system.strip():
-                # Some chats have no turn for it.
-                prefix = system.strip().encode()
-                at = _stripped(text, start, stop).start
-                if text.startswith(prefix, at):
-                    codes[at : at + len(prefix)] = ROLES.index("system")
-                    start = at + len(prefix)
+            if number == 0 and kind == b"user":  # some chats have no turn for it
+                prompt = _prompt_in(text, _stripped(text, start, stop), system)
+                codes[prompt] = ROLES.index("system")
+                start = max(start, prompt.stop)
             span = _stripped(bare, start, stop)
             codes[span] = np.where(is_marked[span], template, ROLES.index(role))
+    return [ROLES[code] for code in _of_pieces(spelled, codes, template)]
+
+
+def _prompt_in(text: bytes, span: slice, system: str | None) -> slice:
+    """Where the system prompt stands at the beginning of a span; empty where it does not."""
+    prefix = (system or "").strip().encode()
+    is_there = text.startswith(prefix, span.start)
+    return slice(span.start, span.start + len(prefix)) if is_there else slice(0, 0)
+
+
+def _of_pieces(spelled: list[bytes], codes: Int[np.ndarray, " byte"], template: int) -> list[int]:
+    """The first code of each piece's bytes that is not the template's."""
     ends = np.cumsum([len(piece) for piece in spelled])
-    roles = []
+    found = []
     for piece, end in zip(spelled, ends, strict=True):
-        piece_codes = [c for c in codes[end - len(piece) : end] if c != template]
-        roles.append(ROLES[piece_codes[0]] if piece_codes else "template")
-    return roles
+        own = [code for code in codes[end - len(piece) : end] if code != template]
+        found.append(int(own[0]) if own else template)
+    return found

@@ -17,7 +17,7 @@ from transformers.models.gemma3.modeling_gemma3 import (
     get_block_sequence_ids_for_mask,
 )
 
-from interp.model.families import tiles
+from interp.model.families import qwen, tiles
 from interp.model.families.tiles import OLD_KEYS, Tiled, shorten
 from interp.model.parts import Layer, Parts
 
@@ -60,13 +60,8 @@ def narrow(config) -> None:
 
 
 def _layer(block: nn.Module) -> Layer:
-    return Layer(
-        block=block,
-        attention=block.self_attn,
-        v_proj=block.self_attn.v_proj,
-        o_proj=block.self_attn.o_proj,
-        ffn=block.mlp,
-        attention_norm=block.input_layernorm,
+    return replace(
+        qwen.layer(block),
         ffn_norm=block.pre_feedforward_layernorm,
         attention_post_norm=block.post_attention_layernorm,
         ffn_post_norm=block.post_feedforward_layernorm,

@@ -154,13 +154,13 @@ def wrong_mean(_vlm):
 
 @contextmanager
 def seen_padding(_vlm):
-    right = prefill._padded
+    right = prefill.padded
 
     def wrong(*arguments):
         batch = right(*arguments)
         return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
 
-    with mock.patch.object(prefill, "_padded", wrong):
+    with mock.patch.object(prefill, "padded", wrong):
         yield
 
 
