@@ -70,6 +70,8 @@ RANDOM = [
     for seed in range(N_RANDOM)
     for dtype in dtypes_of(seed)
 ]
+if not IS_SOAK:
+    RANDOM.append(pytest.param(0, "float32"))  # two models in the suite, the second in float32 too
 
 
 @pytest.mark.parametrize(("seed", "dtype"), RANDOM)
