@@ -273,12 +273,12 @@ def test_a_wrong_mean_is_noticed_by_a_forward_alone(samples, monkeypatch):
 
 
 def test_padding_that_is_seen_is_noticed(samples, monkeypatch):
-    right = prefill._padded
+    right = prefill.padded
 
     def wrong(*given):
         return right(*given) | {"attention_mask": torch.ones_like(right(*given)["input_ids"])}
 
-    monkeypatch.setattr(prefill, "_padded", wrong)
+    monkeypatch.setattr(prefill, "padded", wrong)
     lines = failed(interp.load_model("tiny"), samples[:1], witness=False).failures
     names = [line.split(":")[0] for line in lines]
     assert names == [f"padding and batching change no {one}" for one in ("ledger", "effect")]
