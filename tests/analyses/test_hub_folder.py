@@ -148,12 +148,10 @@ def test_the_whole_report_of_qwen3_vl_is_drawn(taught_3, data, tmp_path):
     assert all(f"added there (DeepStack) behind layer {level}" in page for level in (0, 1))
 
 
-TRAINED = [
-    *(pytest.param("taught", dtype, marks=pytest.mark.long) for dtype in LONG),
-    ("taught_3", "float32"),
-]
+TRAINED = [*(("taught", dtype) for dtype in LONG), ("taught_3", "float32")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("folder", "dtype"), TRAINED)
 def test_two_steps_of_each_training(folder, data, tmp_path, monkeypatch, dtype, request):
     taught = request.getfixturevalue(folder)

@@ -64,7 +64,7 @@ def test_other_dtypes_pass_with_witness(samples, dtype):
     assert 0 < float(ledgers) < {"bfloat16": 5e-2, "float64": 1e-6}[dtype]
 
 
-OFTEN = ("seven_to_one", "three_to_one", "three_to_three", "four_to_two")
+OFTEN = ("seven_to_one", "four_to_two")
 WITNESSED = [pytest.param(s, marks=() if s in OFTEN else pytest.mark.long) for s in odd_models.ALL]
 
 
