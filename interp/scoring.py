@@ -6,16 +6,25 @@ One function for both, so that what is trained on and what is reported cannot di
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 import xarray as xr
 
 from interp.data.sample import Sample
 from interp.extract import each
+from interp.extract.dataset import as_array
+from interp.extract.each import Forward, each_unlabelled
+from interp.extract.maps import EXACT
+from interp.extract.sharing import sharing
 from interp.inputs.completions import Completion
-from interp.maps.alignment import alignment
-from interp.maps.grid import holistic
+from interp.inputs.tokens import Tokens
+from interp.maps.alignment import alignment, alignment_scores
+from interp.maps.grid import arranged, holistic
+from interp.maps.map import Map
+from interp.model.state import undisturbed
 from interp.model.vlm import VLM
 from interp.vocabulary import describe
 
@@ -56,7 +65,7 @@ def saliencies(
     rule: str = "direct",
     max_targets: int = 64,
     n_nodes: int = 2,
-    max_memory: int = 2 * 2**30,
+    **batching,
 ) -> list[Saliency | str]:
     """Each text's map, or the reason for which there is none, which is logged too.
 
@@ -68,7 +77,8 @@ def saliencies(
             answer. ReLU per target, then the sum.
         max_targets: of a text; see `interp.extract.maps`.
         n_nodes: of the quadrature of "effect", of which a score needs fewer than a map.
-        max_memory: as for `interp.extract.each`.
+        batching: max_memory and forward, as for `interp.extract.each`; a forward is told the
+            numbers of `texts`.
 
     Raises:
         ValueError: an unknown rule.
@@ -78,16 +88,52 @@ def saliencies(
     kind, role = RULES[rule].kind, RULES[rule].role
     options = {"kinds": (kind,), "only": role, "max_targets": max_targets, "n_nodes": n_nodes}
     results: list[Saliency | str] = []
+    found = _exact if kind in EXACT else _quick
     while len(results) < len(texts):
         requests = [(sample, {"completion": text}) for sample, text in texts[len(results) :]]
+        if batching.get("forward"):
+            options["forward"] = _after(batching["forward"], len(results))
         try:
-            for maps in each("maps", vlm, requests, max_memory=max_memory, **options):
-                attention = float(maps["visual_attention"].mean())
-                results.append(Saliency(holistic(maps, kind, role), attention))
+            # One policy reads all: its identity and each image's inputs are looked up once.
+            with sharing(), undisturbed(vlm.model):
+                for one in found(vlm, requests, kind, role, batching | options):
+                    results.append(one)
         except ValueError as error:  # of the next one; all before it are there
             log.warning("no map of %s (%s): %s", rule, vlm.adapter or vlm.name, error)
             results.append(str(error))
     return results
+
+
+def _exact(vlm: VLM, requests: list, kind: str, role: str | None, options: dict) -> Iterator:
+    """Maps of exact effects, by way of the datasets that show them."""
+    for maps in each("maps", vlm, requests, **options):
+        attention = float(maps["visual_attention"].mean())
+        yield Saliency(holistic(maps, kind, role), attention)
+
+
+def _quick(vlm: VLM, requests: list, kind: str, _role, options: dict) -> Iterator:
+    """The same as `holistic` of a dataset, without making one."""
+    for scores in each_unlabelled(vlm, requests, **options):
+        values, is_defined = scores.by_kind[kind]
+        tokens = scores.prefilled.query.tokens
+        here = torch.from_numpy(tokens.is_visual).to(values.device)
+        total = as_array(values[is_defined][:, here].clamp(min=0).sum(dim=0))
+        places = (one[tokens.is_visual] for one in (tokens.view, tokens.row, tokens.column))
+        yield Saliency(_on_one_grid(tokens, total, *places), float(scores.visual_attention.mean()))
+
+
+def _on_one_grid(tokens: Tokens, total: np.ndarray, *places: np.ndarray) -> Map:
+    images = np.unique(tokens.image[tokens.is_visual]).tolist()
+    if images != [0]:
+        raise ValueError(f"expected tokens of one image, got {len(images)} images")
+    grid = arranged(total, *places)
+    coords = {"row": np.arange(grid.shape[0]), "column": np.arange(grid.shape[1])}
+    return Map(grid, dims=("row", "column"), coords=coords, name="map", attrs={"units": "logit"})
+
+
+def _after(forward: Forward, n_before: int) -> Forward:
+    """The same for what comes behind so many texts."""
+    return lambda queries, numbers: forward(queries, [n_before + k for k in numbers])
 
 
 def scores(
@@ -110,6 +156,14 @@ def scores(
         result if isinstance(result, str) else score(result, sample)
         for result, (sample, _) in zip(results, texts, strict=True)
     ]
+
+
+def numbers(saliency: Saliency, sample: Sample) -> dict | str:
+    """`score` as bare numbers."""
+    if sample.boxes is None:
+        return f"{sample.id}: expected boxes to score a map against, got none"
+    scored = alignment_scores(saliency.map.values, sample.boxes)
+    return scored | {"visual_attention": saliency.visual_attention}
 
 
 def score(saliency: Saliency, sample: Sample) -> xr.Dataset | str:

@@ -11,7 +11,9 @@ model by content: `interp.load_model("OUTPUT_DIR/final")` loads both.
 
 import json
 import logging
+import pkgutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,11 +23,17 @@ from trl import GRPOConfig, GRPOTrainer
 import interp
 from interp.loading import self_check
 from interp.model.vlm import PROMPTS, VLM
+from train.guide import Guide, losses_of, told
 from train.judge import judge_from_environment
+from train.losses import GuidedTrainer
 from train.options import given
 from train.policy import Policy, load_policy, lora, name_adapter
 from train.refusals import in_one_line
-from train.rewards import Reward
+from train.rewards import Reward, Term
+from train.rewards.accuracy import Accuracy, Format
+from train.rewards.placebos import Scaled, placebo_of
+from train.rewards.saliency import Alignment, OfMap
+from train.rewards.sources import SOURCES
 from train.rows import questions
 from train.usable import against_question, usable
 
@@ -42,9 +50,10 @@ KEPT = (
     "format",
     "saliency",
 )
-OURS = ("saliency/", "text/", "skipped/", "seconds/")
+OURS = ("saliency/", "text/", "skipped/", "seconds/", "source/", "variance/", "correlation/")
+OURS += ("ease/", "map_gradient/")
 # Of the task, what an adapter tells of its training.
-FACTS = ("map", "saliency_weight", "data", "split", "sample_seed")
+FACTS = ("map", "saliency_weight", "placebo", "data", "split", "sample_seed")
 
 
 @dataclass
@@ -58,12 +67,28 @@ class Task:
     map: str = field(default="direct", metadata={"help": "direct, effect, edge, or none"})
     saliency_weight: float = field(default=1.0, metadata={"help": "0 measures without paying"})
     gate_on_accuracy: bool = field(default=False, metadata={"help": "no saliency if wrong"})
+    placebo: str = field(
+        default="",
+        metadata={"help": "rolled, random or length: paid in the map's place, as it varies"},
+    )
+    scale_parts: bool = field(
+        default=False, metadata={"help": "divide each part by its spread inside its group"}
+    )
+    reward_function: str = field(
+        default="",
+        metadata={"help": "module:function from (map, sample, text) to one more part"},
+    )
+    function_weight: float = field(default=1.0, metadata={"help": "of that part"})
+    sources: list[str] = field(
+        default_factory=lambda: list(SOURCES),
+        metadata={"help": "where maps come from, first come first: generation, prompts, texts"},
+    )
     max_targets: int = field(default=64, metadata={"help": "tokens of a text that are explained"})
     n_nodes: int = field(default=2, metadata={"help": "of the effect map's quadrature"})
     map_memory: float = field(default=2.0, metadata={"help": "GiB that a batch of maps may need"})
 
 
-def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
+def main(policy: Policy, task: Task, guide: Guide, config: GRPOConfig) -> None:
     """Trains from the last checkpoint in the output folder, if any; saves the adapter."""
     logging.basicConfig(level=config.get_process_log_level(), format="%(levelname)s %(message)s")
     if policy.lora_r == 0:
@@ -74,33 +99,73 @@ def main(policy: Policy, task: Task, config: GRPOConfig) -> None:
     self_check(vlm.model)
     reward = Reward(
         judge_from_environment(),
-        rule=None if task.map == "none" else task.map,
-        weight=task.saliency_weight,
-        is_gated=task.gate_on_accuracy,
+        terms(task),
+        scale_parts=task.scale_parts,
         prompt=vlm.prompt,
-        max_targets=task.max_targets,
-        n_nodes=task.n_nodes,
-        max_memory=int(task.map_memory * 2**30),
+        sources=task.sources,
     )
-    trainer = GRPOTrainer(
+    losses = losses_of(guide)
+    trainer = _trainer(losses, reward)(
         model=vlm.model,
         processing_class=vlm.processor,
         reward_funcs=reward,
         callbacks=[reward],
         args=config,
-        train_dataset=_data(task, vlm, with_boxes=reward.rule is not None),
+        train_dataset=_data(task, vlm, with_boxes=task.map != "none" or losses),
         peft_config=lora(policy),
     )
     if trainer.is_world_process_zero():
-        _same_as_before(out / "task.json", vars(policy) | vars(task))
+        _same_as_before(out / "task.json", vars(policy) | vars(task) | vars(guide))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(out) if out.is_dir() else None)
     trainer.save_model(out / "final")
     if trainer.is_world_process_zero():
-        facts = {name: getattr(task, name) for name in FACTS}
+        facts = {name: getattr(task, name) for name in FACTS} | told(guide)
         name_adapter(out / "final", vlm, policy, seed=config.seed, **facts)
         pd.DataFrame(curves(trainer.state.log_history)).to_csv(
             out / "final" / "curves.csv", index=False, float_format="%.5g"
         )
+
+
+def _trainer(losses: list, reward: Reward):
+    """TRL's own trainer where nothing is added to its loss."""
+    return partial(GuidedTrainer, losses=losses, reward=reward) if losses else GRPOTrainer
+
+
+def terms(task: Task) -> list[Term]:
+    """Terms that are paid or measured: accuracy, format, and the map or its placebo.
+
+    Raises:
+        ValueError: an unknown map or placebo, or a function that cannot be found.
+    """
+    found = [Term(Accuracy()), Term(Format())]
+    options = {
+        "max_targets": task.max_targets,
+        "n_nodes": task.n_nodes,
+        "max_memory": int(task.map_memory * 2**30),
+    }
+    if task.map != "none":
+        saliency = Alignment(task.map, is_gated=task.gate_on_accuracy, **options)
+        if task.placebo:
+            placebo = placebo_of(task.placebo, rule=task.map, **options)
+            found += [Term(Scaled(placebo, saliency), task.saliency_weight), Term(saliency, 0.0)]
+        else:
+            found.append(Term(saliency, task.saliency_weight))
+    if task.reward_function:
+        rule = "direct" if task.map == "none" else task.map
+        function = _function(task.reward_function)
+        part = OfMap(function, function.__name__, rule, **options)
+        found.append(Term(part, task.function_weight))
+    return found
+
+
+def _function(name: str):
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"expected reward_function as module:function that can be imported, got {name!r}: "
+            f"{error}"
+        ) from error
 
 
 def _same_as_before(path: Path, task: dict) -> None:
@@ -139,4 +204,4 @@ def _data(task: Task, vlm: VLM, *, with_boxes: bool):
 
 if __name__ == "__main__":
     with in_one_line():
-        main(*given(Policy, Task, GRPOConfig))
+        main(*given(Policy, Task, Guide, GRPOConfig))

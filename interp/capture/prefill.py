@@ -8,7 +8,7 @@ sequence with other content at some rows (`prefill_with`) gives the reference ru
 3.2: grid, positions and mask stay.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,12 +40,12 @@ class Prefill:
     is_visible: Bool[Tensor, " token"]
     """False on padding."""
     logits: Float[Tensor, "target vocabulary"] | None
-    """The model's own output at the queried rows; None in a reference run."""
+    """The model's own output at the queried rows; None in a reference run or a generation."""
     given: dict
     """Keyword arguments of the language model's call."""
     peaks: Float[Tensor, " token"] | None
     """Largest max|h| / rms(h) that at least half of the layers L/4 … 3L/4 reach: how sinks show
-    (METHODS.md 3.6). None in a reference run."""
+    (METHODS.md 3.6). None in a reference run or a generation."""
 
     @property
     def levels(self) -> Float[Tensor, "level token d_model"]:
@@ -54,9 +54,9 @@ class Prefill:
         return rearrange(self.content, "t (level d) -> level t d", d=width)
 
     @property
-    def is_sink(self) -> Bool[Tensor, " token"]:
-        """Rows of massive activation, which gather attention whatever they hold."""
-        return (self.peaks > SINK_PEAK) & self.is_visible
+    def is_sink(self) -> Bool[Tensor, " token"] | None:
+        """Rows of massive activation, which gather attention whatever they hold; None unknown."""
+        return None if self.peaks is None else (self.peaks > SINK_PEAK) & self.is_visible
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,9 @@ class Prefills:
     sequences: list[Prefill]
     """Each without its padding; views of the same tensors."""
     n_padding: list[int]
+    kept: Callable[[list[Int[Tensor, " _"]]], list | None] = lambda _rows: None
+    """Clean replays of some rows of each sequence that are known already, or None; without what
+    attention and FFN wrote."""
 
 
 def prefill(model: nn.Module, batch, positions: Int[Tensor, " target"]) -> Prefill:
@@ -111,7 +114,7 @@ def _prefills(model: nn.Module, batch, positions: list, n_padding: list[int]) ->
     layers = out.past_key_values.layers
     keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
     logits = out.logits[0].split([len(rows) for rows in positions])
-    peaks, coordinates = _usual(torch.stack(peaks)), _positions(arguments)
+    peaks, coordinates = _usual(torch.stack(peaks)), positions_of(arguments)
     content = parts.entered(arguments)
     sequences = [
         Prefill(
@@ -256,7 +259,7 @@ def _usual(peaks: Float[Tensor, "layer sequence token"]) -> Float[Tensor, "seque
     return peaks.sort(dim=0, descending=True).values[n_half - 1]
 
 
-def _positions(arguments: dict) -> Int[Tensor, "3 sequence token"]:
+def positions_of(arguments: dict) -> Int[Tensor, "3 sequence token"]:
     """Positions on three axes as the language model got them; where it got none, it counts.
 
     A family of one axis has the same number three times.

@@ -59,9 +59,10 @@ def coordinates(query: Query, context: Prefill | None = None) -> dict:
             "column": ("source", tokens.column),
             "box_overlap": ("source", tokens.box_overlap),
             "is_evidence": ("source", tokens.is_evidence),
-            "peak": ("source", as_array(context.peaks)),
-            "is_sink": ("source", as_array(context.is_sink)),
         }
+        if context.peaks is not None:
+            coordinates["peak"] = ("source", as_array(context.peaks))
+            coordinates["is_sink"] = ("source", as_array(context.is_sink))
     return coordinates
 
 

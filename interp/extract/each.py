@@ -1,6 +1,6 @@
 """Extraction from many samples, batches packed into a budget of memory."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 
@@ -11,13 +11,13 @@ from torch import nn
 from interp.algebra.readout import check_foils_are_read
 from interp.capture.checks import check_length
 from interp.capture.memory import Load, is_out_of_memory, largest, needed
-from interp.capture.prefill import prefills
+from interp.capture.prefill import Prefills, prefills
 from interp.data.sample import Sample
 from interp.extract.attention_maps import THROUGH_THINKING
 from interp.extract.effects import check_mode, effects, effects_of
 from interp.extract.first_order import first_order, first_orders_of
 from interp.extract.ledger import check_detail, ledger, ledgers_of
-from interp.extract.maps import maps, maps_of
+from interp.extract.maps import Scores, maps, maps_of, scores_of, unlabelled
 from interp.extract.node_effects import node_effects
 from interp.extract.origins import origins
 from interp.extract.patch_effects import patch_effects
@@ -35,6 +35,7 @@ BATCHED = {
     "first_order": (first_order, first_orders_of),
     "maps": (maps, maps_of),
 }
+UNLABELLED = {"maps": (unlabelled, scores_of)}
 ALONE = {
     "node_effects": node_effects,
     "shapley": shapley,
@@ -54,6 +55,8 @@ OWN = (
 )
 TOGETHER = ("ledger", "effects", "first_order")  # ask the same question of a sample
 # The image and the evidence come without their sinks too, and before all sets the clean run.
+Forward = Callable[[list[Query], list[int]], Prefills]
+"""From queries, and which of the samples each is of, to their prefills."""
 MOST_VARIANTS = 1 + len(SOURCE_SETS) + len(("image" + SINKLESS, "evidence" + SINKLESS))
 
 
@@ -63,6 +66,7 @@ def each(
     samples: Iterable,
     *,
     max_memory: int = 2 * 2**30,
+    forward: Forward | None = None,
     **options,
 ) -> Iterator[xr.Dataset] | Iterator[tuple[xr.Dataset, ...]]:
     """One dataset per sample, in order, as `interp.extract.<name>` gives it for that sample alone.
@@ -80,6 +84,8 @@ def each(
             positions=, targets=, foils=, sources=, reference= or references=.
         max_memory: bytes that a batch may need besides the model, as `interp.capture.memory`
             estimates them.
+        forward: makes the prefills of a batch, in place of a forward of its own; of what goes
+            through one padded forward alone.
         options: of the extraction, the same for all samples.
 
     Raises:
@@ -100,13 +106,38 @@ def each(
     if not isinstance(name, str):
         if not calls or not {one for one, _ in calls} <= set(TOGETHER):
             raise ValueError(f"expected extractions of {TOGETHER} to share a forward, got {name}")
-        return _batched(calls, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
+        pairs = ((sample, options | own) for sample, own in pairs)
+        return _batched(calls, vlm, pairs, max_memory, forward or _prefilled)
     kinds = set(options.get("kinds", ()))
     if name == "maps" and kinds & {"edge", "slot"}:
         return (maps(vlm, sample, **options | own) for sample, own in pairs)
     if name in ALONE:
         return (ALONE[name](vlm, sample, **options | own) for sample, own in pairs)
-    batched = _batched(calls, vlm, ((sample, options | own) for sample, own in pairs), max_memory)
+    pairs = ((sample, options | own) for sample, own in pairs)
+    batched = _batched(calls, vlm, pairs, max_memory, forward or _prefilled)
+    return (found for (found,) in batched)
+
+
+def each_unlabelled(
+    vlm: VLM,
+    samples: Iterable,
+    *,
+    max_memory: int = 2 * 2**30,
+    forward: Forward | None = None,
+    **options,
+) -> Iterator[Scores]:
+    """`each("maps", …)` before its maps have labels, for a reward that has no time for them.
+
+    Args:
+        vlm, samples, max_memory, forward: as for `each`.
+        options: of `interp.extract.maps`, no kind of exact maps among them.
+
+    Raises:
+        ValueError: as `each`.
+    """
+    pairs = ((sample, options | own) for sample, own in map(_pair, samples))
+    calls = [("maps", {})]
+    batched = _batched(calls, vlm, pairs, max_memory, forward or _prefilled, UNLABELLED)
     return (found for (found,) in batched)
 
 
@@ -130,42 +161,51 @@ def _kept(options: Mapping) -> dict:
 class _Waiting:
     """A sample that will be computed with the next batch."""
 
+    number: int
+    """Which of the samples it is."""
     query: Query
     settings: list[dict]
     """Settings of every call, by the names of its arguments."""
     load: Load
 
 
+def _prefilled(queries: list[Query], _numbers: list[int]) -> Prefills:
+    model = queries[0].model
+    return prefills(model, [q.batch for q in queries], [q.rows for q in queries])
+
+
 def _batched(
-    calls, vlm: VLM | nn.Module, pairs, max_memory: int
-) -> Iterator[tuple[xr.Dataset, ...]]:
+    calls, vlm: VLM | nn.Module, pairs, max_memory: int, forward: Forward, ways=None
+) -> Iterator[tuple]:
     """Packs samples in order; a batch is computed when the next one would not fit."""
-    waiting: list[_Waiting] = []
+    ways, waiting = ways or BATCHED, []
     model = vlm.model if isinstance(vlm, VLM) else vlm
     size = next(model.parameters()).element_size()
-    for sample, options in pairs:
+    for number, (sample, options) in enumerate(pairs):
         try:
-            packed = _packed(calls, vlm, sample, options)
+            packed = _packed(number, calls, vlm, sample, options, ways)
             fits = _is_within(max_memory, packed.query, packed.load, size)
         except ValueError:
-            yield from _computed(calls, waiting)
+            yield from _computed(calls, waiting, forward, ways)
             raise
         loads = [other.load for other in waiting]
         if not fits or needed(packed.query.parts, [*loads, packed.load], size) > max_memory:
-            yield from _computed(calls, waiting)
+            yield from _computed(calls, waiting, forward, ways)
             waiting = []
         if fits:
             waiting.append(packed)
         else:
-            yield tuple(BATCHED[name][0](vlm, sample, **own | options) for name, own in calls)
-    yield from _computed(calls, waiting)
+            yield tuple(ways[name][0](vlm, sample, **own | options) for name, own in calls)
+    yield from _computed(calls, waiting, forward, ways)
 
 
-def _packed(calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict) -> _Waiting:
+def _packed(
+    number: int, calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict, ways
+) -> _Waiting:
     """A sample's question, with settings and load."""
     all_settings = []
     for name, own in calls:
-        bound = signature(BATCHED[name][0]).bind(vlm, sample, **own | options)
+        bound = signature(ways[name][0]).bind(vlm, sample, **own | options)
         bound.apply_defaults()
         all_settings.append(bound.kwargs)
     settings = all_settings[0]
@@ -176,7 +216,8 @@ def _packed(calls, vlm: VLM | nn.Module, sample: Sample | Mapping, options: dict
         names = ("completion", "positions", "targets")
         query = ask(vlm, sample, **{key: settings[key] for key in names})
     check_length(query.parts, len(query.tokens.ids))
-    return _Waiting(query, all_settings, largest([_load(query, one) for one in all_settings]))
+    load = largest([_load(query, one) for one in all_settings])
+    return _Waiting(number, query, all_settings, load)
 
 
 def _is_within(max_memory: int, query: Query, load: Load, size: int) -> bool:
@@ -216,25 +257,25 @@ def _load(query: Query, settings: dict) -> Load:
     )
 
 
-def _computed(calls, waiting: list[_Waiting]) -> Iterator[tuple[xr.Dataset, ...]]:
-    """The datasets of one batch; of a batch with a bad sample in it, those before it, alone."""
+def _computed(calls, waiting: list[_Waiting], forward: Forward, ways) -> Iterator[tuple]:
+    """The results of one batch; of a batch with a bad sample in it, those before it, alone."""
     try:
-        yield from _at_once(calls, waiting)
+        yield from _at_once(calls, waiting, forward, ways)
     except (ValueError, RuntimeError) as error:
         if len(waiting) == 1 or is_out_of_memory(error):
             raise
         for packed in waiting:
-            yield from _at_once(calls, [packed])
+            yield from _at_once(calls, [packed], forward, ways)
 
 
-def _at_once(calls, waiting: list[_Waiting]) -> list[tuple[xr.Dataset, ...]]:
+def _at_once(calls, waiting: list[_Waiting], forward: Forward, ways) -> list[tuple]:
     if not waiting:
         return []
     queries = [one.query for one in waiting]
     model = queries[0].model
     with torch.no_grad(), undisturbed(model):
-        batch = prefills(model, [q.batch for q in queries], [q.rows for q in queries])
-        datasets = []
+        batch = forward(queries, [one.number for one in waiting])
+        columns = []
         for (name, _), *settings in zip(calls, *(one.settings for one in waiting), strict=True):
             for own in settings:
                 check_foils_are_read(own["gauge"], own["foils"])
@@ -242,5 +283,5 @@ def _at_once(calls, waiting: list[_Waiting]) -> list[tuple[xr.Dataset, ...]]:
                 read_in(query, context, own["gauge"], own["foils"])
                 for query, context, own in zip(queries, batch.sequences, settings, strict=True)
             ]
-            datasets.append(BATCHED[name][1](all_prefilled, batch, settings))
-    return list(zip(*datasets, strict=True))
+            columns.append(ways[name][1](all_prefilled, batch, settings))
+    return list(zip(*columns, strict=True))

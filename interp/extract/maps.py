@@ -1,10 +1,12 @@
 """Saliency maps of one image (METHODS.md 4): what each visual token gives to each target."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture.prefill import Prefills
@@ -70,6 +72,36 @@ def maps(
         ValueError: as for `ledger`; unknown kinds, targets or variant; a text without a thinking
             span, or cut off before its end token, where a map goes through the thinking.
     """
+    return unlabelled(
+        vlm,
+        sample,
+        kinds=kinds,
+        only=only,
+        max_targets=max_targets,
+        variant=variant,
+        reference=reference,
+        n_nodes=n_nodes,
+        completion=completion,
+        gauge=gauge,
+        foils=foils,
+    ).labelled()
+
+
+def unlabelled(
+    vlm: VLM,
+    sample: Sample,
+    *,
+    kinds: Iterable[str],
+    only=None,
+    max_targets: int | None = None,
+    variant: str = "paper",
+    reference=None,
+    n_nodes: int = 8,
+    completion: Text | None = None,
+    gauge: str | None = None,
+    foils: Foils | None = None,
+) -> "Scores":
+    """`maps` before they have labels."""
     check_pair(vlm, sample)
     check(("total",), n_nodes)
     kinds = kinds if isinstance(kinds, str) else tuple(kinds)
@@ -98,9 +130,8 @@ def maps(
     for kind in kinds:
         if kind in EXACT:
             maps_by_kind[kind] = EXACT[kind](vlm, sample, options, reference)
-    return _labelled(
-        prefilled, {kind: maps_by_kind[kind] for kind in kinds}, variant, seen(prefilled, played)
-    )
+    maps_by_kind = {kind: maps_by_kind[kind] for kind in kinds}
+    return Scores(prefilled, maps_by_kind, variant, seen(prefilled, played))
 
 
 def _has_whole_thinking(vlm, sample, completion) -> bool:
@@ -111,8 +142,28 @@ def _has_whole_thinking(vlm, sample, completion) -> bool:
     return text.thinking is not None and text.is_complete
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Maps of one sequence before they have labels."""
+
+    prefilled: Asked
+    by_kind: dict[str, tuple]
+    """Scores, (target, token), and whether each target's map is defined."""
+    variant: str
+    visual_attention: Float[Tensor, " target"]
+
+    def labelled(self) -> xr.Dataset:
+        """As `maps` gives them."""
+        return _labelled(self.prefilled, self.by_kind, self.variant, self.visual_attention)
+
+
 def maps_of(all_prefilled: list[Asked], batch: Prefills, settings: list[dict]) -> list[xr.Dataset]:
-    """`maps` of several sequences out of one replay, and one more for "effect".
+    """`maps` of several sequences; see `scores_of`."""
+    return [one.labelled() for one in scores_of(all_prefilled, batch, settings)]
+
+
+def scores_of(all_prefilled: list[Asked], batch: Prefills, settings: list[dict]) -> list[Scores]:
+    """Maps of several sequences out of one replay, and one more for "effect".
 
     All have the first one's kinds, variant and number of nodes.
 
@@ -130,7 +181,8 @@ def maps_of(all_prefilled: list[Asked], batch: Prefills, settings: list[dict]) -
             for one, mine in zip(all_prefilled, columns, strict=True)
         ]
         with torch.no_grad(), undisturbed(model):
-            for number, played in enumerate(replays(model, batch, rows)):
+            all_played = batch.kept(rows) if set(attention) == {"bottleneck"} else None
+            for number, played in enumerate(all_played or replays(model, batch, rows)):
                 prefilled = all_prefilled[number]
                 n = len(prefilled.query.rows)
                 halves = part_of(played, slice(None, n)), part_of(played, slice(n, None))
@@ -149,7 +201,7 @@ def maps_of(all_prefilled: list[Asked], batch: Prefills, settings: list[dict]) -
             )
             looked[number] = seen(all_prefilled[number], ends)
     return [
-        _labelled(one, {kind: mine[kind] for kind in kinds}, variant, share)
+        Scores(one, {kind: mine[kind] for kind in kinds}, variant, share)
         for one, mine, share in zip(all_prefilled, all_maps, looked, strict=True)
     ]
 

@@ -157,16 +157,25 @@ def _ask_sample(vlm: VLM, sample: Sample, completion, positions, targets) -> Que
 
 def _forced(vlm: VLM, sample: Sample, completion) -> tuple:
     """The inputs of a sample with its text, their batch on the model's device, and their origin."""
-    inputs = prompts.teacher_forced(vlm.processor, sample, PROMPTS[vlm.prompt], completion)
-    batch = {name: value.to(vlm.device) for name, value in inputs.batch.items()}
+    processor, system = vlm.processor, PROMPTS[vlm.prompt]
+    # Texts about one image have its pixels in common.
+    prompt = shared("prompt", (processor, sample), lambda: _placed(vlm, [sample], system), system)
+    inputs = prompts.teacher_forced(processor, sample, system, completion, prompt)
+    batch = dict(inputs.batch)
     attributes = origin(vlm, sample, completion)
     remember(sample, attributes["data_hash"])
     return inputs, batch, attributes
 
 
+def _placed(vlm: VLM, samples: list[Sample], system: str | None) -> dict[str, Tensor]:
+    """A prompt on the model's device."""
+    batch = prompts.prompts(vlm.processor, samples, system)
+    return {name: value.to(vlm.device) for name, value in batch.items()}
+
+
 def origin(vlm: VLM, sample: Sample, completion) -> dict[str, str]:
     """Attributes that say which model, text and sample a dataset is about."""
-    model_hash, adapter_hash = fingerprints(vlm.model)
+    model_hash, adapter_hash = shared("fingerprints", (vlm.model,), lambda: fingerprints(vlm.model))
     return {
         "model": vlm.name,
         "revision": vlm.revision,
@@ -273,7 +282,9 @@ def check_ids(parts: Parts, ids, name: str) -> None:
         raise ValueError(f"expected {name} in 0..{parts.n_vocabulary - 1}, got {wrong}")
 
 
-def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " target"] | None:
+def foil_ids(
+    query: Query, gauge: str, foils, logits: Tensor | None
+) -> Int[Tensor, " target"] | None:
     """One foil per target, or one id for all; None, or "runner-up", is the likeliest other token.
 
     Raises:
@@ -296,6 +307,13 @@ def foil_ids(query: Query, gauge: str, foils, logits: Tensor) -> Int[Tensor, " t
         )
     given = whole_numbers([foil for foil in named if foil is not None], "foils")
     check_ids(query.parts, given, "foils")
+    if None not in named:
+        return torch.from_numpy(given).to(query.rows.device)
+    if logits is None:
+        raise ValueError(
+            "expected logits to find runners-up in, got a forward without them; pass foils=[…] or "
+            "ask with a forward of its own"
+        )
     runner_up_ids = runners_up(logits, query.targets).tolist()
     ids = [
         other if foil is None else foil for foil, other in zip(named, runner_up_ids, strict=True)

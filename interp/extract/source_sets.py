@@ -14,16 +14,17 @@ from interp.vocabulary import SINKLESS, SOURCE_SETS
 def source_sets(
     query: Query,
     sources: Iterable[str] | Mapping | None,
-    is_sink: Bool[Tensor, " token"],
+    is_sink: Bool[Tensor, " token"] | None,
 ) -> tuple[tuple[str, ...], Bool[Tensor, "source_set token"]]:
     """Names and members of source sets, by name (see `named_sets`) or as lists of rows.
 
-    Without `sources`, all that the sample has; one without its sinks only where it has any.
+    Without `sources`, all that the sample has; one without its sinks only where it has any. There
+    are none of those where sinks are not known.
 
     Raises:
         ValueError: an unknown name, a set that this sample cannot have, unknown or duplicate rows.
     """
-    sets = named_sets(query, is_sink.cpu().numpy())
+    sets = named_sets(query, is_sink)
     if sources is None:
         sources = _usual_sets(sets)
     if not isinstance(sources, Mapping):
@@ -51,7 +52,7 @@ def source_sets(
     return tuple(members), stacked.to(query.rows.device)
 
 
-def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
+def named_sets(query: Query, is_sink: Bool[Tensor, " token"] | None) -> dict[str, np.ndarray]:
     """Boolean membership by name; evidence and background only where there are boxes.
 
     Image and evidence also without their sinks, as "image-nosink" and "evidence-nosink"; of several
@@ -65,8 +66,11 @@ def named_sets(query: Query, is_sink: np.ndarray) -> dict[str, np.ndarray]:
     images = np.unique(query.tokens.image[query.tokens.is_visual])
     if len(images) > 1:
         sets |= {f"image {number}": query.tokens.image == number for number in images}
+    if is_sink is None:
+        return sets
+    is_other = ~is_sink.cpu().numpy()
     visual = [name for name in ("image", "evidence") if name in sets]
-    return sets | {name + SINKLESS: sets[name] & ~is_sink for name in visual}
+    return sets | {name + SINKLESS: sets[name] & is_other for name in visual}
 
 
 def _usual_sets(sets: Mapping[str, np.ndarray]) -> list[str]:
@@ -80,7 +84,7 @@ def _usual_sets(sets: Mapping[str, np.ndarray]) -> list[str]:
 
 def visual_sets(query: Query, is_sink: Bool[Tensor, " token"]) -> list[str]:
     """Image, and evidence where there are boxes; either without its sinks where it has any."""
-    sets = named_sets(query, is_sink.cpu().numpy())
+    sets = named_sets(query, is_sink)
     return [name for name in _usual_sets(sets) if name.startswith(("image", "evidence"))]
 
 

@@ -150,15 +150,25 @@ def check_plain(tokenizer, text: str, name: str) -> None:
 
 
 def teacher_forced(
-    processor, sample: Sample, system: str | None, text: Completion | None = None
+    processor,
+    sample: Sample,
+    system: str | None,
+    text: Completion | None = None,
+    prompt: Mapping | None = None,
 ) -> Inputs:
     """Prompt and text as one sequence: the sample's own text, or a completion's sampled ids.
+
+    Args:
+        processor, sample, system: as for `prompts`.
+        text: a completion; None for the sample's own.
+        prompt: the sample's prompt where it is there already, on any device.
 
     Raises:
         ValueError: an empty answer, or what `prompts` raises.
     """
     ids = text_ids(processor, sample, text)
-    batch = extended(prompts(processor, [sample], system), ids)
+    prompt = prompts(processor, [sample], system) if prompt is None else prompt
+    batch = extended(prompt, ids)
     sizes = [upright_size(image)[::-1] for image in sample.images]
     return Inputs(batch, token_table(processor, batch, sample.boxes, sizes, system))
 

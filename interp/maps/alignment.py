@@ -4,6 +4,8 @@ A uniform map scores the boxes' share of the area, and attention piles up on bor
 comes without its controls.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
@@ -31,23 +33,44 @@ def alignment(saliency: xr.DataArray, boxes: Float[np.ndarray, "box 4"]) -> xr.D
         ValueError: not a map, boxes outside 0..1, inverted or empty, or a map that is not finite.
     """
     require(saliency, "row", "column")
+    scores = alignment_scores(saliency.transpose("row", "column").values, boxes)
+    return describe(xr.Dataset({name: ((), value) for name, value in scores.items()}))
+
+
+def alignment_scores(
+    saliency: Float[np.ndarray, "row column"], boxes: Float[np.ndarray, "box 4"]
+) -> dict[str, float | bool]:
+    """`alignment` of a bare array: a reward has no time for labels.
+
+    Raises:
+        ValueError: as `alignment`.
+    """
     check_boxes(boxes, "alignment")
-    mass = np.maximum(saliency.transpose("row", "column").values.astype(np.float64), 0)
+    mass = np.maximum(saliency.astype(np.float64), 0)
     if not np.isfinite(mass).all():
         raise ValueError("expected a finite map, got NaN or inf in it")
-    shuffled = [_score(mass, boxes + shift) for shift in shifts(boxes, mass.shape)]
-    side = np.sqrt(chance(boxes))
-    center = np.array([[0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2]])
-    scores = {
-        "alignment": _score(mass, boxes),
+    weights = _weights(boxes.astype(np.float64).tobytes(), mass.shape)
+    inside, center, border, *elsewhere = (_share(mass, one) for one in weights)
+    return {
+        "alignment": inside,
         "chance": chance(boxes),
-        "alignment_shuffled": float(np.mean(shuffled)) if shuffled else np.nan,
-        "alignment_center": _score(mass, center),
-        "border_share": _share(mass, _border(mass.shape)),
-        "border_area": float(_border(mass.shape).mean()),
+        "alignment_shuffled": float(np.mean(elsewhere)) if elsewhere else np.nan,
+        "alignment_center": center,
+        "border_share": border,
+        "border_area": float(weights[2].mean()),
         "has_mass": bool(mass.sum() > 0),
     }
-    return describe(xr.Dataset({name: ((), value) for name, value in scores.items()}))
+
+
+@lru_cache(maxsize=64)  # a group of completions has one image
+def _weights(box_bytes: bytes, shape: tuple[int, int]) -> list[Float[np.ndarray, "row column"]]:
+    """How much each cell counts: inside the boxes, a centred square, on the border, elsewhere."""
+    boxes = np.frombuffer(box_bytes).reshape(-1, 4)
+    side = np.sqrt(chance(boxes))
+    center = np.array([[0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2]])
+    places = [boxes, center, *(boxes + shift for shift in shifts(boxes, shape))]
+    weights = [box_overlap(place, *shape) for place in places]
+    return [*weights[:2], _border(shape), *weights[2:]]
 
 
 def chance(boxes: Float[np.ndarray, "box 4"]) -> float:
@@ -55,7 +78,13 @@ def chance(boxes: Float[np.ndarray, "box 4"]) -> float:
     return float(box_overlap(boxes, 1, 1)[0, 0])
 
 
-def _score(mass: np.ndarray, boxes: np.ndarray) -> float:
+def share_inside(mass: Float[np.ndarray, "row column"], boxes: Float[np.ndarray, "box 4"]) -> float:
+    """The share of a map that lies inside the union of some boxes; 0 of a map without mass.
+
+    Args:
+        mass: not negative.
+        boxes: (x0, y0, x1, y1) in 0..1.
+    """
     return _share(mass, box_overlap(boxes, *mass.shape))
 
 

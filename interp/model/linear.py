@@ -58,6 +58,27 @@ def transpose_apply(module: nn.Module, cotangent: Float[Tensor, "n out"]) -> Flo
     return back.to(cotangent.dtype)
 
 
+class _Transposed(torch.autograd.Function):
+    """Wᵀ x as a function of x alone: W is a constant, whatever trains it."""
+
+    @staticmethod
+    def forward(x, module):
+        return transpose_apply(module, x)
+
+    @staticmethod
+    def setup_context(context, inputs, output):
+        context.module = inputs[1]
+
+    @staticmethod
+    def backward(context, gradient):
+        return apply_linear(context.module, gradient), None
+
+
+def transposed(module: nn.Module, x: Float[Tensor, "n out"]) -> Float[Tensor, "n in"]:
+    """`transpose_apply` with gradients for x and none for the module's weights."""
+    return _Transposed.apply(x, module)
+
+
 def apply_linear(module: nn.Module, x: Float[Tensor, "*n in"]) -> Float[Tensor, "*n out"]:
     """W x, W being the linear map of the module; its bias is left out."""
     if is_plain(module):

@@ -21,6 +21,8 @@ class Layer:
     """The whole layer: residual stream in, residual stream out."""
     attention: nn.Module
     """Puts out a pair: what all heads write to the stream, and the attention weights."""
+    q_proj: nn.Module
+    k_proj: nn.Module
     v_proj: nn.Module
     o_proj: nn.Module
     ffn: nn.Module
@@ -28,6 +30,10 @@ class Layer:
     """RMS norm of what attention reads."""
     ffn_norm: nn.Module
     """RMS norm of what the FFN reads."""
+    q_norm: nn.Module | None = None
+    """Norm of each head's queries, in front of the rotary embedding; many families have none."""
+    k_norm: nn.Module | None = None
+    """The same of keys."""
     attention_post_norm: nn.Module | None = None
     """RMS norm of what attention has put out, in front of the stream; most families have none."""
     ffn_post_norm: nn.Module | None = None

@@ -111,6 +111,7 @@ def out_of_memory(vlm, most: int):
     return vlm.model.model.register_forward_pre_hook(refuse, with_kwargs=True)
 
 
+@pytest.mark.long
 def test_out_of_memory_halves_the_batch_and_marks_it(tmp_path, monkeypatch, caplog, tried):
     vlm = interp.load_model("tiny")
     monkeypatch.setattr("interp.load_model", lambda *_, **__: vlm)

@@ -131,6 +131,7 @@ def extracted(data: str, out, **more):
     return interp.open_run(out / "run")
 
 
+@pytest.mark.long
 def test_thirty_image_files_each_get_their_status(tmp_path, tried):
     cases = images()
     assert len(cases) == 30
@@ -184,6 +185,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.long
 def test_twenty_five_texts_each_get_their_status(tmp_path, tried):
     assert len(TEXTS) == 25
     (tmp_path / "a.png").write_bytes(encoded(scene()))
@@ -321,6 +323,7 @@ def test_markup_of_a_model_is_text_on_the_page_and_no_secret_is_kept(
     tried("a secret in the environment", 3, "in no file of the run or the report")
 
 
+@pytest.mark.long
 def test_a_bad_sample_in_a_batch_costs_nobody_else(tmp_path):
     """An error that is nobody's fault and hits every sample stops the run instead of filling it."""
     from analyses.reports.direct_vs_indirect import measure

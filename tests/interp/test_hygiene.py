@@ -47,6 +47,7 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.long
 def test_many_traces_leave_tensors_and_memory_constant(vlm, samples, tried):
     def some(count):
         for k in range(count):

@@ -19,7 +19,7 @@ from tests.support import ROOT
 from train import grpo
 from train.rewards import Reward
 
-OWN = (grpo.Policy, grpo.Task)
+OWN = (grpo.Policy, grpo.Task, grpo.Guide)
 
 
 def run(out, **changed):
@@ -76,14 +76,9 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, tmp_path):
 
 
 def test_measuring_saliency_changes_no_bit_of_the_training(tmp_path, caplog):
-    """Accuracy + format with both maps measured and unpaid, and without the extractor."""
+    """Accuracy + format with a map measured and unpaid, and without the extractor."""
     caplog.set_level(logging.WARNING)
-    arms = [
-        {"map": "none"},
-        {"map": "direct", "saliency_weight": 0.0},
-        {"map": "effect", "saliency_weight": 0.0},
-        {"map": "effect"},
-    ]
+    arms = [{"map": "none"}, {"map": "direct", "saliency_weight": 0.0}, {"map": "effect"}]
     # From the cold start, which is of two minds: there is something to learn in two steps.
     found = [
         run(

@@ -15,7 +15,7 @@ from interp.inputs import prompts as inputs
 from interp.loading import load_model
 from interp.model.vlm import VLM
 from interp.scoring import RULES, scores
-from train.rewards import Reward
+from train.rewards import Reward, saliency_r1
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def exact(_question, reference, candidate):
 
 
 def reward_of(vlm, judge=exact, **options) -> Reward:
-    made = Reward(judge, prompt="plain", **options)
-    made.vlm = vlm  # as `on_train_begin` does, which the tests of training run
+    made = saliency_r1(judge, prompt="plain", **options)
+    made.listen(vlm)  # as `on_train_begin` does, which the tests of training run
     return made
 
 
@@ -129,9 +129,9 @@ def test_gate_weight_and_rule_change_what_is_paid(vlm, samples):
     others = {rule: reward_of(vlm, rule=rule)(**both) for rule in RULES}
     assert len({round(pair[0], 6) for pair in others.values()}) == len(RULES)
     with pytest.raises(ValueError, match="finite weight"):
-        Reward(exact, weight=float("nan"))
+        saliency_r1(exact, weight=float("nan"))
     with pytest.raises(RuntimeError, match="among the trainer's callbacks"):
-        Reward(exact)(**both)
+        saliency_r1(exact)(**both)
 
 
 def test_what_cannot_be_judged_or_read_is_left_out_whole_and_counted(vlm, samples):
@@ -159,7 +159,7 @@ def test_what_cannot_be_judged_or_read_is_left_out_whole_and_counted(vlm, sample
     found = reward(**given, log_metric=logged.__setitem__)
     assert found[:4] == [None, None, None, None]
     assert found[4] > 2
-    assert reward.skipped == {"image token in the text": 1, "no verdict": 2, "not explained": 1}
+    assert reward.skipped == {"image token in the text": 1, "no verdict": 2, "no saliency": 1}
     assert logged["skipped/no verdict"] == pytest.approx(0.4)
     assert logged["accuracy"] == 1.0  # of those that have a reward
     reward(**given)
@@ -193,12 +193,16 @@ def test_the_policy_is_left_as_it_was(vlm, samples, rule):
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
         return flags, kept, offset, hooks, torch.is_grad_enabled()
 
+    reward = reward_of(vlm, rule=rule)
     before, noise = state(), torch.get_rng_state()
-    first = reward_of(vlm, rule=rule)(**given)
+    first = reward(**given)
     assert state() == before
     assert torch.equal(torch.get_rng_state(), noise)
     assert all(p.grad is None for p in model.parameters())
     assert reward_of(vlm, rule=rule)(**given) == first  # no dropout
+    listening = state()[3]
+    reward.on_train_end()
+    assert state()[3] < listening
     model.gradient_checkpointing_disable()
 
 
@@ -240,7 +244,7 @@ def test_visual_attention_is_what_the_eager_model_pays(samples):
 
 
 def test_a_right_padding_processor_and_sharded_weights_are_refused(vlm, samples, tmp_path):
-    reward = Reward(exact, prompt="plain")
+    reward = saliency_r1(exact, prompt="plain")
     begin = {
         "args": SimpleNamespace(output_dir=str(tmp_path)),
         "control": None,

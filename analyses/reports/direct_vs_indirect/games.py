@@ -161,7 +161,7 @@ class Games:
             seed=self.options.seed,
         )
         prefilled = asked(self.vlm, sample, completion=text, gauge="raw", foils=None)
-        sets = named_sets(prefilled.query, prefilled.context.is_sink.cpu().numpy())
+        sets = named_sets(prefilled.query, prefilled.context.is_sink)
         without = sets["image" + SINKLESS]
         has_sinks = (sets["image"] != without).any() and without.any()
         return interp.extract.shapley(

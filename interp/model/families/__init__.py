@@ -99,6 +99,11 @@ def held(model: nn.Module) -> Iterator[bool]:
         del _HELD[key]
 
 
+def is_held(model: nn.Module) -> bool:
+    """Whether a model is being read by this package."""
+    return id(model) in _HELD
+
+
 def parts(model: nn.Module) -> Parts:
     """The parts of a model.
 

@@ -115,14 +115,19 @@ def of_patches(vision, per_patch: int) -> int:
 
 def layer(block: nn.Module) -> Layer:
     """A decoder layer of Qwen's or Llama's."""
+    attention = block.self_attn
     return Layer(
         block=block,
-        attention=block.self_attn,
-        v_proj=block.self_attn.v_proj,
-        o_proj=block.self_attn.o_proj,
+        attention=attention,
+        q_proj=attention.q_proj,
+        k_proj=attention.k_proj,
+        v_proj=attention.v_proj,
+        o_proj=attention.o_proj,
         ffn=block.mlp,
         attention_norm=block.input_layernorm,
         ffn_norm=block.post_attention_layernorm,
+        q_norm=getattr(attention, "q_norm", None),
+        k_norm=getattr(attention, "k_norm", None),
     )
 
 

@@ -124,6 +124,7 @@ def test_other_steps_of_the_same_versions_stay_in_the_file(tmp_path):
     assert list(gpu.run(options)["steps"]) == ["machine", "profile"]
 
 
+@pytest.mark.long
 def test_without_the_device_it_says_so(capsys, monkeypatch, tmp_path):
     arguments = ["x", "--device", "cuda:77", "--toy", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)

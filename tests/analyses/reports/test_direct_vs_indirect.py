@@ -57,6 +57,7 @@ def out(tmp_path_factory, in_every_format):
     return folder
 
 
+@pytest.mark.long
 def test_a_dry_run_tells_what_the_verdicts_scenes_take_besides(out):
     asked = ("direct_vs_indirect", "--limit", 7, "--batch-size", 3, "--shard-size", 4)
     said = commands.run(extract, *asked, "--dry-run", "--out", out / "nothing").stdout

@@ -61,6 +61,7 @@ def test_a_killed_writer_leaves_nothing_that_opens_and_another_goes_on(tmp_path,
     )
 
 
+@pytest.mark.long
 def test_every_flipped_bit_is_refused_or_harmless(run, tried):
     """Whole files are compared; without that, a chunk's checksum is tested when it is read."""
     expected = interp.open_run(run).load()

@@ -1,0 +1,147 @@
+"""Where a reward's maps come from: out of forwards that were made anyway (METHODS.md 5).
+
+In this order: `generation`, the cache that sampling has left; `prompts`, one prefill of a group's
+prompt extended by each completion; `texts`, a prefill of each text, which is always there. The
+first that can stand for these texts is taken, and its first score is held against that of `texts`:
+one that differs by more than its dtype explains is not asked again.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+
+from interp.capture.extended import extended
+from interp.capture.generated import Generated
+from interp.capture.prefill import Prefills
+from interp.data.sample import Sample
+from interp.extract.maps import EXACT
+from interp.extract.question import Query
+from interp.inputs.completions import Completion
+from interp.model.vlm import VLM
+from interp.scoring import RULES, Saliency, saliencies, score
+from train.rewards.batch import Log
+
+log = logging.getLogger("reward")
+
+SOURCES = ("generation", "prompts", "texts")
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+HALF_TOLERANCE = 5e-2
+"""How far an alignment may be from that of a prefill of its own."""
+
+
+class Unavailable(Exception):
+    """A source cannot stand for these texts; its message says why."""
+
+
+class Sources:
+    """Scores of a policy's texts, each time from the first source that has them.
+
+    Args:
+        vlm: the policy, adapters in place.
+        names: of `SOURCES`, which to ask; `texts` is asked last in any case.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    def __init__(self, vlm: VLM, names: Iterable[str] = SOURCES):
+        names = list(names)
+        if set(names) - set(SOURCES):
+            raise ValueError(f"expected sources of {SOURCES}, got {names}")
+        self.vlm = vlm
+        self.names = [name for name in SOURCES if name in names and name != "texts"]
+        self.checked: set[str] = set()
+        self.generated = Generated(vlm.model) if "generation" in names else None
+
+    def saliencies(
+        self, texts: list[tuple[Sample, Completion]], numbers: list[int], log: Log, **options
+    ) -> list[Saliency | str]:
+        """As `interp.scoring.saliencies`; logs which source it was.
+
+        Args:
+            texts: samples with what the policy wrote for them.
+            numbers: which of the last generation's sequences each is.
+            log: takes a name and a number.
+            options: of `interp.scoring.saliencies`.
+        """
+        # A group often writes one text several times; its map is one.
+        keys = [(id(sample), text.token_ids) for sample, text in texts]
+        once = list({key: k for k, key in reversed(list(enumerate(keys)))}.values())[::-1]
+        own, source = self._first([texts[k] for k in once], [numbers[k] for k in once], options)
+        by_key = {keys[k]: one for k, one in zip(once, own, strict=True)}
+        found = [by_key[key] for key in keys]
+        for name in SOURCES:
+            log(f"source/{name}", float(name == source))
+        return found
+
+    def _first(self, texts, numbers: list[int], options: dict) -> tuple[list, str]:
+        forwards: dict[str, Callable] = {"generation": self._generation, "prompts": self._prompts}
+        # A map of exact effects is made of decoder passes of its own.
+        is_read = RULES[options["rule"]].kind not in EXACT
+        for name in list(self.names) if is_read else []:
+
+            def forward(queries, own, make=forwards[name]):
+                return make(queries, [numbers[k] for k in own])
+
+            try:
+                found = saliencies(self.vlm, texts, forward=forward, **options)
+            except Unavailable as reason:
+                self._said(name, reason)
+                continue
+            if self._is_right(name, texts[0], found[0], options):
+                return found, name
+        return saliencies(self.vlm, texts, **options), "texts"
+
+    def drop(self) -> None:
+        """Frees what the last generation has left."""
+        if self.generated is not None:
+            self.generated.drop()
+
+    def close(self) -> None:
+        """Takes the hooks off the policy."""
+        if self.generated is not None:
+            self.generated.close()
+
+    def _generation(self, queries: list[Query], numbers: list[int]) -> Prefills:
+        batches = [query.batch for query in queries]
+        reason = self.generated.refusal(numbers, batches)
+        if reason:
+            raise Unavailable(reason)
+        return self.generated.prefills(numbers, batches)
+
+    def _prompts(self, queries: list[Query], _numbers: list[int]) -> Prefills:
+        groups: dict[tuple, list[int]] = {}
+        for k, query in enumerate(queries):
+            key = query.attributes["data_hash"], query.attributes["sample"]
+            groups.setdefault(key, []).append(k)
+        if all(len(group) == 1 for group in groups.values()):
+            raise Unavailable("no two texts of one prompt")
+        try:
+            return extended(self.vlm.model, [q.batch for q in queries], list(groups.values()))
+        except ValueError as error:
+            raise Unavailable(str(error)) from error
+
+    def _is_right(self, name: str, text, found: Saliency | str, options: dict) -> bool:
+        """Whether a source's first score is that of a prefill; asked once a run."""
+        if name in self.checked:
+            return True
+        self.checked.add(name)
+        (expected,) = saliencies(self.vlm, [text], **options)
+        scored = [one if isinstance(one, str) else score(one, text[0]) for one in (found, expected)]
+        if any(isinstance(one, str) for one in scored):
+            is_right, difference = isinstance(found, str) == isinstance(expected, str), "a refusal"
+        else:
+            difference = abs(float(scored[0]["alignment"]) - float(scored[1]["alignment"]))
+            is_right = difference <= TOLERANCE.get(self.vlm.model.dtype, HALF_TOLERANCE)
+        if not is_right:
+            log.warning("maps from %s differ from a prefill's by %s; not used", name, difference)
+            self.names.remove(name)
+        return is_right
+
+    def _said(self, name: str, reason: Unavailable) -> None:
+        """Logs why a source was passed over, once for each reason."""
+        key = f"{name}: {reason}"
+        if key not in self.checked:
+            self.checked.add(key)
+            log.info("no maps from %s", key)
