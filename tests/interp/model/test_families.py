@@ -122,7 +122,11 @@ def with_rope(name: str) -> VLM:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.long if n == "dynamic" else ()) for n in ROPES if n != "longrope"],
+    [
+        pytest.param(n, marks=pytest.mark.long if n == "dynamic" else ())
+        for n in ROPES
+        if n != "longrope"
+    ],
 )
 def test_positions_encoded_alike_at_every_length_are_exact(name):
     vlm, sample = with_rope(name), interp.load_samples("digits", limit=1)[0]
