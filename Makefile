@@ -52,7 +52,7 @@ lint: setup
 
 test: lint
 	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-	  -m "not long"
+	  -m "not long" --durations 25 --durations-min 5
 
 soak: setup docs
 	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m long

@@ -31,6 +31,7 @@ from train.policy import Policy, load_policy, lora, name_adapter
 from train.refusals import in_one_line
 from train.rewards import Reward, Term
 from train.rewards.accuracy import Accuracy, Format
+from train.rewards.counterfactual import Counterfactual
 from train.rewards.placebos import Scaled, placebo_of
 from train.rewards.saliency import Alignment, OfMap
 from train.rewards.sources import SOURCES
@@ -53,7 +54,7 @@ KEPT = (
 OURS = ("saliency/", "text/", "skipped/", "seconds/", "source/", "variance/", "correlation/")
 OURS += ("ease/", "map_gradient/")
 # Of the task, what an adapter tells of its training.
-FACTS = ("map", "saliency_weight", "placebo", "data", "split", "sample_seed")
+FACTS = ("map", "saliency_weight", "placebo", "counterfactual", "data", "split", "sample_seed")
 
 
 @dataclass
@@ -71,6 +72,11 @@ class Task:
         default="",
         metadata={"help": "rolled, random or length: paid in the map's place, as it varies"},
     )
+    counterfactual: str = field(
+        default="",
+        metadata={"help": "pay attention on what depends on it: in-box, out-of-box, blank, noise"},
+    )
+    counterfactual_weight: float = field(default=1.0, metadata={"help": "of that part"})
     scale_parts: bool = field(
         default=False, metadata={"help": "divide each part by its spread inside its group"}
     )
@@ -111,7 +117,9 @@ def main(policy: Policy, task: Task, guide: Guide, config: GRPOConfig) -> None:
         reward_funcs=reward,
         callbacks=[reward],
         args=config,
-        train_dataset=_data(task, vlm, with_boxes=task.map != "none" or losses),
+        train_dataset=_data(
+            task, vlm, with_boxes=bool(task.map != "none" or losses or task.counterfactual)
+        ),
         peft_config=lora(policy),
     )
     if trainer.is_world_process_zero():
@@ -150,6 +158,8 @@ def terms(task: Task) -> list[Term]:
             found += [Term(Scaled(placebo, saliency), task.saliency_weight), Term(saliency, 0.0)]
         else:
             found.append(Term(saliency, task.saliency_weight))
+    if task.counterfactual:
+        found.append(Term(Counterfactual(task.counterfactual), task.counterfactual_weight))
     if task.reward_function:
         rule = "direct" if task.map == "none" else task.map
         function = _function(task.reward_function)

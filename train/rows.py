@@ -12,9 +12,22 @@ from interp.data.images import open_image
 from interp.data.sample import Sample
 
 
-def texts(n_samples: int, sample: Callable[[int], Sample], system: str | None = None) -> Dataset:
-    """Samples by index as the rows of SFTTrainer: prompt, the sample's own text, image."""
-    return _rows(n_samples, Texts(sample, system))
+def texts(
+    n_samples: int,
+    sample: Callable[[int], Sample],
+    system: str | None = None,
+    *,
+    with_sample: bool = False,
+) -> Dataset:
+    """Samples by index as the rows of SFTTrainer: prompt, the sample's own text, image.
+
+    Args:
+        n_samples: how many.
+        sample: makes each.
+        system: the system prompt.
+        with_sample: the sample itself too, for a loss that reads its boxes.
+    """
+    return _rows(n_samples, Texts(sample, system, with_sample))
 
 
 def questions(samples: list[Sample], system: str | None) -> Dataset:
@@ -33,6 +46,7 @@ class Texts:
 
     sample: Callable[[int], Sample]
     system: str | None
+    with_sample: bool = False
 
     def __call__(self, batch: dict) -> dict:
         """Columns of the rows at `batch["index"]`."""
@@ -40,7 +54,8 @@ class Texts:
         for index in batch["index"]:
             sample = self.sample(index)
             completion = [{"role": "assistant", "content": sample.text}]
-            rows.append(_question(sample, self.system) | {"completion": completion})
+            own = {"sample": sample} if self.with_sample else {}
+            rows.append(_question(sample, self.system) | {"completion": completion} | own)
         return _columns(rows)
 
 

@@ -11,6 +11,7 @@ extractor passes its oracles on this very model (`interp.validate`).
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
@@ -18,8 +19,11 @@ from trl import SFTConfig, SFTTrainer
 
 import interp
 from interp.data.digits import scenes as digits
+from interp.data.sample import Sample
 from interp.model.vlm import PROMPTS, VLM
 from train.certified import Certified
+from train.focus import FOCUS, focus_id
+from train.losses.anchor import AnchoredTrainer, WithBoxes
 from train.options import given
 from train.policy import Policy, load_policy, lora, name_adapter
 from train.refusals import in_one_line
@@ -60,6 +64,13 @@ class Data:
         default="",
         metadata={"help": "image or ffn: what answer rows are kept from (see closed_paths.py)"},
     )
+    focus_weight: float = field(
+        default=0.0, metadata={"help": "λ of the anchor's loss on models of train.focus"}
+    )
+    focus_layers: list[int] = field(
+        default_factory=list, metadata={"help": "whose attention; ⌊2L/3⌋ by default"}
+    )
+    focus_token: str = field(default=FOCUS, metadata={"help": "as train.focus has put it there"})
     scene_seed: int = field(default=1, metadata={"help": "of the scenes, or of the rows' order"})
     certify: bool = field(
         default=True,
@@ -81,7 +92,7 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
     # The Trainer alone would resume with the first weights and no word: a checkpoint's weights have
     # the hub's names, the model in memory has others, and only from_pretrained translates them.
     vlm = load_policy(policy, last if policy.lora_r == 0 else None)
-    trainer = SFTTrainer(
+    trainer = _trainer(data, vlm)(
         model=vlm.model,
         args=config,
         train_dataset=_rows(data, vlm, config.max_length),
@@ -90,11 +101,23 @@ def main(policy: Policy, data: Data, config: SFTConfig) -> None:
         peft_config=lora(policy),
     )
     trainer.data_collator = Whole(trainer.data_collator)
+    if data.focus_weight:
+        system = PROMPTS[vlm.prompt]
+        trainer.data_collator = WithBoxes(trainer.data_collator, vlm.processor, system)
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(out / "final")
     trainer.processing_class.save_pretrained(out / "final")
     if policy.lora_r and trainer.is_world_process_zero():
         name_adapter(out / "final", vlm, policy)
+
+
+def _trainer(data: Data, vlm: VLM):
+    """TRL's own trainer, or the one with an anchor."""
+    if not data.focus_weight:
+        return SFTTrainer
+    focus = focus_id(vlm.processor, data.focus_token)
+    options = {"weight": data.focus_weight, "layers": data.focus_layers}
+    return partial(AnchoredTrainer, focus=focus, **options)
 
 
 def _callbacks(data: Data, vlm: VLM) -> list:
@@ -110,12 +133,20 @@ def _rows(data: Data, vlm: VLM, max_length: int | None):
         stages, families = tuple(data.stages), tuple(data.families)
         order = stages, families, data.reading, data.careless, data.thinking
         mix = Mix(data.n_samples, data.scene_seed, *order)
-        return texts(data.n_samples, mix.scene, system)
+        return texts(data.n_samples, mix.scene, system, with_sample=bool(data.focus_weight))
     samples = interp.load_samples(
         data.data, split=data.split, limit=data.n_samples, seed=data.scene_seed
     )
-    samples = usable(samples, lambda s: against_text(s, vlm.processor, system, max_length))
-    return texts(len(samples), samples.__getitem__, system)
+    samples = usable(samples, lambda s: _against(s, data, vlm, max_length))
+    has_anchor = bool(data.focus_weight)
+    return texts(len(samples), samples.__getitem__, system, with_sample=has_anchor)
+
+
+def _against(sample: Sample, data: Data, vlm: VLM, max_length: int | None) -> str | None:
+    """Why a sample can't be trained on; None if it can."""
+    if data.focus_weight and sample.boxes is None:
+        return "no boxes"
+    return against_text(sample, vlm.processor, PROMPTS[vlm.prompt], max_length)
 
 
 if __name__ == "__main__":

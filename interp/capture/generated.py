@@ -6,17 +6,17 @@
     generated.prefills([0, 1], batches)          # as interp.capture.prefill.prefills gives them
     generated.drop()                             # the cache is freed
 
-Kept by reference: the cache, and what entered the language model; of decoded tokens also queries in
-front of the rotary embedding and final states, out of which rows of attention follow without a
-replay. What this package itself reads of the model, its own generations included, is not listened
-to.
+Kept by reference: the cache, and what entered the language model; of the last token of each
+forward also queries in front of the rotary embedding and final states, out of which rows of
+attention follow without a replay. What this package itself reads of the model, its own generations
+included, is not listened to.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -44,9 +44,9 @@ class Generation:
     positions: list[Int[Tensor, "3 sequence _"]] = field(default_factory=list)
     rotary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     queries: list[list[Tensor]] = field(default_factory=list)
-    """By layer, decoded tokens alone."""
+    """By layer, the last token's."""
     final: list[Tensor] = field(default_factory=list)
-    """Decoded tokens alone."""
+    """The last token's."""
 
 
 class Generated:
@@ -54,8 +54,8 @@ class Generated:
 
     Args:
         model: as it will generate, adapters in place.
-        keep_queries: keep queries too, of decoded tokens: n_heads · d_head numbers per token and
-            layer, for rows of attention without a replay.
+        keep_queries: keep queries too: n_heads · d_head numbers per decoded token and layer, for
+            rows of attention without a replay.
     """
 
     def __init__(self, model: nn.Module, *, keep_queries: bool = True):
@@ -63,7 +63,7 @@ class Generated:
         self.model, self.parts, self.last = model, parts, None
         self._inputs: dict = {}
         self._pixels: Tensor | None = None
-        self._is_decoding = False
+        self._is_kept = False
         base = families.base_model(model)
         decoder, attention = parts.language_model, parts.layers[0].attention
         self._hooks = [
@@ -103,7 +103,7 @@ class Generated:
 
     def _entered(self, _module, _args, kwargs) -> None:
         """Before each forward of the language model: a generation's first, a next one, or none."""
-        self._is_decoding = False
+        self._is_kept = False
         cache = kwargs.get("past_key_values")
         ids = self._inputs.get("input_ids")
         if torch.is_grad_enabled() or is_held(self.model) or cache is None or ids is None:
@@ -113,9 +113,11 @@ class Generated:
         elif self.last is None or self.last.cache is not cache:
             return  # somebody else's
         else:
-            self._is_decoding = True
             self.last.ids.append(ids)
-            self.last.queries.append([])
+        if ids.shape[1] > 1 and self.last.content:
+            self.last.reason = "several tokens in one step"
+        self._is_kept = True
+        self.last.queries.append([])
         self.last.content.append(self.parts.entered(kwargs))
         self.last.positions.append(positions_of(kwargs).expand(3, len(ids), -1))
 
@@ -132,21 +134,21 @@ class Generated:
         )
 
     def _turned(self, _module, _args, kwargs) -> None:
-        if self._is_decoding:
+        if self._is_kept:
             n_sequences = len(self.last.prompt_ids)
             rotary = (one.expand(n_sequences, -1, -1) for one in kwargs["position_embeddings"])
-            self.last.rotary.append(tuple(rotary))
+            self.last.rotary.append(tuple(map(_last_row, rotary)))
 
     def _query(self, _module, _args, output) -> None:
-        if self._is_decoding:
-            self.last.queries[-1].append(output)
+        if self._is_kept:
+            self.last.queries[-1].append(_last_row(output))
 
     def _final(self, _module, args) -> None:
-        if self._is_decoding:
-            self.last.final.append(args[0])
+        if self._is_kept:
+            self.last.final.append(_last_row(args[0]))
 
     def _done(self, *_) -> None:
-        self._is_decoding = False
+        self._is_kept = False
 
     # ----------------------------------------------------------------------------------- reading
 
@@ -219,21 +221,26 @@ class Generated:
         )
 
     def _rows(self, number: int, n_prompt: int) -> Rows:
-        """Decoded tokens of one sequence: each was a forward of its own."""
+        """The prompt's last row and decoded tokens of one sequence: one of each forward."""
         last = self.last
 
         def half(steps: list[int], which: int) -> Tensor:
             return torch.stack([last.rotary[t][which][number, 0] for t in steps])
 
         return Rows(
-            first=n_prompt,
-            n_rows=len(last.ids),
+            first=n_prompt - 1,
+            n_rows=1 + len(last.ids),
             queries=lambda layer, steps: torch.stack(
                 [last.queries[t][layer][number, 0] for t in steps]
             ),
             rotary=lambda steps: (half(steps, 0), half(steps, 1)),
             final=lambda steps: torch.stack([last.final[t][number, 0] for t in steps]),
         )
+
+
+def _last_row(tensor: Float[Tensor, "sequence token d"]) -> Float[Tensor, "sequence 1 d"]:
+    """The last token's, without holding on to the others."""
+    return tensor if tensor.shape[1] == 1 else tensor[:, -1:].clone()
 
 
 def _unusable(model: nn.Module, cache) -> str:

@@ -21,7 +21,8 @@ def load_samples(
         name: "digits", the embedded scenes; "digits_brief", those of three kinds of question with
             one thought for all; or "jsonl:PATH", "visual_cot:PATH", "saliency_r1:PATH", "hf:PATH"
             for files on disk, as their modules in `interp.data` describe.
-        split: "train" or "test"; of files, which of them.
+        split: "train" or "test"; of "digits" also "shortcut", where the colour of a frame tells
+            the answer in nine scenes of ten, and "broken", where it never does; of files, which.
         limit: how many.
         options: `seed`, of the scenes or of the order in which rows are read (None for the file's
             own); the others as the reader takes them.
@@ -35,8 +36,11 @@ def load_samples(
         raise ValueError(f"expected limit >= 1, got {limit}")
     if kind in EMBEDDED and not path:
         from interp.data.digits import scenes as digits
+        from interp.data.digits import shortcut
 
         load = digits.load if kind == "digits" else digits.load_brief
+        if kind == "digits" and split in shortcut.SPLITS:
+            load = shortcut.load
         return _checked(load, options)(split=split, limit=limit, **options)
     if kind not in FROM_FILES or not path:
         raise ValueError(

@@ -67,6 +67,8 @@ def roles_of(
         start, stop = turn.span(2)
         if kind in (b"assistant", b"model") and number > last:
             # Some models end a turn with another token than the one that ends all their text.
+            ahead = bare[start:stop]  # marks in front of all that a template puts there
+            start += len(ahead) - len(ahead.lstrip())
             written = text[start:stop].removesuffix((last_token or "").encode())
             for role, span in _text_spans(written).items():
                 codes[start + span.start : start + span.stop] = ROLES.index(role)

@@ -37,6 +37,9 @@ class Batch:
     written: Sequence[Written]
     make: Callable[..., list[Saliency | str]]
     """From some of them, and options of `interp.scoring.saliencies`, to their maps."""
+    read: Callable[..., list] | None = None
+    """From some of them, and what changes a sample, to `train.rewards.reading.Reading`s."""
+    processor: object = None
     _made: dict = field(default_factory=dict)
 
     def saliencies(self, **options) -> list[Saliency | str | None]:
@@ -48,6 +51,18 @@ class Batch:
             by_number = dict(zip(well_formed, found, strict=True)) if well_formed else {}
             self._made[key] = [by_number.get(k) for k in range(len(self.written))]
         return self._made[key]
+
+    def readings(
+        self, written: Sequence[Written], change: Callable[[Sample], Sample] | None = None
+    ) -> list:
+        """How the policy reads some of the completions, behind a changed image if asked.
+
+        Args:
+            written: which.
+            change: from a sample to one with another image.
+        """
+        assert self.read is not None, "a batch of the reward has a policy"
+        return self.read(written, change)
 
     def groups(self) -> Iterator[list[int]]:
         """Numbers of the completions of each prompt, which stand side by side."""

@@ -135,7 +135,12 @@ class Reward(Certified):
         judged = [self._judged(k, *one) for k, one in enumerate(zip(sample, texts, strict=True))]
         self.accuracy = [one.accuracy if isinstance(one, Written) else None for one in judged]
         written = [one for one in judged if isinstance(one, Written)]
-        batch = Batch(written, lambda some, **options: self._maps(some, log_metric, **options))
+        batch = Batch(
+            written,
+            make=lambda some, **options: self._maps(some, log_metric, **options),
+            read=self._readings,
+            processor=self.vlm.processor,
+        )
         start = time.perf_counter()
         try:
             values = {term.part.name: term.part(batch, log_metric) for term in self.terms}
@@ -167,6 +172,11 @@ class Reward(Certified):
         texts = [(one.sample, one.text) for one in written]
         numbers = [one.number for one in written]
         return self.sources.saliencies(texts, numbers, log_metric, **options)
+
+    def _readings(self, written: Sequence[Written], change) -> list:
+        """How the policy reads some completions."""
+        texts = [(one.sample, one.text) for one in written]
+        return self.sources.readings(texts, [one.number for one in written], change)
 
     def _totals(self, values: dict[str, list], batch: Batch) -> list[float | str]:
         """Weighted sums, or for which part there is none."""

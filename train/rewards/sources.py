@@ -13,14 +13,16 @@ import torch
 
 from interp.capture.extended import extended
 from interp.capture.generated import Generated
-from interp.capture.prefill import Prefills
+from interp.capture.prefill import Prefills, prefills
 from interp.data.sample import Sample
 from interp.extract.maps import EXACT
 from interp.extract.question import Query
+from interp.extract.sharing import sharing
 from interp.inputs.completions import Completion
 from interp.model.vlm import VLM
 from interp.scoring import RULES, Saliency, saliencies, score
 from train.rewards.batch import Log
+from train.rewards.reading import Reading, readings
 
 log = logging.getLogger("reward")
 
@@ -67,13 +69,51 @@ class Sources:
         """
         # A group often writes one text several times; its map is one.
         keys = [(id(sample), text.token_ids) for sample, text in texts]
-        once = list({key: k for k, key in reversed(list(enumerate(keys)))}.values())[::-1]
+        once = [keys.index(key) for key in dict.fromkeys(keys)]
         own, source = self._first([texts[k] for k in once], [numbers[k] for k in once], options)
         by_key = {keys[k]: one for k, one in zip(once, own, strict=True)}
         found = [by_key[key] for key in keys]
         for name in SOURCES:
             log(f"source/{name}", float(name == source))
         return found
+
+    def readings(
+        self,
+        texts: list[tuple[Sample, Completion]],
+        numbers: list[int],
+        change: Callable[[Sample], Sample] | None = None,
+    ) -> list[Reading]:
+        """As `train.rewards.reading.readings`, behind other images where they are changed.
+
+        Args:
+            texts, numbers: as for `saliencies`.
+            change: from a sample to one with another image, which nobody has generated from.
+        """
+        keys = [(id(sample), text.token_ids) for sample, text in texts]
+        once = [keys.index(key) for key in dict.fromkeys(keys)]
+        changed = {id(texts[k][0]): texts[k][0] for k in once}
+        if change is not None:
+            changed = {key: change(sample) for key, sample in changed.items()}
+        asked = [(changed[id(texts[k][0])], texts[k][1]) for k in once]
+        names = [name for name in self.names if change is None or name != "generation"]
+        with sharing():
+            own = self._readings(asked, [numbers[k] for k in once], names)
+        by_key = {keys[k]: one for k, one in zip(once, own, strict=True)}
+        return [by_key[key] for key in keys]
+
+    def _readings(self, texts, numbers: list[int], names: list[str]) -> list[Reading]:
+        forwards = {"generation": self._generation, "prompts": self._prompts}
+        for name in names:
+            make = forwards[name]
+            try:
+                return readings(
+                    self.vlm,
+                    texts,
+                    lambda queries, own, make=make: make(queries, [numbers[k] for k in own]),
+                )
+            except Unavailable as reason:
+                self._said(name, reason)
+        return readings(self.vlm, texts, _prefilled)
 
     def _first(self, texts, numbers: list[int], options: dict) -> tuple[list, str]:
         forwards: dict[str, Callable] = {"generation": self._generation, "prompts": self._prompts}
@@ -145,3 +185,8 @@ class Sources:
         if key not in self.checked:
             self.checked.add(key)
             log.info("no maps from %s", key)
+
+
+def _prefilled(queries: list[Query], _numbers: list[int]) -> Prefills:
+    model = queries[0].model
+    return prefills(model, [q.batch for q in queries], [q.rows for q in queries])

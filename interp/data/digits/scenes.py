@@ -66,9 +66,9 @@ def make_sample(
     Raises:
         ValueError: unknown split or family.
     """
-    family, key, digits, twin_digits, paper = _scene(split, index, seed, max_digits, families)
+    family, key, digits, twin_digits, paper = compose(split, index, seed, max_digits, families)
     name = f"digits-{split}-{seed}-{index:06d}"
-    scene = partial(_sample, paper=paper, split=split, family=family, key=key)
+    scene = partial(as_sample, paper=paper, split=split, family=family, key=key)
     twin = scene(f"{name}-twin", twin_digits) if with_twin else None
     return replace(scene(name, digits), twin=twin)
 
@@ -81,7 +81,7 @@ def at_first_glance(split: str, index: int, **scene) -> Sample:
     """
     sample = make_sample(split, index, with_twin=False, **scene)
     settings = {"seed": 0, "max_digits": 4, "families": ()} | scene
-    family, key, digits, _, _ = _scene(split, index, *settings.values())
+    family, key, digits, _, _ = compose(split, index, *settings.values())
     query = family.ask(family.glance(digits, key), key)
     return replace(sample, thinking=query.thinking, answer=query.answer)
 
@@ -95,7 +95,7 @@ def object_boxes(sample: Sample) -> np.ndarray:
     match = re.fullmatch(r"digits-(\w+)-(\d+)-(\d+)", sample.id)
     if sample.dataset != "digits" or match is None:
         raise ValueError(f"expected a scene of the data set digits, got {sample.id!r}")
-    _, _, digits, _, paper = _scene(match[1], int(match[3]), int(match[2]), 4, ())
+    _, _, digits, _, paper = compose(match[1], int(match[3]), int(match[2]), 4, ())
     height, width, _ = paper.shape
     boxes = np.array([d.box for d in digits]) / [width, height, width, height]
     if not all((boxes == box).all(axis=1).any() for box in sample.boxes):
@@ -103,8 +103,19 @@ def object_boxes(sample: Sample) -> np.ndarray:
     return boxes
 
 
-def _scene(split: str, index: int, seed: int, max_digits: int, families: tuple[str, ...]):
-    """Family, what it asks for, the digits, the twin's digits and the canvas."""
+def compose(
+    split: str,
+    index: int,
+    seed: int,
+    max_digits: int,
+    families: tuple[str, ...],
+    min_digits: int = 1,
+):
+    """Family, what it asks for, the digits, the twin's digits and the canvas.
+
+    Raises:
+        ValueError: unknown split or family.
+    """
     if split not in SPLITS:
         raise ValueError(f"expected a split of {SPLITS}, got {split!r}")
     unknown = set(families) - set(FAMILIES)
@@ -116,12 +127,13 @@ def _scene(split: str, index: int, seed: int, max_digits: int, families: tuple[s
     family = FAMILIES[names[index % len(names)]]
     hand = Hand(np.random.default_rng([seed, SPLITS.index(split), index]), split)
     canvas = CANVASES[hand.rng.integers(len(CANVASES))]
-    n_digits = int(hand.rng.integers(family.min_digits, max_digits + 1))
+    n_digits = int(hand.rng.integers(max(min_digits, family.min_digits), max_digits + 1))
     digits, key, twin_digits = family.compose(hand, scatter(hand, canvas, n_digits))
     return family, key, digits, twin_digits, background(hand.rng, canvas)
 
 
-def _sample(name, digits, *, paper, split, family, key) -> Sample:
+def as_sample(name, digits, *, paper, split, family, key) -> Sample:
+    """One question about digits on a paper, which `compose` gives, as a sample."""
     query = family.ask(digits, key)
     height, width, _ = paper.shape
     boxes = np.array([digits[i].box for i in query.evidence], dtype=np.float64)

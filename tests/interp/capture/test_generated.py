@@ -49,9 +49,9 @@ def sequence(model, processor, pair, ids):
 
 
 def decoded(batches, n_new):
-    """Rows of each sequence that were decoded: behind the prompt, before its last token."""
+    """Rows of each sequence that predict what was written: the prompt's last one is the first."""
     return [
-        torch.arange(batch["input_ids"].shape[1] - n, batch["input_ids"].shape[1] - 1)
+        torch.arange(batch["input_ids"].shape[1] - n - 1, batch["input_ids"].shape[1] - 1)
         for batch, n in zip(batches, n_new, strict=True)
     ]
 
@@ -95,7 +95,7 @@ def test_a_generation_is_the_prefill_of_what_it_wrote(odd_model, processor):
             for a, b in zip(getattr(mine, name), getattr(theirs, name), strict=True):
                 torch.testing.assert_close(a, b.to(a), atol=1e-7, rtol=1e-5)
         torch.testing.assert_close(mine.final, theirs.final.to(mine.final), atol=1e-8, rtol=1e-6)
-    assert found.kept([one - new[k] for k, one in enumerate(rows)]) is None  # rows of the prompt
+    assert found.kept([one - 1 for one in rows]) is None  # one more of the prompt
     generated.close()
 
 
