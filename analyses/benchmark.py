@@ -87,9 +87,9 @@ def in_training(setting: Setting, options: Benchmark) -> dict:
     from analyses.benchmarks.reward import reward_cost
 
     cost = reward_cost(setting, setting.tokens, 512, options.repeats)
-    for rule, share in cost["added"].items():
+    for name, share in cost["added"].items():
         print(
-            f"{rule}: adds {100 * share:.1f} % to a step of {cost['step_seconds']:.0f} s per "
+            f"{name}: adds {100 * share:.1f} % to a step of {cost['step_seconds']:.0f} s per "
             f"completion of {cost['new_tokens']} tokens, of which decoding is "
             f"{cost['step_parts_seconds']['decoding']:.0f} s"
         )

@@ -128,8 +128,14 @@ def make_sample(n_visual: int):
     return Sample("noise", Image.fromarray(pixels), "which digit is red?", "7", boxes=boxes)
 
 
-def make_text(processor, n_tokens: int, n_answer: int = 8):
-    """A completion of n_tokens tokens, all thinking but the tags, the answer and the end."""
+def make_text(processor, n_tokens: int, n_answer: int = 8, number: int = 0):
+    """A completion of n_tokens tokens, all thinking but the tags, the answer and the end.
+
+    Args:
+        processor: whose tokens they are.
+        n_tokens, n_answer: how many.
+        number: of another text of the same length; they differ from the first word on.
+    """
     from interp.inputs import completions
 
     tokenizer = processor.tokenizer
@@ -138,5 +144,6 @@ def make_text(processor, n_tokens: int, n_answer: int = 8):
         for text in ("digit", "<think>\n", "\n</think>\n")
     )
     n_thinking = n_tokens - len(opening) - len(closing) - n_answer - 1
-    words = [*word[:1] * n_thinking, *closing, *word[:1] * n_answer]
+    first = tokenizer(str(number), add_special_tokens=False).input_ids[:1]
+    words = [*first, *word[:1] * (n_thinking - 1), *closing, *word[:1] * n_answer]
     return completions.completion(tokenizer, [*opening, *words, tokenizer.eos_token_id])

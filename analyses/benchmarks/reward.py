@@ -1,4 +1,4 @@
-"""Share of a GRPO step that a saliency reward adds, from measured forwards at real widths.
+"""Share of a GRPO step that rewards and losses add, from measured forwards at real widths.
 
 A step is, per completion: the prompt's prefill, as many decoding steps as the completion has tokens
 (a group of completions at a time, as Hugging Face's generation does it), the reference's forward,
@@ -9,6 +9,7 @@ and the whole generation are measured.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 from analyses.benchmarks.models import SHAPES, Setting, as_vlm, make_model, make_sample, make_text
@@ -18,6 +19,8 @@ DEPTHS = (1, 3)
 GROUP = 8  # completions of a prompt that are decoded together
 N_DECODED = 4  # decoding steps that are timed
 RULES = ("direct", "effect")
+STEP = ("prefill", "decoding", "reference", "training")
+TRAINED = "training with "
 
 
 def reward_cost(
@@ -55,7 +58,12 @@ def reward_cost(
         for name, first in shallow.items():
             per_layer = (deep[name] - first) / (depths[1] - depths[0])
             seconds_by_part[name] = first + per_layer * (layers - depths[0])
-    step = sum(seconds for name, seconds in seconds_by_part.items() if name not in RULES)
+    step = sum(seconds for name, seconds in seconds_by_part.items() if name in STEP)
+    added = {
+        name.removeprefix(TRAINED): seconds - seconds_by_part["training"] * (TRAINED in name)
+        for name, seconds in seconds_by_part.items()
+        if name not in STEP
+    }
     return {
         "layers": layers,
         "prompt": n_prompt,
@@ -65,9 +73,9 @@ def reward_cost(
         "measured_seconds": by_depth,
         "step_parts_seconds": seconds_by_part,
         "step_seconds": step,
-        "added": {rule: seconds_by_part[rule] / step for rule in RULES},
+        "added": {name: seconds / step for name, seconds in added.items()},
         "added_without_decoding": {
-            rule: seconds_by_part[rule] / (step - seconds_by_part["decoding"]) for rule in RULES
+            name: seconds / (step - seconds_by_part["decoding"]) for name, seconds in added.items()
         },
     }
 
@@ -89,6 +97,8 @@ def _parts(
         seconds_by_part["decoding"] = seconds(_generation(vlm, sample, n_new), setting.device)
         per_completion = 1 / GROUP
     seconds_by_part["decoding"] *= per_completion
+    for rule in RULES:
+        seconds_by_part[f"{rule} from prompts"] /= GROUP
     return seconds_by_part
 
 
@@ -125,8 +135,10 @@ def _tasks(vlm, sample, text, n_new: int) -> dict:
     """Functions to time, by name."""
     import torch
 
+    from interp.capture.heard import hearing
     from interp.inputs import prompts as inputs
-    from interp.scoring import scores
+    from interp.model import families
+    from train.losses import Ease, MapGradient
 
     policy = vlm.model
     batch = inputs.teacher_forced(vlm.processor, sample, None, text).batch.to(vlm.device)
@@ -151,16 +163,87 @@ def _tasks(vlm, sample, text, n_new: int) -> dict:
         with torch.no_grad():
             policy(**batch, logits_to_keep=n_new + 1)
 
-    def train():
+    def train(losses=()):
         policy.train()
-        policy.gradient_checkpointing_enable()
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
         policy.enable_input_require_grads()
-        logits = policy(**batch, logits_to_keep=n_new + 1, use_cache=False).logits
-        logits.float().logsumexp(dim=-1).mean().backward()
+        layers = {n for one in losses for n in one.layers(families.parts(policy))}
+        with hearing(policy, layers) as heard:
+            logits = policy(**batch, logits_to_keep=n_new + 1, use_cache=False).logits
+        total = logits.float().logsumexp(dim=-1).mean()
+        for loss in losses:
+            total = total + loss(heard, micro_batch, lambda _name, _value: None).sum()
+        total.backward()
         policy.zero_grad()
         policy.gradient_checkpointing_disable()
         policy.eval()
 
-    rewards = {rule: lambda rule=rule: scores(vlm, [(sample, text)], rule=rule) for rule in RULES}
+    micro_batch = _micro_batch(vlm, sample, text, batch)
     parts = {"prefill": prefill, "decoding": decode, "reference": reference, "training": train}
-    return parts | rewards
+    for loss in (Ease(), MapGradient(), MapGradient(rule="bottleneck", name="map_gradient_2")):
+        parts[f"{TRAINED}{loss.name}"] = partial(train, [loss])
+    return parts | _rewards(vlm, sample, text, prompt, n_new)
+
+
+def _rewards(vlm, sample, text, prompt, n_new: int) -> dict:
+    """Maps of one completion by where they come from; of a common prompt, a group's share."""
+    import torch
+    from transformers import DynamicCache
+
+    from analyses.benchmarks.models import make_text
+    from interp.capture.extended import extended
+    from interp.capture.generated import Generated
+    from interp.scoring import saliencies
+
+    policy, generated = vlm.model, Generated(vlm.model)
+    ids = torch.tensor([text.token_ids], device=vlm.device)
+    with torch.no_grad():
+        policy(**prompt, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+        cache = generated.last.cache
+        for step in range(n_new - 1):  # as if it had been sampled
+            policy(
+                input_ids=ids[:, step : step + 1],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+    group = [(sample, make_text(vlm.processor, n_new, number=k)) for k in range(GROUP)]
+
+    def of_generation(queries, numbers):
+        batches = [query.batch for query in queries]
+        reason = generated.refusal(numbers, batches)
+        assert not reason, reason
+        return generated.prefills(numbers, batches)
+
+    def of_prompt(queries, _numbers):
+        return extended(policy, [query.batch for query in queries], [list(range(len(queries)))])
+
+    def maps(texts, rule, forward=None):
+        found = saliencies(vlm, texts, rule=rule, forward=forward, max_memory=64 * 2**30)
+        assert not any(isinstance(one, str) for one in found), found
+
+    todo = {}
+    for rule in RULES:
+        todo[rule] = partial(maps, [(sample, text)], rule)
+        todo[f"{rule} from generation"] = partial(maps, [(sample, text)], rule, of_generation)
+        todo[f"{rule} from prompts"] = partial(maps, group, rule, of_prompt)
+    return todo
+
+
+def _micro_batch(vlm, sample, text, batch):
+    """One completion as the losses read it."""
+    import torch
+
+    from interp.inputs.tokens import token_table
+    from train.losses.micro_batch import MicroBatch, Text
+
+    size = [sample.image.size[::-1]]
+    tokens = token_table(vlm.processor, batch, sample.boxes, size, None)
+    n_prompt = len(tokens.ids) - len(text.token_ids)
+    return MicroBatch(
+        texts=[Text(sample, tokens, n_prompt, sample.boxes)],
+        ids=batch["input_ids"],
+        is_visible=batch["attention_mask"].bool(),
+        n_left=[0],
+        is_paid=torch.ones(1, dtype=torch.bool),
+    )

@@ -24,6 +24,7 @@ from interp.capture.assembled import Rows, Run, assembled
 from interp.capture.prefill import Prefills, positions_of
 from interp.model import families
 from interp.model.families import is_held
+from interp.model.parts import Parts
 
 
 @dataclass
@@ -98,8 +99,7 @@ class Generated:
     def _seen(self, _module, args, kwargs) -> None:
         """Before the vision tower, which generation calls once, in front of everything else."""
         if not torch.is_grad_enabled() and not is_held(self.model):
-            tensors = [one for one in (*args, *kwargs.values()) if torch.is_tensor(one)]
-            self._pixels = tensors[0] if tensors else None
+            self._pixels = given_tensor(args, kwargs)
 
     def _entered(self, _module, _args, kwargs) -> None:
         """Before each forward of the language model: a generation's first, a next one, or none."""
@@ -130,7 +130,7 @@ class Generated:
             is_prompt=mask.bool() if mask is not None and is_known else torch.ones_like(ids).bool(),
             pixels=self._pixels,
             reason=_unusable(self.model, cache) or ("" if is_known else "a mask of another form"),
-            weights=_weights(self.model),
+            weights=changes(self.model),
         )
 
     def _turned(self, _module, _args, kwargs) -> None:
@@ -163,7 +163,7 @@ class Generated:
         if last is None:
             return "no generation was heard"
         reason = last.reason or _unkept(last.cache)
-        if not reason and last.weights != _weights(self.model):
+        if not reason and last.weights != changes(self.model):
             reason = "weights changed since"
         if not reason and max(numbers) >= len(last.prompt_ids):
             reason = f"{len(last.prompt_ids)} sequences were generated"
@@ -178,18 +178,7 @@ class Generated:
         fed = torch.cat([prompt, *(one[number] for one in last.ids)])[: len(ids)]
         if not len(prompt) <= len(ids) <= len(fed) + 1 or not torch.equal(ids[: len(fed)], fed):
             return "other tokens"
-        if "pixel_values" not in batch:
-            return ""
-        pixels = batch["pixel_values"]
-        if last.pixels is None or last.pixels.shape[1:] != pixels.shape[1:]:
-            return "images that cannot be told apart"
-        try:
-            mine, cells = map(self.parts.by_token, (pixels, last.pixels))
-        except ValueError as error:
-            return str(error)
-        counts = (last.prompt_ids == self.parts.image_token_id).sum(dim=1).tolist()
-        theirs = cells.split(counts)[number] if sum(counts) == len(cells) else cells[:0]
-        return "" if torch.equal(mine.to(theirs), theirs) else "another image"
+        return other_image(self.parts, last.prompt_ids, last.pixels, number, batch)
 
     def prefills(self, numbers: list[int], batches: list[Mapping]) -> Prefills:
         """Some of the sequences, padded on the left; see `interp.capture.assembled`.
@@ -238,6 +227,40 @@ class Generated:
         )
 
 
+def other_image(
+    parts: Parts,
+    ids: Int[Tensor, "sequence token"],
+    pixels: Tensor | None,
+    number: int,
+    batch: Mapping,
+) -> str:
+    """Why a sequence's image is not a batch's; empty where it is, or where there is none.
+
+    Args:
+        parts: the model's parts.
+        ids: of all sequences that the vision tower was given images of.
+        pixels: what it was given.
+        number: which of the sequences.
+        batch: of one sequence.
+    """
+    if "pixel_values" not in batch:
+        return ""
+    if pixels is None or pixels.shape[1:] != batch["pixel_values"].shape[1:]:
+        return "images that cannot be told apart"
+    try:
+        mine, cells = map(parts.by_token, (batch["pixel_values"], pixels))
+    except ValueError as error:
+        return str(error)
+    counts = (ids == parts.image_token_id).sum(dim=1).tolist()
+    theirs = cells.split(counts)[number] if sum(counts) == len(cells) else cells[:0]
+    return "" if torch.equal(mine.to(theirs), theirs) else "another image"
+
+
+def given_tensor(args: tuple, kwargs: dict) -> Tensor | None:
+    """The first tensor that a module is given."""
+    return next((one for one in (*args, *kwargs.values()) if torch.is_tensor(one)), None)
+
+
 def _last_row(tensor: Float[Tensor, "sequence token d"]) -> Float[Tensor, "sequence 1 d"]:
     """The last token's, without holding on to the others."""
     return tensor if tensor.shape[1] == 1 else tensor[:, -1:].clone()
@@ -247,12 +270,13 @@ def _unusable(model: nn.Module, cache) -> str:
     """Why a generation that begins cannot stand for what is read in eval mode."""
     if type(cache) is not DynamicCache:
         return f"a cache of type {type(cache).__name__}"
-    if any(_drops(module) for module in model.modules()):
+    if any(drops(module) for module in model.modules()):
         return "dropout while sampling (lora_dropout, or disable_dropout: true in the config)"
     return ""
 
 
-def _drops(module: nn.Module) -> bool:
+def drops(module: nn.Module) -> bool:
+    """Whether a module draws what it leaves out."""
     chance = module.p if isinstance(module, nn.Dropout) else vars(module).get("attention_dropout")
     return module.training and bool(chance)
 
@@ -262,6 +286,6 @@ def _unkept(cache) -> str:
     return f"layers of the cache that do not keep all tokens: {sorted(kinds)}" if kinds else ""
 
 
-def _weights(model: nn.Module) -> int:
+def changes(model: nn.Module) -> int:
     """A number that grows whenever a weight is changed in place, as optimizers do."""
     return sum(weight._version for weight in model.parameters())

@@ -164,7 +164,7 @@ def border(found, _sample, _text) -> float:
     return 1 - float(found.map.values[0].sum() / found.map.values.sum())
 
 
-@pytest.mark.parametrize("source", ["generation", "prompts"])
+@pytest.mark.parametrize("source", ["generation", "policy", "prompts"])
 @pytest.mark.parametrize("rule", ["direct", "effect"])
 def test_a_training_pays_the_same_from_every_source(tmp_path, monkeypatch, source, rule):
     """Rewards of real steps, out of the cache or a common prompt, against a prefill of each."""
@@ -184,6 +184,8 @@ def test_a_training_pays_the_same_from_every_source(tmp_path, monkeypatch, sourc
     monkeypatch.setattr(Sources, "_first", spy)
     # The cold start writes several texts to a prompt; where all are one, a prefill is as good.
     cold = {"model_name_or_path": "tiny-cold", "num_generations": 4, "max_steps": 2}
+    # With two iterations TRL computes the policy's own log-probabilities beforehand.
+    cold |= {"num_iterations": 2} if source == "policy" else {}
     test_grpo.run(tmp_path, map=rule, sources=[source], **cold)
     assert seen[0] == source and set(seen) <= {source, "texts"}
 

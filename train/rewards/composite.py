@@ -101,20 +101,29 @@ class Reward(Certified):
                 "processor.tokenizer.padding_side = 'left', or prompts and texts come apart"
             )
         super().on_train_begin(args, state, control, processing_class=processing_class, **kwargs)
-        self.listen(self.vlm)
+        # Hugging Face's generation leaves a cache, vLLM does not; nothing is kept for nobody.
+        unused = "generation" if getattr(args, "use_vllm", False) else "policy"
+        usual = tuple(self.source_names) == SOURCES
+        self.listen(self.vlm, [name for name in self.source_names if name != unused or not usual])
 
     def on_train_end(self, *_args, **_kwargs):
         """Takes the hooks off the policy."""
         if self.sources is not None:
             self.sources.close()
 
-    def listen(self, vlm: VLM) -> None:
-        """Takes a policy: from its next generation on, its maps need no forward of their own."""
+    def listen(self, vlm: VLM, sources: Iterable[str] | None = None) -> None:
+        """Takes a policy: from its next generation on, its maps need no forward of their own.
+
+        Args:
+            vlm: the policy.
+            sources: where maps may come from; by default those of the reward.
+        """
+        names = self.source_names if sources is None else tuple(sources)
         if self.sources is not None:
             self.sources.close()
         # A part of somebody's own may read maps without saying so.
         has_maps = any(getattr(term.part, "reads_maps", True) for term in self.terms)
-        self.vlm, self.sources = vlm, Sources(vlm, self.source_names if has_maps else ())
+        self.vlm, self.sources = vlm, Sources(vlm, names if has_maps else ())
 
     def __call__(
         self,

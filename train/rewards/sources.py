@@ -1,17 +1,20 @@
 """Where a reward's maps come from: out of forwards that were made anyway (METHODS.md 5).
 
-In this order: `generation`, the cache that sampling has left; `prompts`, one prefill of a group's
-prompt extended by each completion; `texts`, a prefill of each text, which is always there. The
-first that can stand for these texts is taken, and its first score is held against that of `texts`:
-one that differs by more than its dtype explains is not asked again.
+In this order: `generation`, the cache that sampling has left; `policy`, the forward that the
+trainer has made for the policy's log-probabilities (under vLLM); `prompts`, one prefill of a
+group's prompt extended by each completion; `texts`, a prefill of each text, which is always there.
+The first that can stand for these texts is taken, and its first score is held against that of
+`texts`: one that differs by more than its dtype explains is not asked again.
 """
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 
 from interp.capture.extended import extended
+from interp.capture.forwards import Forwards
 from interp.capture.generated import Generated
 from interp.capture.prefill import Prefills, prefills
 from interp.data.sample import Sample
@@ -26,7 +29,7 @@ from train.rewards.reading import Reading, readings
 
 log = logging.getLogger("reward")
 
-SOURCES = ("generation", "prompts", "texts")
+SOURCES = ("generation", "policy", "prompts", "texts")
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 HALF_TOLERANCE = 5e-2
 """How far an alignment may be from that of a prefill of its own."""
@@ -54,7 +57,8 @@ class Sources:
         self.vlm = vlm
         self.names = [name for name in SOURCES if name in names and name != "texts"]
         self.checked: set[str] = set()
-        self.generated = Generated(vlm.model) if "generation" in names else None
+        makers = {"generation": Generated, "policy": Forwards}
+        self.listeners = {name: makers[name](vlm.model) for name in makers if name in names}
 
     def saliencies(
         self, texts: list[tuple[Sample, Completion]], numbers: list[int], log: Log, **options
@@ -95,35 +99,25 @@ class Sources:
         if change is not None:
             changed = {key: change(sample) for key, sample in changed.items()}
         asked = [(changed[id(texts[k][0])], texts[k][1]) for k in once]
-        names = [name for name in self.names if change is None or name != "generation"]
+        names = [name for name in self.names if change is None or name not in self.listeners]
         with sharing():
             own = self._readings(asked, [numbers[k] for k in once], names)
         by_key = {keys[k]: one for k, one in zip(once, own, strict=True)}
         return [by_key[key] for key in keys]
 
     def _readings(self, texts, numbers: list[int], names: list[str]) -> list[Reading]:
-        forwards = {"generation": self._generation, "prompts": self._prompts}
         for name in names:
-            make = forwards[name]
             try:
-                return readings(
-                    self.vlm,
-                    texts,
-                    lambda queries, own, make=make: make(queries, [numbers[k] for k in own]),
-                )
+                return readings(self.vlm, texts, self._forward(name, numbers))
             except Unavailable as reason:
                 self._said(name, reason)
         return readings(self.vlm, texts, _prefilled)
 
     def _first(self, texts, numbers: list[int], options: dict) -> tuple[list, str]:
-        forwards: dict[str, Callable] = {"generation": self._generation, "prompts": self._prompts}
         # A map of exact effects is made of decoder passes of its own.
         is_read = RULES[options["rule"]].kind not in EXACT
         for name in list(self.names) if is_read else []:
-
-            def forward(queries, own, make=forwards[name]):
-                return make(queries, [numbers[k] for k in own])
-
+            forward = self._forward(name, numbers)
             try:
                 found = saliencies(self.vlm, texts, forward=forward, **options)
             except Unavailable as reason:
@@ -134,21 +128,26 @@ class Sources:
         return saliencies(self.vlm, texts, **options), "texts"
 
     def drop(self) -> None:
-        """Frees what the last generation has left."""
-        if self.generated is not None:
-            self.generated.drop()
+        """Frees what was heard."""
+        for listener in self.listeners.values():
+            listener.drop()
 
     def close(self) -> None:
         """Takes the hooks off the policy."""
-        if self.generated is not None:
-            self.generated.close()
+        for listener in self.listeners.values():
+            listener.close()
 
-    def _generation(self, queries: list[Query], numbers: list[int]) -> Prefills:
-        batches = [query.batch for query in queries]
-        reason = self.generated.refusal(numbers, batches)
+    def _forward(self, name: str, numbers: list[int]) -> Callable:
+        """A source of the prefills of texts, which are these of the sampled ones."""
+        make = partial(self._heard, name) if name in self.listeners else self._prompts
+        return lambda queries, own: make(queries, [numbers[k] for k in own])
+
+    def _heard(self, name: str, queries: list[Query], numbers: list[int]) -> Prefills:
+        batches, listener = [query.batch for query in queries], self.listeners[name]
+        reason = listener.refusal(numbers, batches)
         if reason:
             raise Unavailable(reason)
-        return self.generated.prefills(numbers, batches)
+        return listener.prefills(numbers, batches)
 
     def _prompts(self, queries: list[Query], _numbers: list[int]) -> Prefills:
         groups: dict[tuple, list[int]] = {}

@@ -62,10 +62,14 @@ def test_the_rewards_share_of_a_step(tmp_path):
     commands.run(benchmark, *TOY, "--reward", "--out", tmp_path)
     found = written(tmp_path, "toy-reward-cpu-float32.json")["reward"]
     parts = found["step_parts_seconds"]
-    step = sum(seconds for name, seconds in parts.items() if name not in found["added"])
+    step = sum(parts[name] for name in ("prefill", "decoding", "reference", "training"))
     assert found["step_seconds"] == pytest.approx(step)
-    for rule, share in found["added"].items():
-        assert share == pytest.approx(parts[rule] / step)
+    for rule in ("direct", "effect"):
+        for source in ("", " from generation", " from prompts"):
+            assert found["added"][rule + source] == pytest.approx(parts[rule + source] / step)
+    for loss in ("ease", "map_gradient", "map_gradient_2"):
+        own = parts[f"training with {loss}"] - parts["training"]
+        assert found["added"][loss] == pytest.approx(own / step)
 
 
 @pytest.mark.long

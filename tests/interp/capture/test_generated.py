@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 import interp
 from interp.capture.extended import extended
+from interp.capture.forwards import Forwards
 from interp.capture.generated import Generated
 from interp.capture.prefill import prefills
 from interp.capture.replay import replays
@@ -185,3 +186,97 @@ def test_the_cache_is_freed(policy):
     gc.collect()
     assert held() is None
     generated.close()
+
+
+def test_a_trainers_forward_over_whole_texts_is_their_prefill(odd_model, processor):
+    """In chunks, padded on both sides, as TRL computes log-probabilities; scored rows are read."""
+    forwards = Forwards(odd_model)
+    pairs = asked(processor)
+    batches = generation(odd_model, processor, pairs)
+    assert not forwards.chunks  # a generation is none
+    if "Llava" in processor.image_processor.__class__.__name__:
+        return  # as many tiles as an image has, which one batch does not hold
+    prompts = [inputs.prompts(processor, [pair], None)["input_ids"].shape[1] for pair in pairs]
+    for chunk in ([0, 1, 2], [3]):
+        whole_texts(odd_model, [batches[k] for k in chunk], [prompts[k] for k in chunk])
+    numbers = [3, 0, 2]
+    chosen = [batches[k] for k in numbers]
+    reason = forwards.refusal(numbers, chosen)
+    if families.parts(odd_model).has_windows:
+        assert reason == "layers with a window"
+        return
+    if processor.image_processor.__class__.__name__ in MANY_SHAPES:
+        assert "image" in reason or "pixels" in reason
+        return
+    assert reason == ""
+    found = forwards.prefills(numbers, chosen)
+    new = [one["input_ids"].shape[1] - prompts[k] for one, k in zip(chosen, numbers, strict=True)]
+    rows = decoded(chosen, new)
+    with torch.no_grad(), undisturbed(odd_model):
+        expected = prefills(odd_model, chosen, rows)
+        played = replays(odd_model, expected, rows)
+    for mine, theirs in zip(found.sequences, expected.sequences, strict=True):
+        torch.testing.assert_close(mine.content, theirs.content)
+        # A family that counts by itself counts the padding too; attention knows distances alone.
+        shift = mine.position_ids - theirs.position_ids
+        assert (shift == shift[0, 0]).all()
+        if int(shift[0, 0]):
+            assert families.parts(odd_model).n_axes == 1
+            continue
+        for name in ("keys", "values"):
+            for a, b in zip(getattr(mine, name), getattr(theirs, name), strict=True):
+                torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    for mine, theirs in zip(found.kept(rows), played, strict=True):
+        for a, b in zip(mine.weights, theirs.weights, strict=True):
+            torch.testing.assert_close(a, b.to(a), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(mine.final, theirs.final.to(mine.final), atol=1e-6, rtol=1e-5)
+    assert forwards.refusal([0], [batches[1]]) in ("other tokens", "")
+    assert forwards.refusal([4], batches[:1]) == "4 sequences were read"
+    forwards.close()
+
+
+def whole_texts(model, batches, n_prompts) -> None:
+    """A forward over texts with labels, prompts padded on the left and completions on the right."""
+    longest, most = (
+        max(n_prompts),
+        max(one["input_ids"].shape[1] - n for one, n in zip(batches, n_prompts, strict=True)),
+    )
+    given = {}
+    for name in batches[0]:
+        if batches[0][name].shape != batches[0]["input_ids"].shape:
+            given[name] = torch.cat([one[name] for one in batches])
+            continue
+        given[name] = torch.cat(
+            [
+                torch.nn.functional.pad(
+                    one[name], (longest - n, most - (one["input_ids"].shape[1] - n))
+                )
+                for one, n in zip(batches, n_prompts, strict=True)
+            ]
+        )
+    labels = given["input_ids"].masked_fill(given["attention_mask"] == 0, -100)
+    labels[:, :longest] = -100
+    with torch.no_grad():
+        model(**given, labels=labels, use_cache=False)
+
+
+def test_a_reference_is_no_policy(policy):
+    """Adapters switched off, gradients on, weights changed: nothing is kept, or it is refused."""
+    model, processor = policy.model, policy.processor
+    forwards = Forwards(model)
+    batches = generation(model, processor, asked(processor))
+    n = inputs.prompts(processor, asked(processor)[:1], None)["input_ids"].shape[1]
+    with model.disable_adapter():
+        whole_texts(model, batches[:1], [n])
+    assert forwards.refusal([0], batches[:1]) == "no forward over whole texts was heard"
+    model(**batches[0], labels=batches[0]["input_ids"])
+    assert not forwards.chunks
+    whole_texts(model, batches[:1], [n])
+    assert forwards.refusal([0], batches[:1]) == ""
+    swapped = batches[0] | {"pixel_values": batches[2]["pixel_values"]}
+    assert forwards.refusal([0], [swapped]) == "another image"
+    weight = next(p for p in model.parameters() if p.requires_grad)
+    with torch.no_grad():
+        weight.add_(0.0)
+    assert forwards.refusal([0], batches[:1]) == "weights changed since"
+    forwards.close()
