@@ -72,6 +72,7 @@ def maps(
         ValueError: as for `ledger`; unknown kinds, targets or variant; a text without a thinking
             span, or cut off before its end token, where a map goes through the thinking.
     """
+    check_pair(vlm, sample)
     return unlabelled(
         vlm,
         sample,
@@ -102,7 +103,6 @@ def unlabelled(
     foils: Foils | None = None,
 ) -> "Scores":
     """`maps` before they have labels."""
-    check_pair(vlm, sample)
     check(("total",), n_nodes)
     kinds = kinds if isinstance(kinds, str) else tuple(kinds)
     if kinds is USUAL_KINDS and not _has_whole_thinking(vlm, sample, completion):

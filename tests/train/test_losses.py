@@ -383,13 +383,11 @@ def test_two_processes_take_the_step_of_one(tmp_path):
         torch.testing.assert_close(weight, two[name], atol=2e-6, rtol=1e-4)
 
 
-def test_a_loss_trains_what_it_says_and_a_weight_of_nothing_is_trls_own(tmp_path):
+def test_a_loss_trains_what_it_says(tmp_path):
     control = guided_run(tmp_path / "control", gradient_weight=0.0)
-    again = guided_run(tmp_path / "again", gradient_weight=0.0, ease_weight=0.0)
     guided = guided_run(tmp_path / "guided")
     eased = guided_run(tmp_path / "eased", gradient_weight=0.0, ease_weight=5.0)
     sham = guided_run(tmp_path / "sham", sham=True)
-    assert all(torch.equal(control[name], again[name]) for name in control)
     runs = [control, guided, eased, sham]
     name = next(one for one in control if "lora_B" in one)
     assert len({float(one[name].double().sum()) for one in runs}) == 4
