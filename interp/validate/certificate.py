@@ -1,7 +1,7 @@
 """The certificate: every oracle's error and bound on one loaded model."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import isfinite
@@ -13,6 +13,7 @@ from peft import PeftModel
 import interp
 from interp.capture.checks import sums_unchecked
 from interp.data.sample import Sample
+from interp.extract.sharing import sharing
 from interp.model import families
 from interp.model.adapters import NotMerged
 from interp.model.identity import fingerprint
@@ -132,7 +133,7 @@ def certify(
         bound = BOUNDS[_identity(vlm.model)["dtype"]]
         cases = [make_case(vlm, sample, bound) for sample in samples]
         findings, cases = map(list, zip(*[rounding(case) for case in cases], strict=True))
-        findings += [finding for case in cases for check in PER_SAMPLE for finding in check(case)]
+        findings += [one for case in cases for check in PER_SAMPLE for one in _asked(check, case)]
         asked = "not asked"
         try:
             if isinstance(vlm.model, PeftModel):
@@ -146,6 +147,12 @@ def certify(
     if not certificate.is_passed:
         raise NotCertified(certificate)
     return certificate
+
+
+def _asked(check: Callable, case: Case) -> list[Finding]:
+    """A check's findings; its own calls share inputs and clean run, and none with another check."""
+    with sharing():
+        return check(case)
 
 
 def _identity(model) -> dict[str, str]:
