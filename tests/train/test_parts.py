@@ -1,6 +1,7 @@
 """Parts of a reward: placebos, scaling, functions of one's own, and where maps come from."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,3 +222,23 @@ def test_unknown_sources_and_weights_are_refused(tiny):
     with pytest.raises(ValueError, match="expected a finite weight of format, got nan"):
         Term(Format(), float("nan"))
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("use_vllm", "listens"), [(False, "generation"), (True, "policy")])
+def test_a_reward_listens_to_what_the_trainer_will_do(tmp_path, use_vllm, listens):
+    """vLLM leaves no cache here, and Hugging Face's generation makes the other forward needless."""
+    vlm = interp.load_model("tiny", device="cpu")
+    begin = {
+        "args": SimpleNamespace(output_dir=str(tmp_path), use_vllm=use_vllm),
+        "state": SimpleNamespace(is_world_process_zero=True),
+        "control": None,
+        "model": vlm.model,
+        "processing_class": vlm.processor,
+    }
+    reward = Reward(lambda *_: 1.0, [Term(Alignment())], prompt="plain")
+    reward.on_train_begin(**begin)
+    assert list(reward.sources.listeners) == [listens]
+    reward.on_train_end()
+    without_maps = Reward(lambda *_: 1.0, [Term(Accuracy())], prompt="plain")
+    without_maps.on_train_begin(**begin)
+    assert not without_maps.sources.listeners
