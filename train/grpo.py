@@ -47,14 +47,24 @@ KEPT = (
     "kl",
     "entropy",
     "step_time",
-    "accuracy",
-    "format",
-    "saliency",
 )
 OURS = ("saliency/", "text/", "skipped/", "seconds/", "source/", "variance/", "correlation/")
-OURS += ("ease/", "map_gradient/")
+OURS += ("ease/", "map_gradient/", "faithful/", "rolled/")
 # Of the task, what an adapter tells of its training.
-FACTS = ("map", "saliency_weight", "placebo", "counterfactual", "data", "split", "sample_seed")
+FACTS = (
+    "map",
+    "saliency_weight",
+    "gate_on_accuracy",
+    "placebo",
+    "counterfactual",
+    "counterfactual_weight",
+    "scale_parts",
+    "reward_function",
+    "function_weight",
+    "data",
+    "split",
+    "sample_seed",
+)
 
 
 @dataclass
@@ -129,7 +139,8 @@ def main(policy: Policy, task: Task, guide: Guide, config: GRPOConfig) -> None:
     if trainer.is_world_process_zero():
         facts = {name: getattr(task, name) for name in FACTS} | told(guide)
         name_adapter(out / "final", vlm, policy, seed=config.seed, **facts)
-        pd.DataFrame(curves(trainer.state.log_history)).to_csv(
+        parts = [term.part.name for term in reward.terms]
+        pd.DataFrame(curves(trainer.state.log_history, parts)).to_csv(
             out / "final" / "curves.csv", index=False, float_format="%.5g"
         )
 
@@ -195,11 +206,12 @@ def _same_as_before(path: Path, task: dict) -> None:
     path.write_text(json.dumps(task, indent=1) + "\n")
 
 
-def curves(history: list[dict]) -> list[dict]:
+def curves(history: list[dict], parts: list[str]) -> list[dict]:
     """The trainer's log, a row per logged step: the reward's parts and how texts change."""
+    kept = {*KEPT, *parts}
     rows = [row for row in history if "reward" in row]
     return [
-        {name: value for name, value in row.items() if name in KEPT or name.startswith(OURS)}
+        {name: value for name, value in row.items() if name in kept or name.startswith(OURS)}
         for row in rows
     ]
 

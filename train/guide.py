@@ -61,5 +61,4 @@ def losses_of(guide: Guide) -> list[Ease | MapGradient]:
 
 def told(guide: Guide) -> dict:
     """Facts about the losses, for whoever reads the adapter."""
-    names = ("ease_weight", "gradient_weight", "gradient_map", "sham")
-    return {name: getattr(guide, name) for name in names}
+    return dict(vars(guide))

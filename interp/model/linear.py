@@ -5,6 +5,9 @@ weight a readout was 18 % wrong. A plain `nn.Linear` is read directly, in float3
 anything else by its vector-Jacobian product, once `check_linear` has seen that it is linear.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -58,12 +61,26 @@ def transpose_apply(module: nn.Module, cotangent: Float[Tensor, "n out"]) -> Flo
     return back.to(cotangent.dtype)
 
 
+@contextmanager
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """An adapter's dropout would draw one map forward and another one backward."""
+    training = [one for one in module.modules() if one.training]
+    for one in training:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
 class _Transposed(torch.autograd.Function):
     """Wᵀ x as a function of x alone: W is a constant, whatever trains it."""
 
     @staticmethod
     def forward(x, module):
-        return transpose_apply(module, x)
+        with _in_eval_mode(module):
+            return transpose_apply(module, x)
 
     @staticmethod
     def setup_context(context, inputs, output):
@@ -71,7 +88,8 @@ class _Transposed(torch.autograd.Function):
 
     @staticmethod
     def backward(context, gradient):
-        return apply_linear(context.module, gradient), None
+        with _in_eval_mode(context.module):
+            return apply_linear(context.module, gradient), None
 
 
 def transposed(module: nn.Module, x: Float[Tensor, "n out"]) -> Float[Tensor, "n in"]:

@@ -409,3 +409,33 @@ def test_without_a_text_that_passes_the_term_is_nothing(tmp_path, monkeypatch):
     assert all(torch.equal(control[name], guided[name]) for name in control)
     curves = pd.read_csv(tmp_path / "guided/final/curves.csv")
     assert curves["map_gradient/gated"].iloc[0] == 0
+
+
+@pytest.mark.parametrize(
+    "loss", [{"gradient_weight": 5.0}, {"gradient_weight": 0.0, "ease_weight": 1.0}]
+)
+def test_texts_that_are_cut_off_count_for_nothing_and_end_no_training(tmp_path, loss):
+    """Masked by the trainer, so that they have no token left, and not."""
+    for masked in (True, False):
+        out = tmp_path / str(masked)
+        guided_run(out, max_completion_length=10, mask_truncated_completions=masked, **loss)
+        curves = pd.read_csv(out / "final/curves.csv")
+        assert curves["text/cut_off"].iloc[0] > 0
+        assert np.isfinite(curves.to_numpy(dtype=float)).all()
+
+
+def test_dropout_on_the_output_projection_changes_no_map(processor, samples):
+    """W_o is one constant, forward and backward, whatever its adapter leaves out in training."""
+    model = odd_models.make("two_to_one", processor)
+    config = LoraConfig(r=3, lora_dropout=0.5, target_modules=r"(?!.*vis).*\.o_proj")
+    model = get_peft_model(model, config).double()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    given, batch = case(model, processor, samples[:1])
+    with torch.no_grad():
+        heard = heard_of(model.eval(), given)
+        expected = MapGradient()(heard, batch, silent)
+        model.train()
+        assert torch.equal(MapGradient()(heard, batch, silent), expected)
+    assert all(one.training for one in model.modules())

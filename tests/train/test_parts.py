@@ -1,6 +1,7 @@
 """Parts of a reward: placebos, scaling, functions of one's own, and where maps come from."""
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +41,8 @@ def written(tiny, samples):
             own = completion(
                 tiny.processor.tokenizer, [*ids, tiny.processor.tokenizer.eos_token_id]
             )
-            found.append(Written(len(found), sample, own, text != "7", verdict))
+            group = len(found) // 3
+            found.append(Written(len(found), sample, own, text != "7", verdict, group))
     return found
 
 
@@ -61,7 +63,7 @@ def test_a_placebo_reads_the_same_map_elsewhere(tiny, written):
             continue
         boxes = moved(one.sample.boxes, found.map.shape, one.sample.id)
         if boxes is None:
-            assert value is None
+            assert value == 0.0
             continue
         assert not np.allclose(boxes, one.sample.boxes)
         sides = [(b[:, 2:] - b[:, :2]).round(9).tolist() for b in (boxes, one.sample.boxes)]
@@ -242,3 +244,27 @@ def test_a_reward_listens_to_what_the_trainer_will_do(tmp_path, use_vllm, listen
     without_maps = Reward(lambda *_: 1.0, [Term(Accuracy())], prompt="plain")
     without_maps.on_train_begin(**begin)
     assert not without_maps.sources.listeners
+
+
+def test_the_placebo_of_a_gated_reward_is_gated_and_an_unmoved_one_keeps_the_rest(tiny, written):
+    gated = Alignment(is_gated=True)
+    paid = Scaled(RandomText(), gated)(batch_of(tiny, written), silent)
+    for group in batch_of(tiny, written).groups():
+        wrong = [paid[k] for k in group if not written[k].accuracy]
+        assert len({round(one, 12) for one in wrong}) == 1  # all alike, as of the map
+    whole = np.array([[0.0, 0.0, 1.0, 1.0]])
+    filling = [replace(one, sample=replace(one.sample, boxes=whole)) for one in written[:3]]
+    logged = {}
+    assert Rolled(rule="direct")(batch_of(tiny, filling), logged.__setitem__) == [0.0] * 3
+    assert logged["rolled/unmoved"] == pytest.approx(2 / 3)  # the third has no map
+
+
+def test_groups_are_those_that_were_sampled_whatever_samples_are_called(tiny, samples):
+    """Two pictures of one id and one question are two groups; two groups of one sample too."""
+    same = [replace(one, id="sample", question="?", answer="7") for one in samples[:2]]
+    reward = Reward(lambda *_: 1.0, [Term(Accuracy())], prompt="plain")
+    reward.group_size = 2
+    assert reward._groups([same[0], same[0], same[1], same[1]]) == [0, 0, 1, 1]
+    assert reward._groups([same[0]] * 4) == [0, 0, 1, 1]
+    reward.group_size = 0
+    assert len(set(reward._groups([samples[0], samples[0], samples[1]]))) == 2

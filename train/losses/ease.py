@@ -89,6 +89,9 @@ class Ease:
         attention = heard.attention(layer, rows, batch.is_visible)
         values, shares = [], []
         for s, one in enumerate(batch.texts):
+            if not one.n_written:
+                values.append(attention.new_zeros(()))
+                continue
             visual = torch.from_numpy(np.flatnonzero(one.tokens.is_visual)) + batch.n_left[s]
             on_image = attention[s][..., visual.to(rows.device)]  # (row, head, visual)
             shares.append(float(on_image.detach().sum(dim=-1).mean(dim=1)[is_row[s]].mean()))
@@ -98,10 +101,12 @@ class Ease:
             wanted = torch.from_numpy(target(one, self.background, self.mixture)).to(on_image)
             divergence = self._divergence(on_image, wanted)
             values.append(divergence[is_row[s]].mean())
-        paid = [float(one) for one, passed in zip(values, batch.is_paid, strict=True) if passed]
+        all_paid = zip(values, batch.is_paid, strict=True)
+        paid = [float(one.detach()) for one, passed in all_paid if passed]
         if paid:
             log("ease/kl", float(np.mean(paid)))
-        log("ease/visual_attention", float(np.mean(shares)))
+        if shares:
+            log("ease/visual_attention", float(np.mean(shares)))
         return torch.stack(values)
 
     def _divergence(
@@ -142,12 +147,11 @@ def target(text: Text, background: float, mixture: str) -> Float[np.ndarray, " v
 
 def _padded(batch: MicroBatch, chosen: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Rows of every sequence, counted with its padding, as many for each; and which are real."""
-    most = max(map(len, chosen))
-    device = batch.ids.device
+    most, device = max(1, *map(len, chosen)), batch.ids.device
     rows = torch.tensor(
         [
-            [left + k for k in own] + [left + own[-1]] * (most - len(own))
-            for own, left in zip(chosen, batch.n_left, strict=True)
+            [left + k for k in own] + [left + one.n_prompt - 1] * (most - len(own))
+            for own, left, one in zip(chosen, batch.n_left, batch.texts, strict=True)
         ],
         device=device,
     )

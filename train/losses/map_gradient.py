@@ -75,7 +75,9 @@ class MapGradient:
         values, has_mass = [], []
         for s in range(len(batch.texts)):
             value = heard.final[0].new_zeros((), dtype=_wide(heard.final[0].dtype))
-            if batch.is_paid[s]:
+            if batch.is_paid[s] and not batch.texts[s].rows_of("answer"):
+                has_mass.append(False)  # cut off before it
+            elif batch.is_paid[s]:
                 signed = self.maps(heard, batch, s)
                 value, mass = self._score(signed, batch.texts[s].overlap)
                 has_mass.append(mass)
@@ -92,7 +94,7 @@ class MapGradient:
         return inside.sum() / mass.sum().clamp_min(torch.finfo(mass.dtype).tiny), has_mass
 
     def maps(self, heard: Heard, batch: MicroBatch, number: int) -> Float[Tensor, "target visual"]:
-        """M of one completion's answer tokens, signed, on the graph; without any, no rows."""
+        """M of one completion's answer tokens, of which there are some; signed, on the graph."""
         parts, text, left = heard.parts, batch.texts[number], batch.n_left[number]
         device = batch.ids.device
         answer = _at(text.rows_of("answer"), left, device)

@@ -28,6 +28,11 @@ class Text:
     """The evidence, or what stands in for it; None where there is none."""
 
     @property
+    def n_written(self) -> int:
+        """Tokens of the completion; 0 where the trainer masks it, as cut off."""
+        return len(self.tokens.ids) - self.n_prompt
+
+    @property
     def overlap(self) -> Float[np.ndarray, " visual"]:
         """Share of each visual token's cell inside the boxes."""
         tokens = self.tokens

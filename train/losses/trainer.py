@@ -121,9 +121,9 @@ class GuidedTrainer(GRPOTrainer):
 def passed_gate(
     loss: Loss, texts: list[Text], accuracy: Float[Tensor, " sequence"]
 ) -> Bool[Tensor, " sequence"]:
-    """Which completions count: right enough, and with boxes, or room for them elsewhere."""
-    has_boxes = [text_of(loss, one).boxes is not None for one in texts]
-    return (accuracy >= loss.tau) & torch.tensor(has_boxes, device=accuracy.device)
+    """Which completions count: right enough, not masked out, and with boxes to look at."""
+    counts = [one.n_written > 0 and text_of(loss, one).boxes is not None for one in texts]
+    return (accuracy >= loss.tau) & torch.tensor(counts, device=accuracy.device)
 
 
 def text_of(loss: Loss, text: Text) -> Text:

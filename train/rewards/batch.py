@@ -28,6 +28,8 @@ class Written:
     is_well_formed: bool
     accuracy: float
     """The judge's verdict."""
+    group: int = 0
+    """Completions of one prompt have one number."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Batch:
 
     def groups(self) -> Iterator[list[int]]:
         """Numbers of the completions of each prompt, which stand side by side."""
-        numbered = enumerate(one.sample.id for one in self.written)
+        numbered = enumerate(one.group for one in self.written)
         for _, group in groupby(numbered, key=lambda pair: pair[1]):
             yield [k for k, _ in group]
 

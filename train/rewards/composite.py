@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -82,6 +83,8 @@ class Reward(Certified):
         self.judge, self.terms, self.scale_parts = judge, list(terms), scale_parts
         self.source_names = tuple(sources)
         self.sources: Sources | None = None
+        self.group_size = 0
+        """Completions of a prompt, as the trainer samples them; 0 where nobody has said."""
         self.accuracy: list[float | None] = []
         """The judge's verdicts on the last completions; None where there is none."""
         self.skipped: Counter[str] = Counter()
@@ -101,6 +104,7 @@ class Reward(Certified):
                 "processor.tokenizer.padding_side = 'left', or prompts and texts come apart"
             )
         super().on_train_begin(args, state, control, processing_class=processing_class, **kwargs)
+        self.group_size = getattr(args, "num_generations", 0)
         # Hugging Face's generation leaves a cache, vLLM does not; nothing is kept for nobody.
         unused = "generation" if getattr(args, "use_vllm", False) else "policy"
         usual = tuple(self.source_names) == SOURCES
@@ -141,7 +145,8 @@ class Reward(Certified):
         if self.vlm is None:
             raise RuntimeError("expected the reward among the trainer's callbacks, got no policy")
         texts = [completion(self.vlm.processor.tokenizer, ids) for ids in completion_ids]
-        judged = [self._judged(k, *one) for k, one in enumerate(zip(sample, texts, strict=True))]
+        groups = self._groups(sample)
+        judged = [self._judged(*one) for one in zip(count(), groups, sample, texts, strict=False)]
         self.accuracy = [one.accuracy if isinstance(one, Written) else None for one in judged]
         written = [one for one in judged if isinstance(one, Written)]
         batch = Batch(
@@ -163,7 +168,15 @@ class Reward(Certified):
         paid = [one if isinstance(one, float) else None for one in totals]
         return _spread(paid, written, len(texts))
 
-    def _judged(self, number: int, sample: Sample, text: Completion) -> Written | str:
+    def _groups(self, samples: list[Sample]) -> list[int]:
+        """Which completions are of one prompt: those that stand side by side."""
+        if self.group_size and len(samples) % self.group_size == 0:
+            return [k // self.group_size for k in range(len(samples))]
+        keys = [(one.id, one.question, one.answer) for one in samples]
+        starts = [k == 0 or keys[k] != keys[k - 1] for k in range(len(keys))]
+        return np.cumsum(starts).tolist()
+
+    def _judged(self, number: int, group: int, sample: Sample, text: Completion) -> Written | str:
         """A completion with its verdict, or why it has no reward."""
         processor = self.vlm.processor
         if {*processor.image_token_ids, *processor.video_token_ids} & set(text.token_ids):
@@ -172,7 +185,7 @@ class Reward(Certified):
         if verdict is None or not math.isfinite(verdict):
             return "no verdict"
         is_valid = is_well_formed(processor.tokenizer, text)
-        return Written(number, sample, text, is_valid, float(verdict))
+        return Written(number, sample, text, is_valid, float(verdict), group)
 
     def _maps(self, written: list[Written], log_metric: Log, **options) -> list:
         """The policy's maps of some completions, in one batch."""
@@ -216,8 +229,8 @@ class Reward(Certified):
         skipped += [one for one in totals if isinstance(one, str)]
         reasons = Counter(skipped)
         self.skipped += reasons
-        for reason, count in reasons.items():
-            log.warning("%d of %d completions without a reward: %s", count, len(texts), reason)
+        for reason, n in reasons.items():
+            log.warning("%d of %d completions without a reward: %s", n, len(texts), reason)
         has_reward = [isinstance(one, float) for one in totals]
         for name, column in values.items():
             known = [v for v, has in zip(column, has_reward, strict=True) if has and v is not None]

@@ -13,7 +13,8 @@ class Rolled:
     """The share of the map inside the boxes' union, moved elsewhere in the image.
 
     One place for each sample, drawn among all that the union can be moved to in whole cells, seeded
-    by the sample's id. A union that cannot be moved has no such reward.
+    by the sample's id. Of a union that cannot be moved nothing is paid, 0 for the whole group,
+    which teaches nothing; how many there are is logged.
 
     Args:
         options: of `interp.scoring.saliencies`, the rule among them.
@@ -25,18 +26,25 @@ class Rolled:
     def __init__(self, **options):
         self.options = options
 
-    def __call__(self, batch: Batch, _log: Log) -> list[float | None]:
+    def __call__(self, batch: Batch, log: Log) -> list[float | None]:
         """Shares; 0 where the format is invalid."""
-        return [
+        self._n_unmoved = 0
+        values = [
             0.0 if found is None else self._value(found, one.sample)
             for found, one in zip(batch.saliencies(**self.options), batch.written, strict=True)
         ]
+        if values:
+            log("rolled/unmoved", self._n_unmoved / len(values))
+        return values
 
     def _value(self, found, sample) -> float | None:
         if not isinstance(found, Saliency) or sample.boxes is None:
             return None
         boxes = moved(sample.boxes, found.map.shape, sample.id)
-        return None if boxes is None else share_inside(found.map.values, boxes)
+        if boxes is None:
+            self._n_unmoved += 1
+            return 0.0
+        return share_inside(found.map.values, boxes)
 
 
 def placebo_of(name: str, **options) -> Part:
@@ -105,7 +113,11 @@ class Scaled:
 
     def __call__(self, batch: Batch, log: Log) -> list[float | None]:
         """Values around 0 by group; 0 in a group where the placebo does not vary."""
-        own = within_groups(self.placebo(batch, log), batch)
+        paid = self.placebo(batch, log)
+        if getattr(self.like, "is_gated", False):  # what is not paid of the one is not of the other
+            right = (one.accuracy > 0 for one in batch.written)
+            paid = [v if v is None or ok else 0.0 for v, ok in zip(paid, right, strict=True)]
+        own = within_groups(paid, batch)
         like = within_groups(self.like(batch, log), batch)
         for group in batch.groups():
             width, wanted = spread_of(own[group]), spread_of(like[group])

@@ -170,6 +170,9 @@ class Sources:
         scored = [one if isinstance(one, str) else score(one, text[0]) for one in (found, expected)]
         if any(isinstance(one, str) for one in scored):
             is_right, difference = isinstance(found, str) == isinstance(expected, str), "a refusal"
+        elif not any(one["has_mass"] for one in scored):
+            self.checked.discard(name)  # 0 = 0 says nothing; the next one is compared
+            return True
         else:
             difference = abs(float(scored[0]["alignment"]) - float(scored[1]["alignment"]))
             is_right = difference <= TOLERANCE.get(self.vlm.model.dtype, HALF_TOLERANCE)

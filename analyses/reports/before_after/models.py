@@ -71,15 +71,20 @@ def _same_training(records: list[dict]) -> dict:
     return settings
 
 
+OTHERS = ("placebo", "counterfactual", "reward_function", "ease_weight", "gradient_weight")
+"""Options of a training that neither a map nor accuracy and format alone describe."""
+
+
 def reward_of(name: str) -> dict:
-    """Which map a model was paid for: "none" for accuracy and format alone, "" if it says nothing.
+    """Which map a model was paid for: "none" for accuracy and format alone, "" for anything else.
 
     And which run it was, so that a control of the same seed and scenes can be told.
     """
     record = _said(name)
     paid = record["map"] if record.get("saliency_weight", 1) > 0 and "map" in record else "none"
     run = [record.get(key) for key in ("seed", "sample_seed", "data", "split")]
-    return {"map": paid if "map" in record else "", "training": run}
+    is_other = any(record.get(key) for key in OTHERS)
+    return {"map": paid if "map" in record and not is_other else "", "training": run}
 
 
 def curve_of(name: str) -> dict | None:

@@ -14,7 +14,7 @@ import xarray as xr
 import interp
 from analyses import before_after, direct_vs_indirect
 from analyses.options import BeforeAfterReport
-from analyses.reports.before_after import findings, measure, through_words, words
+from analyses.reports.before_after import findings, measure, models, through_words, words
 from analyses.reports.before_after.runs import open_arms
 from interp.extract.references import Pool
 from interp.store import joining as stacking
@@ -312,3 +312,22 @@ def test_a_rule_without_a_title_is_an_error_and_not_taken_for_unpaid():
     assert words._rule("none") == words._rule("") == "direct"
     with pytest.raises(ValueError, match="expected a rule of .* got 'words'; give it a title"):
         words._rule("words")
+
+
+@pytest.mark.parametrize(
+    ("said", "paid"),
+    [
+        ({"map": "direct"}, "direct"),
+        ({"map": "direct", "saliency_weight": 0}, "none"),
+        ({"map": "none"}, "none"),
+        ({}, ""),
+        ({"map": "direct", "placebo": "rolled"}, ""),
+        ({"map": "none", "ease_weight": 0.1}, ""),
+        ({"map": "none", "gradient_weight": 0.2}, ""),
+        ({"map": "none", "counterfactual": "in-box"}, ""),
+    ],
+)
+def test_a_placebo_or_another_loss_is_no_control(tmp_path, monkeypatch, said, paid):
+    """Only accuracy and format alone is what maps are compared with."""
+    monkeypatch.setattr(models, "_said", lambda _name: said)
+    assert models.reward_of(str(tmp_path))["map"] == paid
