@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from interp.capture.extended import extended
-from interp.capture.forwards import Forwards
+from interp.capture.whole_texts import Forwards
 from interp.capture.generated import Generated
 from interp.capture.prefill import Prefills, prefills
 from interp.data.sample import Sample

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 import interp
 from interp.capture.extended import extended
-from interp.capture.forwards import Forwards
+from interp.capture.whole_texts import Forwards
 from interp.capture.generated import Generated
 from interp.capture.prefill import prefills
 from interp.capture.replay import replays
