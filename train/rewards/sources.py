@@ -14,9 +14,9 @@ from functools import partial
 import torch
 
 from interp.capture.extended import extended
-from interp.capture.whole_texts import Forwards
 from interp.capture.generated import Generated
 from interp.capture.prefill import Prefills, prefills
+from interp.capture.whole_texts import Forwards
 from interp.data.sample import Sample
 from interp.extract.maps import EXACT
 from interp.extract.question import Query

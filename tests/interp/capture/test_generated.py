@@ -8,10 +8,10 @@ from peft import LoraConfig, get_peft_model
 
 import interp
 from interp.capture.extended import extended
-from interp.capture.whole_texts import Forwards
 from interp.capture.generated import Generated
 from interp.capture.prefill import prefills
 from interp.capture.replay import replays
+from interp.capture.whole_texts import Forwards
 from interp.inputs import prompts as inputs
 from interp.model import families
 from interp.model.state import undisturbed
