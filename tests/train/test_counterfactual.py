@@ -11,7 +11,7 @@ from interp.inputs.completions import completion
 from interp.loading import load_model
 from tests.train import test_grpo
 from train import grpo
-from train.rewards import Reward, Term
+from train.rewards import Reward, Term, sources
 from train.rewards.accuracy import Accuracy
 from train.rewards.counterfactual import Counterfactual, counterfactual, weights
 from train.rewards.reading import Reading
@@ -130,8 +130,6 @@ def test_no_weight_without_a_difference_and_none_for_tags():
 
 def test_a_training_reads_it_out_of_the_generation(tmp_path, monkeypatch):
     """The same numbers as from a prefill of each, in real steps."""
-    from train.rewards import sources
-
     seen = []
     right = sources.readings
 
@@ -150,3 +148,24 @@ def test_a_training_reads_it_out_of_the_generation(tmp_path, monkeypatch):
     assert any(seen)
     names = [term.part.name for term in grpo.terms(grpo.Task(1, counterfactual="out-of-box"))]
     assert names[-1] == "faithful_out"
+
+
+def test_a_source_that_reads_wrong_is_found_and_not_asked_again(vlm, samples, caplog):
+    """Once a run its first reading is held against a prefill's, maps or none."""
+    texts = [(one, text_of(vlm, one)) for one in samples]
+    found = sources.Sources(vlm, ["generation"])
+
+    def wrong(_name, queries, _numbers):
+        batch = sources._prefilled(queries, [])
+        for layer in batch.keys:
+            layer.neg_()
+        return batch
+
+    found._heard = wrong
+    right = sources.readings(vlm, texts, sources._prefilled)
+    for _ in range(2):
+        for a, b in zip(found.readings(texts, [0, 1, 2]), right, strict=True):
+            np.testing.assert_allclose(a.on_evidence, b.on_evidence, atol=1e-6)
+    assert found.names == []
+    assert sum("readings from generation differ" in r.message for r in caplog.records) == 1
+    found.close()

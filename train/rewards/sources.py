@@ -108,9 +108,12 @@ class Sources:
     def _readings(self, texts, numbers: list[int], names: list[str]) -> list[Reading]:
         for name in names:
             try:
-                return readings(self.vlm, texts, self._forward(name, numbers))
+                found = readings(self.vlm, texts, self._forward(name, numbers))
             except Unavailable as reason:
                 self._said(name, reason)
+                continue
+            if self._reads_right(name, texts[0], found[0]):
+                return found
         return readings(self.vlm, texts, _prefilled)
 
     def _first(self, texts, numbers: list[int], options: dict) -> tuple[list, str]:
@@ -178,6 +181,29 @@ class Sources:
             is_right = difference <= TOLERANCE.get(self.vlm.model.dtype, HALF_TOLERANCE)
         if not is_right:
             log.warning("maps from %s differ from a prefill's by %s; not used", name, difference)
+            self.names.remove(name)
+        return is_right
+
+    def _reads_right(self, name: str, text, found: Reading) -> bool:
+        """Whether a source's first reading is that of a prefill; asked once a run."""
+        key = f"{name}, read"
+        if key in self.checked:
+            return True
+        self.checked.add(key)
+        (expected,) = readings(self.vlm, [text], _prefilled)
+        difference = float(abs(found.on_evidence - expected.on_evidence).max())
+        nats = float(abs(found.log_likelihood - expected.log_likelihood).max())
+        limit = TOLERANCE.get(self.vlm.model.dtype, HALF_TOLERANCE)
+        # Likelihoods are as much coarser as a logit's rounding is than a share's.
+        is_right = difference <= limit and nats <= 10 * limit
+        if not is_right:
+            log.warning(
+                "readings from %s differ from a prefill's by %.2g of attention and %.2g nat; "
+                "not used",
+                name,
+                difference,
+                nats,
+            )
             self.names.remove(name)
         return is_right
 
