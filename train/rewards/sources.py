@@ -212,7 +212,7 @@ class Sources:
         key = f"{name}: {reason}"
         if key not in self.checked:
             self.checked.add(key)
-            log.info("no maps from %s", key)
+            log.warning("no maps from %s", key)
 
 
 def _prefilled(queries: list[Query], _numbers: list[int]) -> Prefills:
