@@ -5,6 +5,7 @@
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
 # make tiny3    rebuild its sibling of the family Qwen3-VL from nothing (four hours on one core)
+# make experiment  the runs of docs/EXPERIMENT.md that are not done yet (four hours; stop it when you like)
 # make arms     rebuild tiny-cold and its three adapters (twenty minutes)
 # make controls the verdict's trained controls, out of tiny (an hour)
 # make lock     resolve the versions again
@@ -26,7 +27,7 @@ FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py
   interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py \
   interp/model/test_families.py interp/test_attribution.py analyses/benchmarks/test_gpu.py)
 
-.PHONY: setup report test soak lint docs lab tiny tiny3 arms controls lock
+.PHONY: setup report test soak lint docs lab tiny tiny3 arms controls experiment lock
 
 setup: $(DONE)
 
@@ -71,6 +72,9 @@ arms: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml --map effect --output_dir runs/tiny-effect
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.grpo --config train/configs/tiny-direct.yaml --saliency_weight 0 --output_dir runs/tiny-control
+
+experiment: setup
+	$(BIN)/python -m train.experiment
 
 controls: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m train.sft --config train/configs/tiny-blind-rows.yaml

@@ -17,7 +17,7 @@ from interp.data.sample import Sample
 SPLITS = {"shortcut": "train", "broken": "test"}
 """Their digits are those of these splits."""
 SHARE = 0.9
-WIDTH = 5  # of the frame, px; digits lie on it where they touch
+WIDTH = 1  # of the frame, px; digits lie on it where they touch
 
 
 def load(split: str, limit: int = 400, seed: int = 0, max_digits: int = 4) -> list[Sample]:

@@ -1,0 +1,1 @@
+"""Which training moves what a model uses: the runs of docs/EXPERIMENT.md, and its rule."""

@@ -1,0 +1,56 @@
+"""The runs of the experiment that are done, out of the files that each has left."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+FOLDER = Path("reports/experiment")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: what was trained, and a table of numbers by scenes."""
+
+    facts: dict
+    tables: dict[str, pd.DataFrame]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Base, scenes and arm: what several seeds share."""
+        base = self.facts["base"]
+        is_usual = not base.startswith("tiny3")
+        return ("tiny" if is_usual else "tiny3", self.facts["scenes"], self.facts["arm"])
+
+
+def results(stage: str = "experiment", folder: Path = FOLDER) -> list[Result]:
+    """All runs of a stage that are done, by name.
+
+    Raises:
+        ValueError: none is done.
+    """
+    found = []
+    for path in sorted((folder / stage).glob("*.json")):
+        facts = json.loads(path.read_text())
+        tables = {name: pd.DataFrame(one) for name, one in facts.pop("measures").items()}
+        found.append(Result(facts, tables))
+    if not found:
+        raise ValueError(
+            f"expected runs that are done in {folder / stage}, got none; make experiment"
+        )
+    return found
+
+
+def by_seed(
+    runs: list[Result], key: tuple[str, str, str], scenes: str, *columns: str
+) -> dict[int, list[np.ndarray]]:
+    """Columns of the tables of an arm, by seed, over images in one order."""
+    return {
+        run.facts["seed"]: [
+            run.tables[scenes].sort_values("sample")[name].to_numpy(dtype=float) for name in columns
+        ]
+        for run in runs
+        if run.key == key
+    }

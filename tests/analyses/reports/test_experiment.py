@@ -1,0 +1,131 @@
+"""The experiment's rule, on runs that are made up so that the answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analyses.reports.experiment import findings
+from analyses.reports.experiment.crossed import RESAMPLES, crossed, gap, share_of
+from analyses.reports.experiment.results import results
+
+N = 120
+
+
+def written(folder, arm, seed, *, share=0.5, right=0.5, placebo=None, scenes="ordinary"):
+    """A run in which the evidence has that share of every image's effect."""
+    rng = np.random.default_rng([seed, len(arm), len(scenes)])
+    order = rng.permutation(N)  # files need no common order
+    whole = rng.uniform(1, 3, N)
+    is_right = (np.arange(N) < round(right * N))[order].astype(float)
+    table = {
+        "sample": [f"scene-{k:03d}" for k in order],
+        "family": ["sum" if k % 3 else "count" for k in order],
+        "right": is_right.tolist(),
+        "node evidence contrast": (share * whole).tolist(),
+        "node background contrast": (-(1 - share) * whole).tolist(),
+    }
+    facts = {"arm": arm, "title": arm, "placebo": placebo, "seed": seed, "base": "tiny-cold"}
+    measured = {"ordinary": table, "broken": table}
+    path = folder / "experiment" / f"{arm}_{scenes}_{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts | {"scenes": scenes, "measures": measured}))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The map gradient moves both, EASE the share alone, Saliency-R1 neither."""
+    written(tmp_path, "before", 0, right=0.4)
+    moved = {"map-gradient": (0.8, 0.7), "ease": (0.8, 0.3), "saliency-r1": (0.5, 0.3)}
+    for seed in range(4):
+        written(tmp_path, "control", seed, right=0.8)
+        for arm, (share, right) in moved.items():
+            for scenes in ("ordinary", "shortcut"):
+                jittered = share + 0.01 * (seed - 1.5)
+                like = {"scenes": scenes, "placebo": f"{arm}-sham"}
+                written(tmp_path, arm, seed, share=jittered, right=right, **like)
+                written(tmp_path, f"{arm}-sham", seed, right=0.3, scenes=scenes)
+    return results(folder=tmp_path)
+
+
+def test_verdicts_of_known_runs(runs):
+    found = {one.arm: one for one in findings.find(runs)}
+    verdicts = {arm: one.verdict for arm, one in found.items()}
+    assert verdicts == {
+        "map-gradient": "moves what the model uses",
+        "ease": "not shown",
+        "saliency-r1": "does not move it",
+    }
+    share = found["ease"].gaps[findings.SHARE]
+    assert share.estimate == pytest.approx(0.3)
+    assert share.lower > 0.27
+    assert share.upper < 0.33
+    assert np.allclose(share.seeds, [0.285, 0.295, 0.305, 0.315])
+
+
+def test_background_against_the_answer_does_not_raise_the_share(runs):
+    """|T_B|, not T_B: with it the line below is 0.785 − 0.215 here, and the share above 1."""
+    key = ("tiny", "ordinary", "map-gradient")
+    statistic = findings.statistic(runs, key, findings.SHARE, [0])
+    assert statistic(np.ones((1, N)))[0, 0] == pytest.approx(0.785)
+
+
+def test_nothing_is_assessable_where_the_control_learnt_nothing(tmp_path):
+    written(tmp_path, "before", 0, right=0.5)
+    written(tmp_path, "control", 0, right=0.5)
+    for scenes in ("ordinary", "shortcut"):
+        written(tmp_path, "ease", 0, share=0.9, right=0.9, placebo="sham", scenes=scenes)
+        written(tmp_path, "sham", 0, share=0.1, right=0.1, scenes=scenes)
+    (found,) = findings.find(results(folder=tmp_path))
+    assert found.verdict == "not assessable"
+
+
+def test_one_endpoint_is_no_claim(tmp_path):
+    written(tmp_path, "before", 0, right=0)
+    for seed in range(3):
+        written(tmp_path, "control", seed, right=1)
+        written(tmp_path, "effect", seed, share=0.9, placebo="effect-rolled")
+        written(tmp_path, "effect-rolled", seed, share=0.5)
+    (found,) = findings.find(results(folder=tmp_path))
+    assert found.verdict == "exploratory: one endpoint"
+
+
+def test_no_run_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="make experiment"):
+        results(folder=tmp_path)
+
+
+def test_holm_stops_at_the_first_that_fails():
+    assert findings.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == {"a"}
+    assert findings.holm({"a": 0.01, "b": 0.024, "c": 0.05}) == {"a", "b", "c"}
+    assert findings.holm({"a": 0.026, "b": 0.026}) == set()
+
+
+def test_interval_of_seeds_alone_is_that_of_a_mean():
+    """Without images that differ, the interval is ± 1.96 s / √n, s with n − 1 below the line."""
+    values = np.array([0.1, 0.4, 0.2, 0.6, 0.3, 0.5, 0.25, 0.45])
+    found = crossed(lambda w: np.broadcast_to(values, (len(w), 8)), np.zeros(10), 8)
+    half = 1.96 * values.std(ddof=1) / np.sqrt(8)
+    assert found.estimate == pytest.approx(values.mean())
+    assert (found.upper - found.lower) / 2 == pytest.approx(half, rel=0.04)
+    assert found.p == pytest.approx(2 / (RESAMPLES + 1))
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    rng, hits = np.random.default_rng(1), 0
+    for number in range(120):
+        image, own = rng.normal(0, 1, 60), rng.normal(0, 0.2, 5)
+        values = own[:, np.newaxis] + image + rng.normal(0, 0.5, (5, 60))
+        found = crossed(share_of(values, np.ones_like(values)), np.zeros(60), 5, seed=number)
+        hits += found.lower <= 0 <= found.upper
+    assert 0.85 <= hits / 120 <= 1
+
+
+def test_images_are_resampled_within_their_family():
+    """Two families that differ from each other alone leave no interval at all."""
+    values = np.array([[0.0, 0.0, 1.0, 1.0]])
+    one = share_of(values, np.ones_like(values))
+    assert crossed(one, np.array(["a", "a", "b", "b"]), 1).upper == pytest.approx(0.5)
+    assert crossed(one, np.array(["a"] * 4), 1).upper > 0.9
+    none = crossed(gap(one, one), np.array(["a"] * 4), 1)
+    assert (none.lower, none.upper, none.p) == (0, 0, 1)

@@ -1,0 +1,1 @@
+"""The experiment of docs/EXPERIMENT.md: which training moves what a model uses."""
