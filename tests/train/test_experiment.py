@@ -24,7 +24,7 @@ PLAN = runs.plan()
 
 
 def options_of(run, monkeypatch):
-    """What `train.grpo` makes of a run's command."""
+    """Parsed dataclasses, as `train.grpo` makes them of a run's command."""
     monkeypatch.chdir(ROOT)
     command = ["grpo", *run.command("tiny-cold", "out")]
     monkeypatch.setattr("sys.argv", command)
