@@ -194,25 +194,48 @@ def test_every_configuration_can_be_read(monkeypatch):
     from trl import SFTConfig
 
     from train import sft
+    from train.guide import Guide, losses_of
     from train.options import parsed
 
     paths = sorted((ROOT / "train/configs").glob("*.yaml"))
-    assert len(paths) >= 6
+    papers = {"", "-ease", "-faithful", "-focus"}
+    sizes = ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-4b", "qwen3-vl-8b")
+    assert {f"{size}{paper}" for size in sizes for paper in papers} <= {one.stem for one in paths}
     for path in paths:
         monkeypatch.setattr(
             "sys.argv", ["x", "--config", str(path), "--bf16", "False", "--use_cpu", "True"]
         )
         is_grpo = "num_generations" in path.read_text()
-        classes = (grpo.Task, GRPOConfig) if is_grpo else (sft.Data, SFTConfig)
-        policy, task, config = parsed(grpo.Policy, *classes)
+        classes = (grpo.Task, Guide, GRPOConfig) if is_grpo else (sft.Data, SFTConfig)
+        policy, task, *guide, config = parsed(grpo.Policy, *classes)
         assert task.n_samples > 0
-        if is_grpo and path.name.startswith("qwen"):
-            size = config.per_device_train_batch_size * config.gradient_accumulation_steps
-            assert (config.num_generations, policy.lora_r, config.learning_rate) == (8, 16, 1e-5)
-            assert size * 8 == 64  # completions, on eight processes
-            assert policy.lora_targets == ["q_proj", "v_proj"]
-            assert config.max_completion_length == 512
+        if path.name.startswith("qwen"):
+            assert "Not run here." in path.read_text()
+            assert path.stem in path.read_text().split("model_name_or_path")[0]
             assert policy.prompt == "think"
+            assert policy.lora_dropout == 0 or not is_grpo
+        needs_graph = bool(is_grpo and losses_of(*guide)) or getattr(task, "focus_weight", 0)
+        if needs_graph and config.gradient_checkpointing:
+            assert config.gradient_checkpointing_kwargs == {"use_reentrant": False}
+        if is_grpo and path.name.startswith("qwen"):
+            assert terms_are_of(path.stem, task, *guide)
+            size = config.per_device_train_batch_size * config.gradient_accumulation_steps * 8
+            is_ease = path.stem.endswith("-ease")  # completions in a step, on eight processes
+            expected = (5, 1e-6, 2560, 1024) if is_ease else (8, 1e-5, 64, 512)
+            facts = (config.num_generations, config.learning_rate, size)
+            assert (*facts, config.max_completion_length) == expected
+            assert (policy.lora_r, policy.lora_targets) == (16, ["q_proj", "v_proj"])
             assert (config.beta, config.epsilon_high) == (
                 (0.0, 0.3) if config.loss_type == "dapo" else (0.001, config.epsilon_high)
             )
+
+
+def terms_are_of(stem: str, task, guide) -> bool:
+    """Whether a configuration trains on what its name says, and on nothing else."""
+    found = (task.map, task.counterfactual, bool(guide.ease_weight), bool(guide.gradient_weight))
+    by_name = {
+        "ease": ("none", "", True, False),
+        "faithful": ("none", "in-box", False, False),
+        "gradient": ("none", "", False, True),
+    }
+    return found == by_name.get(stem.rpartition("-")[2], ("direct", "", False, False))
