@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -172,6 +173,28 @@ def test_the_gradient_is_that_of_finite_differences(processor, samples, rule, ma
                 parameter.sub_(sign * step * direction)
         measured = (ends[0] - ends[1]) / (2 * step)
         assert float((gradient * direction).sum()) == pytest.approx(measured, rel=2e-3, abs=3e-5)
+
+
+def test_rows_of_a_long_thinking_are_not_kept(processor, samples):
+    """What the bottleneck's graph keeps grows with the text by far less than its rows do."""
+    model = adapted(odd_models.make("two_to_one", processor))
+    kept = []
+    for n_words in (10, 60):
+        longer = [replace(one, thinking=" ".join(["red"] * n_words)) for one in samples[:1]]
+        given, batch = case(model, processor, longer)
+        heard, sizes = heard_of(model, given), []
+
+        def note(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            MapGradient(rule="bottleneck").maps(heard, batch, 0)
+        parts, text = families.parts(model), batch.texts[0]
+        rows = len(text.rows_of("thinking")) * len(text.tokens.ids) * parts.n_heads
+        kept.append((sum(sizes), rows * parts.n_layers))
+    (fewer, _), (more, rows) = kept
+    assert more - fewer < 0.1 * rows
 
 
 def eager_mean(model, processor, sample, layer) -> np.ndarray:

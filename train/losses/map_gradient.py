@@ -10,11 +10,13 @@ values of all layers and through u, its RMS included; W_o, the output embedding 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from interp.algebra.ledger import readout_vectors, slot_scores
 from interp.algebra.readout import gauge_rows, value_biases
@@ -103,18 +105,13 @@ class MapGradient:
         rows = torch.cat([answer - 1, thinking]) if self.rule == "bottleneck" else answer - 1
         folded = self._folded(heard, number, batch.ids[number, answer], answer - 1)
         total = folded[0].new_zeros(len(answer), len(visual))
+        of, write = _Rows(number, rows, answer, thinking, visual), _written
+        if self.rule == "bottleneck":
+            # The rows of a long thinking text are gigabytes over all layers: made anew, layer by
+            # layer, when the gradient is.
+            write = partial(checkpoint, _written, use_reentrant=False)
         for layer, biases in enumerate(_biases(parts, total.dtype)):
-            weights = heard.attention(layer, rows[None], batch.is_visible, [number])[0]
-            first = weights[: len(answer)]
-            if self.rule == "bottleneck":
-                is_before = rearrange(thinking < rearrange(answer - 1, "i -> i 1"), "i t -> i 1 t")
-                first = first[..., thinking] * is_before
-                paid = torch.einsum("iht,thp->ihp", first, weights[len(answer) :][..., visual])
-            else:
-                paid = first[..., visual]
-            values = heard.values[layer][number, visual].to(biases.dtype)
-            values = rearrange(values, "p (kv d) -> 1 kv p d", kv=parts.n_kv_heads) - biases
-            total = total + (paid.to(total.dtype) * slot_scores(folded[layer], values)).sum(dim=1)
+            total = total + write(heard, layer, batch.is_visible, of, folded[layer], biases)
         return total
 
     def _folded(
@@ -131,6 +128,40 @@ class MapGradient:
             rearrange(transposed(layer.o_proj, vectors), "i (h d) -> i h d", h=parts.n_heads)
             for layer in parts.layers
         ]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One completion's rows: those whose attention is read, and where its tokens stand."""
+
+    number: int
+    read: Int[Tensor, " row"]
+    """The rows that predict the answer, and behind them the thinking's, where a map needs them."""
+    answer: Int[Tensor, " i"]
+    thinking: Int[Tensor, " t"]
+    visual: Int[Tensor, " p"]
+
+
+def _written(
+    heard: Heard,
+    layer: int,
+    is_visible: Bool[Tensor, "all_sequences token"],
+    of: _Rows,
+    folded: Float[Tensor, "i head d_head"],
+    biases: Float[Tensor, "1 kv 1 d_head"],
+) -> Float[Tensor, "i p"]:
+    """The part of M that a layer's heads write."""
+    weights = heard.attention(layer, of.read[None], is_visible, [of.number])[0]
+    first, n = weights[: len(of.answer)], len(of.answer)
+    if len(of.read) > n:
+        is_before = of.thinking < rearrange(of.answer - 1, "i -> i 1")
+        first = first[..., of.thinking] * rearrange(is_before, "i t -> i 1 t")
+        paid = torch.einsum("iht,thp->ihp", first, weights[n:][..., of.visual])
+    else:
+        paid = first[..., of.visual]
+    values = heard.values[layer][of.number, of.visual].to(biases.dtype)
+    values = rearrange(values, "p (kv d) -> 1 kv p d", kv=heard.parts.n_kv_heads) - biases
+    return (paid.to(biases.dtype) * slot_scores(folded, values)).sum(dim=1)
 
 
 def _biases(parts: Parts, dtype: torch.dtype) -> list[Tensor]:
