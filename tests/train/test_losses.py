@@ -176,7 +176,7 @@ def test_the_gradient_is_that_of_finite_differences(processor, samples, rule, ma
 
 
 def test_rows_of_a_long_thinking_are_not_kept(processor, samples):
-    """What the bottleneck's graph keeps grows with the text by far less than its rows do."""
+    """The bottleneck's graph grows with the text by far less than its rows do."""
     model = adapted(odd_models.make("two_to_one", processor))
     kept = []
     for n_words in (10, 60):

@@ -10,7 +10,7 @@ BEFORE = "before"
 COLD, COLD3, ANCHORED = "tiny-cold", "tiny3-cold", "anchored"
 NO_MAP = {"map": "none"}
 GRADIENT = {"gradient_weight": 0.2, "gradient_map": "eq1"}
-EASE = {"ease_weight": 0.1}
+EASE = {"ease_weight": 0.3}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Answers of a model on held-out scenes, and what they rest on: a row by scene, a column by measure."""
+"""Answers of a model on held-out scenes, and what they rest on: a row by scene."""
 
 from collections.abc import Callable
 

@@ -98,6 +98,7 @@ def _facts(run: Run, vlm: VLM) -> dict:
     return facts | {
         "title": ARMS[run.arm].title,
         "placebo": ARMS[run.arm].placebo,
+        "place": list(ARMS).index(run.arm),
         "base": run.base,
         "options": ARMS[run.arm].options | run.options,
         "model_hash": vlm.fingerprint,

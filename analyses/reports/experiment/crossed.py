@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -40,29 +41,40 @@ def crossed(statistic: Statistic, strata: np.ndarray, n_seeds: int, seed: int = 
         n_seeds: how many numbers it gives for a draw.
         seed: of the resampling.
     """
-    rng = np.random.default_rng(seed)
-    weights = np.zeros((1 + RESAMPLES, len(strata)))
-    weights[0] = 1
-    for stratum in np.unique(strata):
-        here = np.flatnonzero(strata == stratum)
-        drawn = rng.multinomial(len(here), np.full(len(here), 1 / len(here)), RESAMPLES)
-        weights[1:, here] = drawn
-    values = statistic(weights)
+    values = statistic(_weights(tuple(strata.tolist()), seed))
     means = values.mean(axis=1)
-    counts = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), RESAMPLES)
+    counts = _weights((0,) * n_seeds, seed + 1)[1:]
     stretch = np.sqrt(n_seeds / (n_seeds - 1)) if n_seeds > 1 else 1.0
     deviations = (counts * values[1:]).sum(axis=1) / n_seeds - means[1:]
     draws = means[1:] + stretch * deviations
     low, high = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
     lower, upper = np.quantile(draws, [low, high])
-    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
+    beyond = min((~(draws > 0)).sum(), (~(draws < 0)).sum())  # NaN is on either side
     p = min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))
     return Interval(float(means[0]), float(lower), float(upper), float(p), tuple(values[0]))
 
 
+@lru_cache(maxsize=8)
+def _weights(strata: tuple, seed: int) -> Float[np.ndarray, "draw image"]:
+    """How often each image counts: once each, then in every draw."""
+    rng, of = np.random.default_rng(seed), np.array(strata)
+    weights = np.ones((1 + RESAMPLES, len(of)))
+    for stratum in np.unique(of):
+        here = np.flatnonzero(of == stratum)
+        drawn = rng.multinomial(len(here), np.full(len(here), 1 / len(here)), RESAMPLES)
+        weights[1:, here] = drawn
+    return weights
+
+
 def share_of(part: Float[np.ndarray, "seed image"], whole: Float[np.ndarray, "seed image"]):
-    """Σ part / Σ whole over images, by seed, as a `Statistic`."""
-    return lambda weights: (weights @ part.T) / (weights @ whole.T)
+    """Σ part / Σ whole over images, by seed, as a `Statistic`; no share of what is not above 0."""
+    both = np.concatenate([part, whole]).T
+
+    def shares(weights):
+        parts, wholes = np.split(weights @ both, 2, axis=1)
+        return np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes > 0)
+
+    return shares
 
 
 def gap(one: Statistic, other: Statistic) -> Statistic:

@@ -3,21 +3,23 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from analyses.reports.experiment.crossed import Interval, Statistic, crossed, gap, share_of
-from analyses.reports.experiment.results import Result, by_seed
+from analyses.reports.experiment.quantities import EXPLORATORY, PRIMARY, RIGHT, Quantity
+from analyses.reports.experiment.results import Result, by_seed, strata
 
 ALPHA = 0.05
 NOTHING = 0.05
 """Both intervals within ± this: the training does not move it."""
 LEARNS = 0.1
-"""What the control has to gain on its own scenes, or nothing is assessable."""
+"""What the control has to gain on ordinary scenes, or nothing is assessable."""
 SEED = 20261128
 CLAIMED = ("saliency-r1", "ease", "map-gradient")
 """Arms with both endpoints, over which Holm's procedure goes."""
-SHARE, ACCURACY = "evidence's share of the exact effect", "right answers on broken cues"
-ENDPOINTS = {SHARE: ("ordinary", "ordinary"), ACCURACY: ("shortcut", "broken")}
-"""Primary endpoints: scenes of the training, and held-out scenes."""
+MOVES, STAYS = "moves what the model uses", "does not move it"
+UNKNOWN, UNASSESSABLE = "not shown", "not assessable"
+HALF = "exploratory: one endpoint"
 
 
 @dataclass(frozen=True)
@@ -27,62 +29,26 @@ class Finding:
     arm: str
     title: str
     gaps: dict[str, Interval]
-    """By endpoint, arm minus placebo."""
+    """By the title of a primary endpoint, arm minus placebo."""
     verdict: str
-
-
-def statistic(
-    runs: list[Result], key: tuple[str, str, str], endpoint: str, seeds: list[int]
-) -> Statistic:
-    """An endpoint of an arm, by seed.
-
-    The share is Σ effect of the evidence / Σ (|effect of the evidence| + |of the background|):
-    a background that writes against the answer lowers it.
-    """
-    scenes = ENDPOINTS[endpoint][1]
-    if endpoint == ACCURACY:
-        right = np.stack([by_seed(runs, key, scenes, "right")[s][0] for s in seeds])
-        return share_of(right, np.ones_like(right))
-    columns = [f"node {name} contrast" for name in ("evidence", "background")]
-    found = by_seed(runs, key, scenes, *columns)
-    evidence, background = (np.stack([found[s][k] for s in seeds]) for k in range(2))
-    return share_of(evidence, np.abs(evidence) + np.abs(background))
-
-
-def against(runs: list[Result], arm: str, other: str, endpoint: str) -> Interval | None:
-    """Arm minus another, over the seeds that both have; None without one."""
-    trained, scenes = ENDPOINTS[endpoint]
-    keys = [("tiny", trained, name) for name in (arm, other)]
-    done = [{run.facts["seed"] for run in runs if run.key == key} for key in keys]
-    seeds = sorted(done[0] & done[1])
-    if not seeds:
-        return None
-    difference = gap(*(statistic(runs, key, endpoint, seeds) for key in keys))
-    return crossed(difference, strata(runs, keys[0], scenes), len(seeds), SEED)
-
-
-def strata(runs: list[Result], key: tuple[str, str, str], scenes: str) -> np.ndarray:
-    """The family of each image, in the order of `by_seed`."""
-    table = next(run.tables[scenes] for run in runs if run.key == key)
-    return table.sort_values("sample")["family"].to_numpy()
 
 
 def find(runs: list[Result]) -> list[Finding]:
     """Every arm that has a placebo, with its verdict."""
     pairs = {
         run.facts["arm"]: (run.facts["title"], run.facts["placebo"])
-        for run in runs
-        if run.facts["placebo"]
+        for run in sorted(runs, key=lambda one: one.facts["place"])
+        if run.facts["placebo"] and run.key[0] == "tiny"
     }
     gaps = {
         arm: {
-            endpoint: found
-            for endpoint in ENDPOINTS
-            if (found := against(runs, arm, placebo, endpoint)) is not None
+            quantity.title: found
+            for quantity in PRIMARY
+            if (found := against(runs, arm, placebo, quantity)) is not None
         }
         for arm, (_, placebo) in pairs.items()
     }
-    held = holm({arm: both(gaps[arm]) for arm in CLAIMED if arm in gaps})
+    held = holm({arm: claimed(gaps.get(arm, {})) for arm in CLAIMED})
     is_assessable = learns(runs)
     return [
         Finding(arm, title, gaps[arm], verdict(gaps[arm], arm in held, is_assessable))
@@ -90,9 +56,77 @@ def find(runs: list[Result]) -> list[Finding]:
     ]
 
 
-def both(gaps: dict[str, Interval]) -> float:
+def statistic(
+    runs: list[Result], key: tuple[str, str, str], quantity: Quantity, seeds: list[int]
+) -> Statistic:
+    """A quantity of an arm, by seed."""
+    found = by_seed(runs, key, quantity)
+    part, whole = np.stack([found[seed] for seed in seeds], axis=1)
+    return share_of(part, whole)
+
+
+def against(
+    runs: list[Result], arm: str, other: str, quantity: Quantity, base: str = "tiny"
+) -> Interval | None:
+    """Arm minus another, over the seeds that both have; None without one."""
+    keys = [(base, quantity.trained, name) for name in (arm, other)]
+    done = [set(by_seed(runs, key, quantity)) for key in keys]
+    seeds = sorted(done[0] & done[1])
+    if not seeds:
+        return None
+    difference = gap(*(statistic(runs, key, quantity, seeds) for key in keys))
+    return crossed(difference, strata(runs, keys[0], quantity), len(seeds), SEED)
+
+
+def level(runs: list[Result], arm: str, quantity: Quantity, base: str = "tiny") -> Interval | None:
+    """A quantity in an arm, over its seeds; None without one."""
+    key = (base, quantity.trained, arm)
+    seeds = sorted(by_seed(runs, key, quantity))
+    if not seeds:
+        return None
+    return crossed(
+        statistic(runs, key, quantity, seeds), strata(runs, key, quantity), len(seeds), SEED
+    )
+
+
+def table(runs: list[Result]) -> pd.DataFrame:
+    """Every quantity of every arm: its level, and the arm minus placebo and minus control."""
+    rows = []
+    arms = {(run.key[0], run.facts["arm"]): run.facts for run in runs}
+    for (base, arm), facts in arms.items():
+        others = {"": None, "placebo": facts["placebo"], "control": "control"}
+        for quantity in (*PRIMARY, *EXPLORATORY):
+            for against_what, other in others.items():
+                if against_what and other in (None, arm):
+                    continue
+                found = (
+                    against(runs, arm, other, quantity, base)
+                    if other
+                    else level(runs, arm, quantity, base)
+                )
+                if found is not None:
+                    row = {name: facts[name] for name in ("arm", "title", "placebo", "place")}
+                    row |= {"base": base}
+                    row |= {"quantity": quantity.title, "group": quantity.group}
+                    row |= {"against": against_what, "is_primary": quantity in PRIMARY}
+                    rows.append(row | _numbers(found))
+    return pd.DataFrame(rows)
+
+
+def _numbers(found: Interval) -> dict:
+    return {
+        "estimate": found.estimate,
+        "lower": found.lower,
+        "upper": found.upper,
+        "n_seeds": len(found.seeds),
+        "least": min(found.seeds),
+        "largest": max(found.seeds),
+    }
+
+
+def claimed(gaps: dict[str, Interval]) -> float:
     """p of the claim that both endpoints are above 0; 1 where one is not, or is not there."""
-    if set(gaps) != set(ENDPOINTS) or min(one.estimate for one in gaps.values()) <= 0:
+    if len(gaps) < len(PRIMARY) or min(one.estimate for one in gaps.values()) <= 0:
         return 1.0
     return max(one.p for one in gaps.values())
 
@@ -109,23 +143,18 @@ def holm(p_values: dict[str, float], alpha: float = ALPHA) -> set[str]:
 
 def learns(runs: list[Result]) -> bool:
     """Whether the control answers ordinary scenes better than the model before training."""
-    means = []
-    for arm in ("before", "control"):
-        found = by_seed(runs, ("tiny", "ordinary", arm), "ordinary", "right")
-        if not found:
-            return False
-        means.append(np.mean([right.mean() for (right,) in found.values()]))
-    return bool(means[1] - means[0] >= LEARNS)
+    before, after = (level(runs, arm, RIGHT) for arm in ("before", "control"))
+    return before is not None and after is not None and after.estimate - before.estimate >= LEARNS
 
 
 def verdict(gaps: dict[str, Interval], is_held: bool, is_assessable: bool) -> str:
     """The rule's words for an arm."""
     if not is_assessable:
-        return "not assessable"
-    if set(gaps) != set(ENDPOINTS):
-        return "exploratory: one endpoint"
+        return UNASSESSABLE
+    if len(gaps) < len(PRIMARY):
+        return HALF
     if is_held and all(one.lower > 0 for one in gaps.values()):
-        return "moves what the model uses"
+        return MOVES
     if all(one.lower > -NOTHING and one.upper < NOTHING for one in gaps.values()):
-        return "does not move it"
-    return "not shown"
+        return STAYS
+    return UNKNOWN

@@ -2,15 +2,19 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+
+from analyses.reports.experiment.quantities import Quantity
 
 FOLDER = Path("reports/experiment")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """One run: what was trained, and a table of numbers by scenes."""
 
@@ -44,13 +48,18 @@ def results(stage: str = "experiment", folder: Path = FOLDER) -> list[Result]:
 
 
 def by_seed(
-    runs: list[Result], key: tuple[str, str, str], scenes: str, *columns: str
-) -> dict[int, list[np.ndarray]]:
-    """Columns of the tables of an arm, by seed, over images in one order."""
-    return {
-        run.facts["seed"]: [
-            run.tables[scenes].sort_values("sample")[name].to_numpy(dtype=float) for name in columns
-        ]
-        for run in runs
-        if run.key == key
-    }
+    runs: list[Result], key: tuple[str, str, str], quantity: Quantity
+) -> dict[int, Float[np.ndarray, "2 image"]]:
+    """Parts and wholes of a quantity in an arm, by seed, over images in one order."""
+    return {run.facts["seed"]: _arrays(run, quantity) for run in runs if run.key == key}
+
+
+@cache
+def _arrays(run: Result, quantity: Quantity) -> Float[np.ndarray, "2 image"]:
+    return quantity.arrays(run.tables[quantity.measured])
+
+
+def strata(runs: list[Result], key: tuple[str, str, str], quantity: Quantity) -> np.ndarray:
+    """The family of each image, in the order of `by_seed`."""
+    table = next(run.tables[quantity.measured] for run in runs if run.key == key)
+    return table.sort_values("sample")["family"].to_numpy()

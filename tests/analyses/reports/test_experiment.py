@@ -3,13 +3,28 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analyses.reports.experiment import findings
 from analyses.reports.experiment.crossed import RESAMPLES, crossed, gap, share_of
+from analyses.reports.experiment.page import write
+from analyses.reports.experiment.quantities import (
+    ALIGNED,
+    EXPLORATORY,
+    HACKED,
+    PLAYERS,
+    SETS,
+    SHARE,
+    SIGNED,
+)
 from analyses.reports.experiment.results import results
 
 N = 120
+OTHERS = [f"{kind} {one} contrast" for kind in ("edge", "direct") for one in SETS]
+OTHERS += [f"node {one} centered" for one in SETS] + [f"words {one}" for one in PLAYERS]
+OTHERS += [f"alignment {kind}" for kind in ALIGNED] + ["area", "deletion", "deletion whole"]
+OTHERS += ["insertion", "insertion whole", "pixels evidence contrast", "vector evidence contrast"]
 
 
 def written(folder, arm, seed, *, share=0.5, right=0.5, placebo=None, scenes="ordinary"):
@@ -25,8 +40,17 @@ def written(folder, arm, seed, *, share=0.5, right=0.5, placebo=None, scenes="or
         "node evidence contrast": (share * whole).tolist(),
         "node background contrast": (-(1 - share) * whole).tolist(),
     }
-    facts = {"arm": arm, "title": arm, "placebo": placebo, "seed": seed, "base": "tiny-cold"}
-    measured = {"ordinary": table, "broken": table}
+    table |= {name: rng.random(N).tolist() for name in OTHERS}
+    facts = {
+        "arm": arm,
+        "title": arm,
+        "placebo": placebo,
+        "seed": seed,
+        "base": "tiny-cold",
+        "place": len(arm),
+    }
+    facts |= {"steps": 150, "adapter_hash": "0"}
+    measured = {"ordinary": table, "broken": table, "shortcut": table}
     path = folder / "experiment" / f"{arm}_{scenes}_{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts | {"scenes": scenes, "measures": measured}))
@@ -56,7 +80,7 @@ def test_verdicts_of_known_runs(runs):
         "ease": "not shown",
         "saliency-r1": "does not move it",
     }
-    share = found["ease"].gaps[findings.SHARE]
+    share = found["ease"].gaps[SHARE.title]
     assert share.estimate == pytest.approx(0.3)
     assert share.lower > 0.27
     assert share.upper < 0.33
@@ -66,8 +90,10 @@ def test_verdicts_of_known_runs(runs):
 def test_background_against_the_answer_does_not_raise_the_share(runs):
     """|T_B|, not T_B: with it the line below is 0.785 − 0.215 here, and the share above 1."""
     key = ("tiny", "ordinary", "map-gradient")
-    statistic = findings.statistic(runs, key, findings.SHARE, [0])
+    statistic = findings.statistic(runs, key, SHARE, [0])
     assert statistic(np.ones((1, N)))[0, 0] == pytest.approx(0.785)
+    hacked = findings.level(runs, "map-gradient", HACKED)
+    assert hacked.estimate == pytest.approx(-0.2)
 
 
 def test_nothing_is_assessable_where_the_control_learnt_nothing(tmp_path):
@@ -113,12 +139,12 @@ def test_interval_of_seeds_alone_is_that_of_a_mean():
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
     rng, hits = np.random.default_rng(1), 0
-    for number in range(120):
+    for number in range(60):
         image, own = rng.normal(0, 1, 60), rng.normal(0, 0.2, 5)
         values = own[:, np.newaxis] + image + rng.normal(0, 0.5, (5, 60))
         found = crossed(share_of(values, np.ones_like(values)), np.zeros(60), 5, seed=number)
         hits += found.lower <= 0 <= found.upper
-    assert 0.85 <= hits / 120 <= 1
+    assert 0.85 <= hits / 60 <= 1
 
 
 def test_images_are_resampled_within_their_family():
@@ -129,3 +155,29 @@ def test_images_are_resampled_within_their_family():
     assert crossed(one, np.array(["a"] * 4), 1).upper > 0.9
     none = crossed(gap(one, one), np.array(["a"] * 4), 1)
     assert (none.lower, none.upper, none.p) == (0, 0, 1)
+
+
+def test_page_says_what_the_rule_says(runs, tmp_path):
+    plan = tmp_path / "plan.md"
+    plan.write_text("fixed beforehand")
+    assert write(tmp_path / "out", tmp_path, plan) == len(runs)
+    page = (tmp_path / "out/index.html").read_text()
+    assert "map-gradient moves what the model uses" in page
+    assert "saliency-r1 does not move what the model uses" in page
+    assert "ease is not shown to move what the model uses" in page
+    assert "<li>map-gradient, minus its placebo: evidence&#39;s share" in page
+    table = pd.read_csv(tmp_path / "out/tables/quantities.csv").fillna({"against": ""})
+    row = table.query("arm == 'ease' and against == 'placebo' and quantity == @SHARE.title")
+    assert row["estimate"].item() == pytest.approx(0.3)
+    of_signed = table[table["quantity"] == SIGNED.title]
+    signed = of_signed.query("arm == 'ease' and against == ''")
+    assert signed["estimate"].item() == pytest.approx(0.8 / 0.6, rel=0.01)
+    none = of_signed.query("arm == 'ease-sham' and against == ''")
+    assert none["estimate"].isna().all()  # 0.5 for the answer and 0.5 against it
+
+
+def test_images_without_a_number_count_neither_above_nor_below_the_line():
+    quantity = next(one for one in EXPLORATORY if one.title.startswith("deletion"))
+    table = pd.DataFrame({"sample": ["b", "a"], "deletion": [None, 30.0]})
+    table["deletion whole"] = [5.0, 0.5]
+    assert quantity.arrays(table).tolist() == [[30.0, 0.0], [0.5, 0.0]]
