@@ -19,6 +19,9 @@ from interp.maps.map import Map
 from interp.maps.named import Wanted
 from interp.vocabulary import TEXT_SOURCE_TITLES
 
+TOLD = ("gauge", "text_source", "text_is_complete")
+"""What a map says of the dataset that it is from."""
+
 
 @xr.register_dataset_accessor("vlm")
 class Pictures:
@@ -55,6 +58,12 @@ class Pictures:
                 f"expected a dataset with maps, got {sorted(map(str, self._dataset.data_vars))}; "
                 'interp.extract.maps(vlm, sample) makes one, or ledger(..., detail="tokens")'
             )
+        found = self._map(target, kind, image)
+        told = {name: self._dataset.attrs[name] for name in TOLD if name in self._dataset.attrs}
+        found.attrs |= told
+        return found
+
+    def _map(self, target: Wanted, kind: str | None, image: int | None) -> Map:
         if kind == "holistic":
             return self._holistic(target, image)
         kind = kind or self.kinds[0]

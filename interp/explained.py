@@ -234,7 +234,8 @@ class Explained:
         )
         question = textwrap.fill(self.sample.question, 90)
         answer = textwrap.fill(self.completion.answer, 90, max_lines=3)
-        figure.suptitle(f"{question}\n→ {answer}   ({self.source})")
+        cut = "" if self.completion.is_complete else ", cut off"
+        figure.suptitle(f"{question}\n→ {answer}   ({self.source}{cut})")
         return figure
 
     def _draw_map(self, axes: dict, figure: Figure) -> None:
@@ -276,11 +277,13 @@ class Explained:
         Text alone has no map.
 
         Raises:
-            FileExistsError: the folder is there already.
+            ValueError: the folder is there already.
         """
         import matplotlib.pyplot as plt
 
         folder = Path(folder)
+        if folder.exists():
+            raise ValueError(f"expected a folder to make, got {str(folder)!r}, which is there")
         folder.mkdir(parents=True)
         arrays = {"ledger": self.ledger, "effects": self.effects}
         if self.sample.images:

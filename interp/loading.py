@@ -70,14 +70,25 @@ def load_model(
         min_pixels = record.get("min_pixels") if min_pixels is None else min_pixels
         max_pixels = record.get("max_pixels") if max_pixels is None else max_pixels
         source, embedded = resolve(name)
+    if adapter is not None:
+        check_adapter(adapter)
     prompt = prompt or prompt_of(source) or ("plain" if embedded else "think")
     if prompt not in PROMPTS:
         raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
     options = {"revision": revision} if revision else {}
-    _family(name, source, options)
+    family_of(name, source, options)
     processor = _processor(name, source, options)
     _limit_pixels(processor.image_processor, min_pixels, max_pixels)
-    model = load_weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
+    try:
+        model = load_weights(
+            source, dtype=dtype, attn_implementation=attn_implementation, **options
+        )
+    except ImportError as error:  # by transformers, for a package that it finds no trace of
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{name}: expected what attn_implementation={attn_implementation!r} needs, got an "
+            f"error: {reason}"
+        ) from error
     weights = fingerprint(model)
     if adapter is not None:
         _check_base(adapter, source, weights, model, dtype, options)
@@ -192,8 +203,17 @@ def _limit_pixels(image_processor, min_pixels: int | None, max_pixels: int | Non
     image_processor.size = type(image_processor.size)(**size)
 
 
-def _family(name: str, source: str, options: dict) -> ModuleType:
-    """The file of the model's family."""
+def family_of(name: str, source: str, options: dict) -> ModuleType:
+    """The file of a checkpoint's family, by its config alone.
+
+    Args:
+        name: for the message.
+        source: hub id or folder.
+        options: of `from_pretrained`.
+
+    Raises:
+        ValueError: nothing there, or a family that is not supported.
+    """
     try:
         family = AutoConfig.from_pretrained(source, **options).model_type
     except OSError as error:
@@ -206,6 +226,21 @@ def _family(name: str, source: str, options: dict) -> ModuleType:
         return families.family_file(family)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def check_adapter(name: str) -> None:
+    """Refuses a path of an adapter that is not there, or a folder without one.
+
+    Raises:
+        ValueError: either.
+    """
+    source = Path(resolve(name)[0])
+    is_path = source.is_absolute() or name.startswith((".", "~"))
+    if (source.is_dir() or is_path) and not (source / "adapter_config.json").is_file():
+        raise ValueError(
+            f"expected an adapter, a folder with adapter_config.json, got {name!r}, "
+            f"{'which has none' if source.is_dir() else 'which is not there'}"
+        )
 
 
 def resolve(name: str | Path) -> tuple[str, bool]:
@@ -243,7 +278,7 @@ def outline(
         source, embedded = resolve(record["base"])
         trained = (record.get("min_pixels"), record.get("max_pixels"))
         pixels = tuple(b if a is None else a for a, b in zip(pixels, trained, strict=True))
-    family = _family(str(name), source, {})
+    family = family_of(str(name), source, {})
     config = AutoConfig.from_pretrained(source)
     if is_narrow:
         family.narrow(config)

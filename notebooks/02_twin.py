@@ -104,4 +104,4 @@ for ax, (title, values) in zip(axes, maps.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# One scene decides nothing. `make report` gives the verdict over 200 images, with intervals.
+# One scene decides nothing. `make report` gives a verdict over a hundred images of each kind.

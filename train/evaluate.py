@@ -20,6 +20,7 @@ import interp
 from interp.data.sample import THINK_CLOSE, THINK_OPEN, Sample
 from interp.inputs import completions
 from interp.inputs import prompts as inputs
+from interp.loading import DTYPES
 from interp.model.state import undisturbed
 from interp.model.vlm import PROMPTS, VLM
 from interp.stats import proportion_interval
@@ -102,12 +103,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="embedded name, hub id or folder")
     parser.add_argument("--adapter", help="peft adapter")
-    parser.add_argument("--prompt", default="plain", choices=list(PROMPTS))
-    parser.add_argument("--limit", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=100, help="of the scenes")
+    parser.add_argument("--prompt", choices=list(PROMPTS), help="default: as it was trained")
+    parser.add_argument("--revision", help="of the model's hub id")
+    parser.add_argument("--device", help="default: a GPU where there is one")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="default: %(default)s")
+    parser.add_argument("--attn-implementation", default="sdpa", help="default: %(default)s")
+    parser.add_argument("--min-pixels", type=int, help="images with fewer are enlarged")
+    parser.add_argument("--max-pixels", type=int, help="images with more are made smaller")
+    parser.add_argument("--limit", type=int, default=400, help="scenes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=100, help="of the scenes (default: 100)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
-    vlm = interp.load_model(options.model, adapter=options.adapter, prompt=options.prompt)
+    if options.limit < 1:
+        parser.error(f"expected --limit of 1 or more, got {options.limit}")
+    names = ("adapter", "prompt", "revision", "device", "dtype", "attn_implementation")
+    names += ("min_pixels", "max_pixels")
+    vlm = interp.load_model(options.model, **{name: getattr(options, name) for name in names})
     samples = interp.load_samples("digits", split="test", limit=options.limit, seed=options.seed)
     by_family = evaluate(vlm, samples)
     for name, rates in by_family.items():

@@ -23,6 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 import interp
 from interp.loading import self_check
 from interp.model.vlm import PROMPTS, VLM
+from interp.scoring import RULES
 from train.guide import Guide, losses_of, told
 from train.judge import judge_from_environment
 from train.losses import GuidedTrainer
@@ -31,8 +32,9 @@ from train.policy import Policy, load_policy, lora, name_adapter
 from train.refusals import in_one_line
 from train.rewards import Reward, Term
 from train.rewards.accuracy import Accuracy, Format
+from train.rewards.counterfactual import KINDS as PAINTED
 from train.rewards.counterfactual import Counterfactual
-from train.rewards.placebos import Scaled, placebo_of
+from train.rewards.placebos import PLACEBOS, Scaled, placebo_of
 from train.rewards.saliency import Alignment, OfMap
 from train.rewards.sources import SOURCES
 from train.rows import questions
@@ -102,6 +104,16 @@ class Task:
     max_targets: int = field(default=64, metadata={"help": "tokens of a text that are explained"})
     n_nodes: int = field(default=2, metadata={"help": "of the effect map's quadrature"})
     map_memory: float = field(default=2.0, metadata={"help": "GiB that a batch of maps may need"})
+
+    def __post_init__(self):
+        known = {
+            "map": (*RULES, "none"),
+            "placebo": ("", *PLACEBOS),
+            "counterfactual": ("", *PAINTED),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"expected --{name} of {values}, got {getattr(self, name)!r}")
 
 
 def main(policy: Policy, task: Task, guide: Guide, config: GRPOConfig) -> None:

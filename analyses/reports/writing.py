@@ -6,6 +6,7 @@ it down. The same run gives the same files; the manifest says when, where and by
 
 import base64
 import json
+import logging
 import platform
 import re
 import shlex
@@ -30,6 +31,7 @@ from interp.store.opening import write_json
 from interp.store.spreadsheets import inert
 from interp.vocabulary import PATH_TITLES
 
+log = logging.getLogger("extraction")
 TEMPLATES = Path(__file__).parent
 PACKAGES = ("xarray", "scipy", "seaborn", "matplotlib")
 # Attributes of a run that are long; they stay in the run's own manifest.
@@ -45,6 +47,7 @@ LONG = (
     "curves",
     "reduced",
 )
+TOLD = ("model", "adapter", "data", "text", "gauge")  # with the captions of figures
 MOST_ROWS = 100  # of a LaTeX table; the CSV has all
 # What pdflatex does not know as it is.
 LATEX = {
@@ -109,6 +112,7 @@ def write(report: Report, out: Path) -> dict[str, int]:
         (out / folder).mkdir(parents=True, exist_ok=True)
         for old in (out / folder).glob("*.*"):
             old.unlink()
+    log.info("drawing %s", out / "index.html")
     figures = {name: figure for name, figure in report.draw().items() if figure is not None}
     boxed = fonts.missing(list(figures.values()))
     images = drawing.save(figures, out / "figures")
@@ -127,7 +131,9 @@ def write(report: Report, out: Path) -> dict[str, int]:
         **report.page,
     )
     (out / "index.html").write_text(folded(page), encoding="utf-8")
-    (out / "figures/captions.txt").write_text(captions(page, images), encoding="utf-8")
+    told = "; ".join(f"{name} {short[name]}" for name in TOLD if short.get(name))
+    text = f"all figures: {told}\n\n{captions(page, images)}"
+    (out / "figures/captions.txt").write_text(text, encoding="utf-8")
     content = {
         "report": report.name,
         "run": str(report.run_path.resolve()),

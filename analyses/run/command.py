@@ -111,7 +111,12 @@ def refuse_data(options) -> None:
     from interp.data import FROM_FILES, load_samples
 
     if options.data.partition(":")[0] in FROM_FILES:
-        load_samples(options.data, split=options.split, limit=1)
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # rows that are left out are told when all are read
+        try:
+            load_samples(options.data, split=options.split, limit=1)
+        finally:
+            logging.disable(before)
 
 
 def run_in(name: str, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Models as the command line names them, certified before they are measured."""
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 import interp
 from analyses.options import Command
@@ -18,6 +19,8 @@ from interp.model.families import base_model
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.validate import certify
+
+log = logging.getLogger("extraction")
 
 
 def load(options: Command, model: str, adapter: str | None, prompt: str | None = None) -> VLM:
@@ -30,7 +33,8 @@ def load(options: Command, model: str, adapter: str | None, prompt: str | None =
         prompt: where the command does not name one.
     """
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # of tensors, in the midst of a log
+        transformers_logging.disable_progress_bar()  # of tensors, in the midst of a log
+    log.info("loading %s%s", model, f" with {adapter}" if adapter else "")
     revision = options.revision if model == getattr(options, "model", None) else None
     return interp.load_model(
         model,
@@ -47,6 +51,7 @@ def load(options: Command, model: str, adapter: str | None, prompt: str | None =
 
 def certificate(vlm: VLM, options: Command) -> dict:
     """The model's certificate as a dict; raises NotCertified where an oracle fails."""
+    log.info("certifying the extractor on %s", vlm.adapter or vlm.name)
     return json.loads(certify(vlm, witness=options.witness).to_json())
 
 

@@ -59,6 +59,7 @@ def write_run(path: Path, samples: list[Sample], recipe: Recipe, options: Extrac
         again = set(run.confirmed()) - done
         wait_for_all()
         if left and rank == 0:
+            log.info("measuring %d of %d shards", len(left), len(plan))
             run.finish(None)  # it is not, from now on
         _write_shards(run, left[rank::count], again, by_shard, recipe, options)
         wait_for_all()

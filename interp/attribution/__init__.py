@@ -44,7 +44,9 @@ class Methods(dict):
         """
         unknown = sorted(name for name in names if name not in {*self, *OF_KINDS})
         if unknown:
-            raise ValueError(f"expected methods of {list(self)}, got {unknown}")
+            raise ValueError(
+                f"expected methods of {list(self)}, or by kind {list(OF_KINDS)}, got {unknown}"
+            )
         return list(dict.fromkeys(OF_KINDS.get(name, name) for name in names))
 
 

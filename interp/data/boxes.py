@@ -42,6 +42,20 @@ def evidence_cells(
     return cells
 
 
+def as_boxes(boxes, name: str) -> np.ndarray:
+    """Boxes as an array, given as one or as lists of numbers.
+
+    Raises:
+        ValueError: anything else; `name` says whose they are.
+    """
+    try:
+        return np.asarray(boxes, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"{name}: expected boxes [[x0, y0, x1, y1], …] of numbers, got {boxes!r:.80}"
+        ) from error
+
+
 def brought_in(boxes: Float[np.ndarray, "box 4"]) -> Float[np.ndarray, "box 4"]:
     """Boxes whose sides lie outside 0..1 by at most `SLACK`, moved onto the image's border.
 

@@ -133,7 +133,7 @@ def turned_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _name(image: Image.Image | Path | bytes) -> str:
-    return image.name if isinstance(image, Path) else "image"
+    return (image.name or str(image)) if isinstance(image, Path) else "image"
 
 
 @contextmanager

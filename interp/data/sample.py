@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from jaxtyping import Float
 
-from interp.data.boxes import brought_in, check_boxes
+from interp.data.boxes import as_boxes, brought_in, check_boxes
 from interp.data.images import given_image, open_image
 
 LONGEST_ID = 200  # bytes: file systems take 255, endings included
@@ -76,7 +76,7 @@ class Sample:
                     f"sample {self.id}: expected one image with boxes, got {len(self.images)}; "
                     "name patches of several as sources={name: [rows]}"
                 )
-            boxes = brought_in(_as_boxes(self.boxes, self.id))
+            boxes = brought_in(as_boxes(self.boxes, self.id))
             check_boxes(boxes, self.id)
             object.__setattr__(self, "boxes", boxes)
 
@@ -165,15 +165,6 @@ def _turns(earlier, name: str) -> tuple[tuple[str, str], ...]:
         _check_text(question, f"{name}: expected an earlier question")
         _check_text(reply, f"{name}: expected an earlier reply")
     return turns
-
-
-def _as_boxes(boxes, name: str) -> np.ndarray:
-    try:
-        return np.asarray(boxes, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(
-            f"{name}: expected boxes [[x0, y0, x1, y1], …] of numbers, got {boxes!r:.80}"
-        ) from error
 
 
 def _check_text(value, expected: str) -> None:

@@ -1,10 +1,10 @@
 """The calls that analyses, notebooks and rewards share: model and text in, labelled dataset out.
 
-All but `maps` and `references` take either a `VLM` and a `Sample`, or a Hugging Face model and the
-processor's batch of one sequence; those two need the VLM's processor. In the first form the targets
-are all tokens of thinking and answer, in the second `positions` (rows of `input_ids`, padding
-counted) and `targets` (token ids; without them, the tokens that follow) say what to explain. `each`
-takes many samples, in batches.
+Most take either a `VLM` and a `Sample`, or a Hugging Face model and the processor's batch of one
+sequence; `maps`, `pixel_effects`, `references` and `words` need the VLM's processor. In the first
+form the targets are all tokens of thinking and answer, in the second `positions` (rows of
+`input_ids`, padding counted) and `targets` (token ids; without them, the tokens that follow) say
+what to explain. `each` takes many samples, in batches.
 """
 
 from interp.extract.each import each

@@ -15,10 +15,11 @@ Inputs = Sample | Mapping[str, Tensor]
 Text = Completion | str
 """A text, as a model has written it or as somebody else has."""
 Positions = Iterable[int]
-"""Rows of `input_ids`, padding counted; from the end where negative."""
+"""Rows of `input_ids`, padding counted from the left."""
 TargetTokens = Iterable[int | str]
 """Token ids, or texts of one token each."""
-Foils = str | Iterable[int | str | None]
-"""One token for each target, of which None is the likeliest other; or "runner-up"."""
+Foils = int | str | Iterable[int | str | None]
+"""One token for each target, of which None is the likeliest other; one id for all; or "runner-up",
+the likeliest other of each."""
 Sources = Iterable[str] | Mapping[str, Iterable[int]]
 """Names of source sets, or rows by a name of one's own."""

@@ -154,7 +154,10 @@ def _pair(item) -> tuple[Sample | Mapping, dict]:
 
 def _kept(options: Mapping) -> dict:
     """Options that can be read more than once: a generator is used up by the first look at it."""
-    return {k: tuple(v) if isinstance(v, Iterator) else v for k, v in options.items()}
+    kept = {k: tuple(v) if isinstance(v, Iterator) else v for k, v in options.items()}
+    if isinstance(kept.get("kinds"), str):
+        kept["kinds"] = (kept["kinds"],)
+    return kept
 
 
 @dataclass(frozen=True)

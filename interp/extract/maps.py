@@ -37,7 +37,7 @@ def maps(
     vlm: VLM,
     sample: Sample,
     *,
-    kinds: Iterable[str] = USUAL_KINDS,
+    kinds: str | Iterable[str] = USUAL_KINDS,
     only: str | Sequence | None = None,
     max_targets: int | None = None,
     variant: str = "paper",
@@ -56,9 +56,9 @@ def maps(
 
     Args:
         vlm, sample, completion, foils: as for `ledger`.
-        kinds: of "direct" (Eq. 1), "bottleneck" (Saliency-R1 §3.2), "two_hop", "effect" (integrated
-            first order), "edge" and "slot" (exact, one cut or swap per patch). By default the
-            first, and the second where the text has thinking.
+        kinds: one or some of "direct" (Eq. 1), "bottleneck" (Saliency-R1 §3.2), "two_hop", "effect"
+            (integrated first order), "edge" and "slot" (exact, one cut or swap per patch). By
+            default the first, and the second where the text has thinking.
         only: "answer" or "thinking" targets, or some by index; the exact maps cost by target.
         max_targets: of more targets, so many: the answer's first, those of the thinking evenly
             spaced, so are the answer's if there are still too many.
@@ -104,7 +104,7 @@ def unlabelled(
 ) -> "Scores":
     """`maps` before they have labels."""
     check(("total",), n_nodes)
-    kinds = kinds if isinstance(kinds, str) else tuple(kinds)
+    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     if kinds is USUAL_KINDS and not _has_whole_thinking(vlm, sample, completion):
         kinds = ("direct",)
     query, gauge = question(

@@ -63,6 +63,11 @@ def words(
             text without a thinking span or an answer.
     """
     check_pair(vlm, sample)
+    if not isinstance(partner, Sample):
+        raise ValueError(
+            f"{sample.id}: expected a Sample as partner, the same question about another image, "
+            f"got {type(partner).__name__}; sample.twin is one where the data has it"
+        )
     like = alike(sample, partner)
     if text is None or partner_text is None:
         own, other = vlm.answers([sample, like], max_new_tokens=max_new_tokens)

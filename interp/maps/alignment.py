@@ -4,19 +4,20 @@ A uniform map scores the boxes' share of the area, and attention piles up on bor
 comes without its controls.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from interp.data.boxes import box_overlap, check_boxes
+from interp.data.boxes import as_boxes, box_overlap, check_boxes
 from interp.vocabulary import describe, require
 
 INSIDE = 1e-9  # of the image: rounding of a shifted side
 
 
-def alignment(saliency: xr.DataArray, boxes: Float[np.ndarray, "box 4"]) -> xr.Dataset:
+def alignment(saliency: xr.DataArray, boxes: Float[np.ndarray, "box 4"] | Sequence) -> xr.Dataset:
     """Alignment score Σ w S / Σ S with S = ReLU(map), w the exact overlap of a cell with the boxes.
 
     Scalars: `alignment`; `chance`, the boxes' share of the area, which a uniform map scores;
@@ -27,12 +28,13 @@ def alignment(saliency: xr.DataArray, boxes: Float[np.ndarray, "box 4"]) -> xr.D
 
     Args:
         saliency: over (row, column), signed or not.
-        boxes: (x0, y0, x1, y1) in 0..1 of the image; their union counts.
+        boxes: (x0, y0, x1, y1) in 0..1 of the image, an array or lists; their union counts.
 
     Raises:
         ValueError: not a map, boxes outside 0..1, inverted or empty, or a map that is not finite.
     """
     require(saliency, "row", "column")
+    boxes = as_boxes(boxes, "alignment")
     scores = alignment_scores(saliency.transpose("row", "column").values, boxes)
     return describe(xr.Dataset({name: ((), value) for name, value in scores.items()}))
 

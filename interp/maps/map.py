@@ -4,6 +4,8 @@ import numpy as np
 import xarray as xr
 from xarray.plot.accessor import DataArrayPlotAccessor
 
+from interp.vocabulary import TEXT_SOURCE_TITLES
+
 
 class MapPlot(DataArrayPlotAccessor):
     """xarray's `.plot` with row 0 at the top, square cells, and 0 in the middle of the colours.
@@ -41,6 +43,8 @@ class MapPlot(DataArrayPlotAccessor):
         for axis in (drawn.axes.xaxis, drawn.axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
         drawn.axes.grid(visible=False)
+        if not drawn.axes.get_title():
+            drawn.axes.set_title(self._da.told(), fontsize="small")
         return drawn
 
 
@@ -53,6 +57,14 @@ class Map(xr.DataArray):
     def limit(self) -> float:
         """The largest absolute value; 1 for a map of nothing."""
         return float(np.abs(self).max()) or 1.0
+
+    def told(self) -> str:
+        """Whose text the map explains, and in which gauge, as far as its attributes say."""
+        source = TEXT_SOURCE_TITLES.get(self.attrs.get("text_source"), "")
+        if source and self.attrs.get("text_is_complete") == "no":
+            source += ", cut off at the limit"
+        gauge = self.attrs.get("gauge")
+        return "; ".join(one for one in (source, f"gauge {gauge}" if gauge else "") if one)
 
     @property
     def plot(self) -> DataArrayPlotAccessor:

@@ -176,6 +176,8 @@ def _labelled(vlm: VLM, findings: list[Finding], cases: list[Case], asked: str) 
         name: ("check", [getattr(one, name) for one in worst])
         for name in ("error", "bound", "signal", "layer", "is_passed")
     }
+    for name in ("error", "bound", "signal"):
+        columns[name] = ("check", np.array(columns[name][1], dtype=float))
     attributes = _provenance(cases[0]) | _identity(vlm.model)
     attributes |= {"model": vlm.name, "adapter": vlm.adapter, "n_samples": len(cases)}
     if cases[0].query.parts.has_experts:

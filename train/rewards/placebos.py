@@ -8,6 +8,8 @@ from interp.maps.alignment import share_inside, shifts
 from interp.scoring import Saliency
 from train.rewards.batch import LEAST_SPREAD, Batch, Log, Part, spread_of, within_groups
 
+PLACEBOS = ("rolled", "random", "length")
+
 
 class Rolled:
     """The share of the map inside the boxes' union, moved elsewhere in the image.
@@ -57,10 +59,9 @@ def placebo_of(name: str, **options) -> Part:
     Raises:
         ValueError: another name.
     """
-    placebos = {"rolled": lambda: Rolled(**options), "random": RandomText, "length": Length}
-    if name not in placebos:
-        raise ValueError(f"expected a placebo of {tuple(placebos)}, got {name!r}")
-    return placebos[name]()
+    if name not in PLACEBOS:
+        raise ValueError(f"expected a placebo of {PLACEBOS}, got {name!r}")
+    return {"rolled": lambda: Rolled(**options), "random": RandomText, "length": Length}[name]()
 
 
 def moved(boxes: np.ndarray, shape: tuple[int, int], seed: str) -> np.ndarray | None:

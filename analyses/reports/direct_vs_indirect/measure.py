@@ -26,7 +26,7 @@ from interp.data.sample import Sample
 from interp.extract.references import Pool
 from interp.inputs.completions import Completion, is_right
 from interp.inputs.views import cell_size
-from interp.loading import resolve
+from interp.loading import family_of, resolve
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.store.joining import stack
@@ -62,6 +62,8 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
         NotCertified: the extractor fails an oracle on one of the models.
     """
     samples = samples_of.load(options)
+    if options.compare is not None:
+        _is_adapter(options.compare)  # hours before it is loaded
     vlm = load(options, options.model, options.adapter)
     recipe = Measurement(vlm, samples, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
@@ -90,9 +92,27 @@ def plays_games(options: DirectVsIndirect) -> bool:
 
 def _load_compared(options: DirectVsIndirect, prompt: str) -> VLM:
     """The second model, under the first one's prompt: an adapter on the first, or of its own."""
-    if find_adapter_config_file(resolve(options.compare)[0]) is not None:
+    if _is_adapter(options.compare):
         return load(options, options.model, options.compare, prompt)
     return load(options, options.compare, None, prompt)
+
+
+def _is_adapter(name: str) -> bool:
+    """Whether a name is an adapter's, or a model's.
+
+    Raises:
+        ValueError: neither.
+    """
+    source = resolve(name)[0]
+    if Path(source).is_absolute() and not Path(source).exists():
+        raise ValueError(f"expected a model or an adapter to compare with, got {name}: not there")
+    try:
+        if find_adapter_config_file(source) is not None:
+            return True
+        family_of(name, source, {})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a model or an adapter to compare with: {error}") from error
+    return False
 
 
 def probe(vlm: VLM, samples: list[Sample], options: DirectVsIndirect) -> "Measurement":

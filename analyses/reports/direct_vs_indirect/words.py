@@ -24,7 +24,8 @@ def caveats(results: Findings) -> list[str]:
     """Conditions under which no sentence below should be read on: few images, poor or cut texts."""
     run, statuses = results.run, results.run.attrs["statuses"].values()
     answered = [one["is_correct"] for one in statuses if "is_correct" in one]
-    cut = [one for one in statuses if not one.get("is_complete", True)]
+    told = [one["is_complete"] for one in statuses if "is_complete" in one]
+    n_cut = told.count(False)
     found = []
     strange = sum(is_strange_to(run.attrs["model"], one) for one in run["question"].values.tolist())
     if strange:
@@ -41,9 +42,9 @@ def caveats(results: Findings) -> list[str]:
             f"The model's answers are wrong on {len(answered) - sum(answered)} of {len(answered)} "
             "samples: its texts may say little about the images."
         )
-    if cut:
+    if n_cut:
         found.append(
-            f"{len(cut)} of {len(statuses)} texts were cut off at the length limit; "
+            f"{n_cut} of {len(told)} texts were cut off at the length limit; "
             "raise --max-new-tokens."
         )
     return found

@@ -101,6 +101,7 @@ def test_every_file_is_there(out):
             assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 1000
     captions = (out / "figures/captions.txt").read_text().split("\n\n")
     captioned = dict(one.split(": ", 1) for one in captions)
+    assert captioned.pop("all figures").strip().startswith("model tiny; data digits")
     assert set(captioned) == {path.stem for path in (out / "figures").glob("*.png")}
     assert all(len(text) > 20 and not re.search("[<>]|&amp;", text) for text in captioned.values())
     for name in (

@@ -1,0 +1,148 @@
+"""The last walk through a stranger's diary: each thing that was typed, and what comes now."""
+
+import logging
+import re
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import interp
+from analyses import direct_vs_indirect
+from interp.inputs.completions import completion
+from tests.support import commands
+from train import evaluate, grpo
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return interp.load_samples("digits", limit=1)[0]
+
+
+@pytest.fixture(scope="module")
+def cut(tiny, scene):
+    """A text that was cut off in front of its end token."""
+    return completion(tiny.processor.tokenizer, list(tiny.answers([scene])[0].token_ids[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--attn-implementation", "flash_attention_2"), "expected what attn_implementation="),
+        (("--compare", "/tmp/none"), "expected a model or an adapter to compare with"),
+        (("--adapter", "/tmp/none"), "expected an adapter, a folder with adapter_config.json"),
+    ],
+)
+def test_a_command_refuses_in_one_line_before_it_measures(arguments, said, tmp_path):
+    asked = ("--limit", 2, "--no-witness", "--out", tmp_path / "out")
+    done = commands.run(direct_vs_indirect, *arguments, *asked, code=2)
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("error: ")]
+    assert said in line and "Repo id" not in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_adapter_folder_lacks_is_said_before_the_base_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("interp.loading.load_weights", None)
+    with pytest.raises(ValueError, match="adapter_config.json, got .*, which has none"):
+        interp.load_model("tiny", adapter=str(tmp_path))
+
+
+@pytest.mark.parametrize("option", ["map", "placebo", "counterfactual"])
+def test_a_training_names_the_option_that_is_wrong_before_it_loads(option):
+    with pytest.raises(ValueError, match=f"expected --{option} of .* got 'nosuch'"):
+        grpo.Task(n_samples=1, **{option: "nosuch"})
+
+
+def test_evaluate_takes_the_options_of_a_model_and_refuses_no_scenes(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", "tiny", "--limit", "0"])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "expected --limit of 1 or more, got 0" in capsys.readouterr().err
+    asked = ["evaluate", "tiny", "--dtype", "float64", "--attn-implementation", "eager"]
+    monkeypatch.setattr(sys, "argv", [*asked, "--max-pixels", "9999", "--device", "cpu"])
+    given = {}
+
+    def load(_name, **options):
+        given.update(options)
+        raise KeyboardInterrupt  # enough
+
+    monkeypatch.setattr(interp, "load_model", load)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main()
+    assert given["dtype"] == "float64" and given["attn_implementation"] == "eager"
+    assert given["max_pixels"] == 9999 and given["device"] == "cpu"
+
+
+def test_a_partner_that_is_not_there_is_named(tiny, scene):
+    with pytest.raises(ValueError, match="expected a Sample as partner, .* got NoneType"):
+        interp.extract.words(tiny, scene, None)
+
+
+def test_one_kind_of_map_may_be_a_string(tiny, scene):
+    one = interp.extract.maps(tiny, scene, kinds="effect")
+    assert one["kind"].values.tolist() == ["effect"]
+    (each,) = interp.extract.each("maps", tiny, [scene], kinds="effect")
+    np.testing.assert_allclose(each["map"], one["map"], atol=1e-5)
+    with pytest.raises(ValueError, match="expected kinds of .* got \\('nosuch',\\)"):
+        interp.extract.maps(tiny, scene, kinds="nosuch")
+
+
+def test_alignment_takes_boxes_as_lists(tiny, scene):
+    saliency = interp.extract.maps(tiny, scene).vlm.map("answer")
+    boxes = [[0, 0, 0.5, 0.5]]
+    found = interp.alignment.alignment(saliency, boxes)
+    expected = interp.alignment.alignment(saliency, np.array(boxes))
+    assert found["alignment"].item() == expected["alignment"].item()
+    with pytest.raises(ValueError, match="expected boxes .* of numbers, got"):
+        interp.alignment.alignment(saliency, [["left", 0, 1, 1]])
+
+
+def test_whose_text_and_whether_it_was_cut_off_stand_on_a_maps_own_plot(tiny, scene, cut):
+    ledger = interp.extract.ledger(tiny, scene, gauge="contrast", foils="runner-up")
+    ledger.vlm.map("answer").plot()
+    title = plt.gca().get_title()
+    plt.close("all")
+    assert "reference" in title and "gauge contrast" in title
+    ledger = interp.extract.ledger(tiny, scene, completion=cut, positions=None)
+    ledger.vlm.map(0).plot()
+    assert "cut off" in plt.gca().get_title()
+    plt.close("all")
+
+
+def test_a_report_counts_the_texts_that_there_are(tmp_path, scene, tiny):
+    """One of three rows has no image and no text: two texts, both cut off."""
+    scene.image.save(tmp_path / "a.png")
+    rows = [{"image": name, "question": scene.question} for name in ("a.png", "none.png", "a.png")]
+    lines = [
+        f'{{"id": "{k}", "image": "{r["image"]}", "question": "{r["question"]}"}}'
+        for k, r in enumerate(rows)
+    ]
+    (tmp_path / "test.jsonl").write_text("\n".join([*lines, "no row"]))
+    asked = ("--data", f"jsonl:{tmp_path}", "--effects", "edge", "--no-witness")
+    limit = len(tiny.answers([scene])[0].token_ids) - 1
+    done = commands.run(
+        direct_vs_indirect, *asked, "--max-new-tokens", limit, "--out", tmp_path / "out"
+    )
+    page = (tmp_path / "out/index.html").read_text()
+    assert re.search(r"2 of 2 texts were cut off", page)
+    assert done.stderr.count("no row") + done.stderr.count("left out") <= 2
+
+
+def test_a_command_says_at_level_info_what_it_does(caplog, tmp_path):
+    asked = ("--limit", 1, "--effects", "edge", "--no-witness", "--log-level", "info")
+    with caplog.at_level(logging.INFO):
+        commands.run(direct_vs_indirect, *asked, "--out", tmp_path / "out")
+    said = [one.getMessage() for one in caplog.records if one.name == "extraction"]
+    for beginning in ("loading tiny", "certifying the extractor", "measuring", "drawing"):
+        assert any(one.startswith(beginning) for one in said), said
+
+
+def test_a_folder_that_is_no_image_has_a_name(tiny):
+    with pytest.raises(ValueError, match=r"^\S+: expected a readable image file"):
+        interp.explain(tiny, ".", "which digit is red?")
+
+
+def test_bounds_of_a_certificate_are_rounded_for_print(tiny):
+    shown = str(interp.validate.certify(tiny, witness=False))
+    assert not re.search(r"0\.\d{9}", shown)
