@@ -27,6 +27,9 @@ FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py
   interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py \
   interp/model/test_families.py interp/test_attribution.py analyses/benchmarks/test_gpu.py)
 
+# The suite checks shapes and types where arrays are computed; this everywhere, which takes a seventh longer.
+ALL_SHAPES := --jaxtyping-packages=interp,tests.support.checking.checked
+
 .PHONY: setup report test soak lint docs lab tiny tiny3 arms controls experiment lock
 
 setup: $(DONE)
@@ -56,9 +59,9 @@ test: lint
 	  -m "not long" --durations 25 --durations-min 5
 
 soak: setup docs
-	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m long
+	TEST_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m long $(ALL_SHAPES)
 	SOAK=1 HYPOTHESIS_PROFILE=soak FAULTS_JSON=reports/faults.json TEST_THREADS=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(FAULTS)
+	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ALL_SHAPES) $(FAULTS)
 	$(BIN)/python analyses/faults.py
 
 docs: setup

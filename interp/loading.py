@@ -236,7 +236,7 @@ def check_adapter(name: str) -> None:
     """
     source = Path(resolve(name)[0])
     is_path = source.is_absolute() or name.startswith((".", "~"))
-    if (source.is_dir() or is_path) and not (source / "adapter_config.json").is_file():
+    if (source.is_dir() or is_path) and not list(source.glob("adapter_*")):
         raise ValueError(
             f"expected an adapter, a folder with adapter_config.json, got {name!r}, "
             f"{'which has none' if source.is_dir() else 'which is not there'}"

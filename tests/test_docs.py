@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
+pytestmark = pytest.mark.long  # half a minute; `make soak` builds the whole site besides
 ROOT = Path(__file__).parent.parent
 CITED = re.compile(r"METHODS(?:\.md)? (\d)(?:\.(\d))?(?![\d.]\d)")
 

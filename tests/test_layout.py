@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from itertools import chain
 from pathlib import Path
 
@@ -159,6 +160,22 @@ def test_every_interval_of_a_report_gets_the_seed():
                 found += 1
                 assert "seed" in [k.arg for k in node.keywords], f"{path}:{node.lineno}"
     assert found > 20
+
+
+def test_shapes_are_checked_wherever_arrays_are_computed():
+    """The suite's type checker sees every room of the algebra, `make soak`'s sees all of them."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    (seen,) = [one for one in options["ini_options"]["addopts"] if one.startswith("--jaxtyping")]
+    packages = seen.partition("=")[2].split(",")[:-1]
+    unseen = set()
+    for path in (ROOT / "interp").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        is_seen = any(module == one or module.startswith(f"{one}.") for one in packages)
+        if "from jaxtyping" in path.read_text() and not is_seen:
+            unseen.add(module.split(".")[1])
+    assert unseen == {"data", "inputs", "model"}  # readers, roles, and paths of families
+    soak = (ROOT / "Makefile").read_text().partition("\nsoak:")[2]
+    assert soak.count("$(ALL_SHAPES)") == soak.partition("\n\n")[0].count("-m pytest") == 2
 
 
 def test_docstrings_have_a_subject():

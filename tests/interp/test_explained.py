@@ -102,7 +102,7 @@ def test_figure_and_files(explained, tmp_path):
     assert len(pd.read_csv(folder / "tokens.csv")) == len(explained.tokens)
     assert (folder / "explained.png").stat().st_size > 1000
     assert not plt.get_fignums()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="expected a folder to make, got .*, which is there"):
         explained.save(folder)
 
 

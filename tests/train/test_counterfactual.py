@@ -128,6 +128,7 @@ def test_no_weight_without_a_difference_and_none_for_tags():
     assert weights(Reading(np.full(3, -9.0), np.ones(3), one.role), far)[0] == 10.0  # d < 0 too
 
 
+@pytest.mark.long
 def test_a_training_reads_it_out_of_the_generation(tmp_path, monkeypatch):
     """The same numbers as from a prefill of each, in real steps."""
     seen = []

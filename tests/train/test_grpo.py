@@ -75,6 +75,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, tmp_path):
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+@pytest.mark.long
 def test_measuring_saliency_changes_no_bit_of_the_training(tmp_path, caplog):
     """Accuracy + format with a map measured and unpaid, and without the extractor."""
     caplog.set_level(logging.WARNING)

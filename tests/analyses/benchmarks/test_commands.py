@@ -58,6 +58,7 @@ def test_growth_is_measured_and_drawn(tmp_path, monkeypatch, in_every_format):
         assert (tmp_path / f"toy-2-layers-cpu-float32-growth.{ending}").stat().st_size > 100
 
 
+@pytest.mark.long
 def test_the_rewards_share_of_a_step(tmp_path):
     commands.run(benchmark, *TOY, "--reward", "--out", tmp_path)
     found = written(tmp_path, "toy-reward-cpu-float32.json")["reward"]

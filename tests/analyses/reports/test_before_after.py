@@ -28,7 +28,9 @@ def report(tmp_path_factory):
     again = tmp_path_factory.mktemp("models") / "again"
     again.symlink_to(ROOT / "interp/checkpoints/tiny-cold")
     arms = ("--before", "tiny-cold", "--after", "tiny-saliency-r1", again)
-    done = commands.run(before_after, "--limit", 4, *arms, "--no-witness", "--out", out)
+    done = commands.run(
+        before_after, "--limit", 4, "--shard-size", 4, *arms, "--no-witness", "--out", out
+    )
     assert "4 samples ok, 0 skipped, 0 failed" in done.stdout
     return out
 

@@ -76,7 +76,7 @@ def test_kinds_of_maps_of_any_make(tiny, sample, kinds):
 @pytest.mark.parametrize(
     "options",
     [
-        {"kinds": "direct"},
+        {"kinds": "nosuch"},
         {"kinds": ()},
         {"max_targets": 0},
         {"max_targets": -1},

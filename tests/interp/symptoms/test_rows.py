@@ -130,7 +130,7 @@ def test_class_labels_are_not_taken_for_numbers(tmp_path):
     try:
         got = interp.load_samples(f"hf:{tmp_path / 'saved'}", split="test")
     except ValueError as error:
-        assert "of another type" in str(error)
+        assert "expected answer as text" in str(error)
     else:
         assert [one.answer for one in got] == ["cat", "dog"]
 
