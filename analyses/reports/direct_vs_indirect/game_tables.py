@@ -47,11 +47,15 @@ def cell_table(
         columns[name] = 2 * part - total
         columns[name.replace("delta", "share")] = part / total
         columns[name.replace("delta", "part")] = part
-    pieces = []
-    for name, values in columns.items():
-        ends = stats.interval_of(values)
-        pieces.append(ends.rename(estimate=name, lower=f"{name}_lower", upper=f"{name}_upper"))
-    merged = xr.merge(pieces, join="exact", compat="override", combine_attrs="drop")
+    # All at once: most of the time is xarray's own, by array.
+    ends = stats.interval_of(xr.concat(columns.values(), xr.Variable("quantity", list(columns))))
+    merged = xr.Dataset(
+        {
+            f"{name}{end}": ends[of].isel(quantity=k, drop=True)
+            for k, name in enumerate(columns)
+            for of, end in (("estimate", ""), ("lower", "_lower"), ("upper", "_upper"))
+        }
+    )
     merged["n"] = n
     return as_rows(merged)
 

@@ -23,22 +23,22 @@ from tests.support import ROOT, commands
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The command on four scenes: the cold start, the same again, and a trained adapter."""
+    """The command on two scenes: the cold start, the same again, and a trained adapter."""
     out = tmp_path_factory.mktemp("arms")
     again = tmp_path_factory.mktemp("models") / "again"
     again.symlink_to(ROOT / "interp/checkpoints/tiny-cold")
     arms = ("--before", "tiny-cold", "--after", "tiny-saliency-r1", again)
     done = commands.run(
-        before_after, "--limit", 4, "--shard-size", 4, *arms, "--no-witness", "--out", out
+        before_after, "--limit", 2, "--shard-size", 2, *arms, "--no-witness", "--out", out
     )
-    assert "4 samples ok, 0 skipped, 0 failed" in done.stdout
+    assert "2 samples ok, 0 skipped, 0 failed" in done.stdout
     return out
 
 
 def test_the_report_is_whole_and_redraws_byte_for_byte(report, tmp_path):
     page = (report / "index.html").read_text()
     assert "Did the map move because the effect moved?" in page
-    assert "On 4 images, where 100 are needed to say so: " in page
+    assert "On 2 images, where 100 are needed to say so: " in page
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
     assert {p.stem for p in (report / "figures").glob("*.png")} == {
         "game",
@@ -67,7 +67,7 @@ def test_the_whole_report_tells_of_the_training_too(report, tmp_path, monkeypatc
     page = (out / "index.html").read_text()
     assert title in page and 'href="before_after/index.html"' in page
     summary = json.loads((report / "summary.json").read_text())
-    assert summary["counts"]["ok"] == 4
+    assert summary["counts"]["ok"] == 2
     for _, sentence in summary["sentences"]:
         assert html.escape(sentence) in page.replace("&#39;", "&#x27;").replace("&#34;", "&quot;")
 
@@ -76,7 +76,7 @@ def test_the_whole_report_tells_of_the_training_too(report, tmp_path, monkeypatc
 def test_the_game_is_that_of_the_public_call_and_words_and_weights_cross(report):
     """On own words; with the base's words, and with its weights, by calls on either model."""
     run = open_arms(report / "run").sel(arm="tiny-saliency-r1")
-    sample = interp.load_samples("digits", split="test", limit=4)[2]
+    sample = interp.load_samples("digits", split="test", limit=2)[1]
     arm, cold = interp.load_model("tiny-saliency-r1"), interp.load_model("tiny-cold")
     texts = {
         name: vlm.answers([sample, sample.twin]) for name, vlm in (("own", arm), ("before", cold))
@@ -122,8 +122,8 @@ def test_the_numbers_are_those_of_the_public_calls(report):
     """One image's exact effect, path and alignment, by hand."""
     run = open_arms(report / "run")
     vlm = interp.load_model("tiny-saliency-r1")
-    samples = interp.load_samples("digits", split="test", limit=4)
-    sample, name = samples[2], samples[2].id
+    samples = interp.load_samples("digits", split="test", limit=2)
+    sample, name = samples[1], samples[1].id
     mine = run.sel(arm="tiny-saliency-r1", sample=name)
     edge = interp.extract.effects(vlm, sample, sources=("evidence",))
     is_answer = (edge["target_role"] == "answer").values
