@@ -65,6 +65,7 @@ def test_the_certificate_passes_on_peoples_data(taught, data, tmp_path, dtype):
     assert done.stdout.startswith("passed")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_parts_sum_to_the_models_own_logits(taught, samples, dtype):
     vlm = interp.load_model(taught, dtype=dtype)

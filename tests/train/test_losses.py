@@ -360,6 +360,7 @@ def guided_run(out, **changed):
     return test_grpo.run(out, **cold | sizes | guide | changed)
 
 
+@pytest.mark.long
 def test_accumulation_changes_no_gradient(tmp_path, monkeypatch):
     """One forward of eight completions, and four of two: the same weights after a step."""
     whole = guided_run(tmp_path / "whole")
