@@ -407,6 +407,7 @@ def test_two_processes_take_the_step_of_one(tmp_path):
         torch.testing.assert_close(weight, two[name], atol=2e-6, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_a_loss_trains_what_it_says(tmp_path):
     control = guided_run(tmp_path / "control", gradient_weight=0.0)
     guided = guided_run(tmp_path / "guided")

@@ -41,9 +41,9 @@ def crossed(statistic: Statistic, strata: np.ndarray, n_seeds: int, seed: int = 
         n_seeds: how many numbers it gives for a draw.
         seed: of the resampling.
     """
-    values = statistic(_weights(tuple(strata.tolist()), seed))
+    values = statistic(_weights(tuple(strata.tolist()), seed, RESAMPLES))
     means = values.mean(axis=1)
-    counts = _weights((0,) * n_seeds, seed + 1)[1:]
+    counts = _weights((0,) * n_seeds, seed + 1, RESAMPLES)[1:]
     stretch = np.sqrt(n_seeds / (n_seeds - 1)) if n_seeds > 1 else 1.0
     deviations = (counts * values[1:]).sum(axis=1) / n_seeds - means[1:]
     draws = means[1:] + stretch * deviations
@@ -55,13 +55,13 @@ def crossed(statistic: Statistic, strata: np.ndarray, n_seeds: int, seed: int = 
 
 
 @lru_cache(maxsize=8)
-def _weights(strata: tuple, seed: int) -> Float[np.ndarray, "draw image"]:
+def _weights(strata: tuple, seed: int, n_draws: int) -> Float[np.ndarray, "draw image"]:
     """How often each image counts: once each, then in every draw."""
     rng, of = np.random.default_rng(seed), np.array(strata)
-    weights = np.ones((1 + RESAMPLES, len(of)))
+    weights = np.ones((1 + n_draws, len(of)))
     for stratum in np.unique(of):
         here = np.flatnonzero(of == stratum)
-        drawn = rng.multinomial(len(here), np.full(len(here), 1 / len(here)), RESAMPLES)
+        drawn = rng.multinomial(len(here), np.full(len(here), 1 / len(here)), n_draws)
         weights[1:, here] = drawn
     return weights
 

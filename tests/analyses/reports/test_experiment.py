@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analyses.reports.experiment import crossed as draws
 from analyses.reports.experiment import findings
 from analyses.reports.experiment.crossed import RESAMPLES, crossed, gap, share_of
 from analyses.reports.experiment.page import write
@@ -157,7 +158,8 @@ def test_images_are_resampled_within_their_family():
     assert (none.lower, none.upper, none.p) == (0, 0, 1)
 
 
-def test_page_says_what_the_rule_says(runs, tmp_path):
+def test_page_says_what_the_rule_says(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(draws, "RESAMPLES", 1000)
     plan = tmp_path / "plan.md"
     plan.write_text("fixed beforehand")
     assert write(tmp_path / "out", tmp_path, plan) == len(runs)

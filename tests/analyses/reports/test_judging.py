@@ -95,7 +95,7 @@ def test_one_cell_that_disagrees_is_named():
     assert row.strict_decision.item() == "supported"
 
 
-@pytest.mark.parametrize("game", ["first", "second"])
+@pytest.mark.parametrize("game", ["first", pytest.param("second", marks=pytest.mark.long)])
 def test_a_failed_gate_is_not_assessable_and_a_bounded_one_no_effect(game):
     assert set(decisions(made_run(te=0.4, noise=0.01), game).values()) == {"no effect"}
     low = made_run(te=0.4, noise=2.0)  # |TE| is large, its mean is not

@@ -1,6 +1,5 @@
 """The last walk through a stranger's diary: each thing that was typed, and what comes now."""
 
-import re
 import sys
 
 import matplotlib.pyplot as plt
@@ -94,8 +93,3 @@ def test_whose_text_and_whether_it_was_cut_off_stand_on_a_maps_own_plot(tiny, sc
 def test_a_folder_that_is_no_image_has_a_name(tiny):
     with pytest.raises(ValueError, match=r"^\S+: expected a readable image file"):
         interp.explain(tiny, ".", "which digit is red?")
-
-
-def test_bounds_of_a_certificate_are_rounded_for_print(tiny):
-    shown = str(interp.validate.certify(tiny, witness=False))
-    assert not re.search(r"0\.\d{9}", shown)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import types
 from dataclasses import replace
 from importlib import import_module
@@ -54,6 +55,7 @@ def test_the_embedded_model_passes_with_witness(samples, attention):
     assert all(one["signal"] > one["bound"] for one in written["checks"])
     assert written["witness"].startswith("TransformerLens 4.")
     assert all(one["error"] <= one["bound"] for one in written["checks"])
+    assert not re.search(r"0\.\d{9}", str(found))  # numbers are rounded for print
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float64", marks=pytest.mark.long)])
@@ -64,7 +66,7 @@ def test_other_dtypes_pass_with_witness(samples, dtype):
     assert 0 < float(ledgers) < {"bfloat16": 5e-2, "float64": 1e-6}[dtype]
 
 
-OFTEN = ("seven_to_one", "four_to_two")
+OFTEN = ("four_to_two",)
 WITNESSED = [pytest.param(s, marks=() if s in OFTEN else pytest.mark.long) for s in odd_models.ALL]
 
 
@@ -314,12 +316,13 @@ def test_certifying_disturbs_nobody(samples):
     assert (logging.getLogger().level, list(logging.getLogger().handlers)) == before[1:]
 
 
-def test_training_refuses_a_model_without_a_certificate(tmp_path, samples):
+def test_training_refuses_a_model_without_a_certificate(tmp_path, samples, monkeypatch):
     from trl import SFTConfig, SFTTrainer
 
     from train.rows import texts
     from train.tiny.mix import Mix
 
+    monkeypatch.setattr(interp, "load_samples", lambda *_, **__: samples[:1])
     vlm = interp.load_model("tiny")
     config = SFTConfig(
         output_dir=str(tmp_path),
