@@ -20,6 +20,7 @@ CLAIMED = ("saliency-r1", "ease", "map-gradient")
 MOVES, STAYS = "moves what the model uses", "does not move it"
 UNKNOWN, UNASSESSABLE = "not shown", "not assessable"
 HALF = "exploratory: one endpoint"
+MISSING = "not judged: runs are missing"
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,20 @@ def find(runs: list[Result]) -> list[Finding]:
         for arm, (_, placebo) in pairs.items()
     }
     held = holm({arm: claimed(gaps.get(arm, {})) for arm in CLAIMED})
-    is_assessable = learns(runs)
+    if not all(is_whole(gaps.get(arm, {})) for arm in CLAIMED):
+        known = dict.fromkeys(CLAIMED, MISSING)
+    elif not learns(runs):
+        known = dict.fromkeys(CLAIMED, UNASSESSABLE)
+    else:
+        known = {arm: verdict(gaps[arm], arm in held) for arm in CLAIMED}
     return [
-        Finding(arm, title, gaps[arm], verdict(gaps[arm], arm in held, is_assessable))
-        for arm, (title, _) in pairs.items()
+        Finding(arm, title, gaps[arm], known.get(arm, HALF)) for arm, (title, _) in pairs.items()
     ]
+
+
+def is_whole(gaps: dict[str, Interval]) -> bool:
+    """Whether both endpoints are there, with all seeds of the plan."""
+    return all(one.title in gaps and len(gaps[one.title].seeds) >= one.n_seeds for one in PRIMARY)
 
 
 def statistic(
@@ -147,12 +157,8 @@ def learns(runs: list[Result]) -> bool:
     return before is not None and after is not None and after.estimate - before.estimate >= LEARNS
 
 
-def verdict(gaps: dict[str, Interval], is_held: bool, is_assessable: bool) -> str:
-    """The rule's words for an arm."""
-    if not is_assessable:
-        return UNASSESSABLE
-    if len(gaps) < len(PRIMARY):
-        return HALF
+def verdict(gaps: dict[str, Interval], is_held: bool) -> str:
+    """The rule's words for an arm with both endpoints."""
     if is_held and all(one.lower > 0 for one in gaps.values()):
         return MOVES
     if all(one.lower > -NOTHING and one.upper < NOTHING for one in gaps.values()):

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from interp.vocabulary import PLAYERS
+
 ORDINARY, SHORTCUT, BROKEN = "ordinary", "shortcut", "broken"
 SETS = ("evidence", "background")
-PLAYERS = ("direct write", "rest of the row", "other positions", "words")
 Column = Callable[[pd.DataFrame], pd.Series]
 
 
@@ -25,6 +26,8 @@ class Quantity:
         trained: scenes of the training.
         measured: held-out scenes.
         chance: what a map that knows nothing scores, of each image.
+        n_seeds: how many the plan has of an endpoint, which every image has to have; 0 for
+            anything else.
     """
 
     title: str
@@ -34,13 +37,21 @@ class Quantity:
     trained: str = ORDINARY
     measured: str = ORDINARY
     chance: Column | None = None
+    n_seeds: int = 0
 
     def arrays(self, table: pd.DataFrame) -> Float[np.ndarray, "2 image"]:
-        """Part and whole, 0 where an image has none."""
+        """Part and whole, 0 where an image has none.
+
+        Raises:
+            ValueError: an image without a number of an endpoint.
+        """
         table = table.sort_values("sample")
         part = self.part(table).astype(float)
         whole = part * 0 + 1 if self.whole is None else self.whole(table).astype(float)
         is_there = part.notna() & whole.notna()
+        if self.n_seeds and not is_there.all():
+            lacking = table["sample"][~is_there].tolist()
+            raise ValueError(f"expected {self.title} of every image, got none of {lacking}")
         return np.stack([part.where(is_there, 0.0), whole.where(is_there, 0.0)])
 
 
@@ -64,6 +75,7 @@ SHARE = Quantity(
     "effect",
     column("node evidence contrast"),
     both("node"),
+    n_seeds=5,
 )
 ACCURACY = Quantity(
     "right answers on broken cues [share]",
@@ -71,6 +83,7 @@ ACCURACY = Quantity(
     column("right"),
     trained=SHORTCUT,
     measured=BROKEN,
+    n_seeds=3,
 )
 PRIMARY = (SHARE, ACCURACY)
 """The endpoints of docs/EXPERIMENT.md."""

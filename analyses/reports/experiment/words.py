@@ -3,7 +3,14 @@
 import pandas as pd
 
 from analyses.reports import intervals
-from analyses.reports.experiment.findings import HALF, MOVES, STAYS, UNASSESSABLE, Finding
+from analyses.reports.experiment.findings import (
+    HALF,
+    MISSING,
+    MOVES,
+    STAYS,
+    UNASSESSABLE,
+    Finding,
+)
 from analyses.reports.experiment.quantities import PRIMARY
 
 SAID = {
@@ -15,9 +22,9 @@ SAID = {
 
 def headline(findings: list[Finding]) -> str:
     """One sentence for the arms that have both endpoints, by the rule."""
-    judged = [one for one in findings if one.verdict != HALF]
+    judged = [one for one in findings if one.verdict not in (HALF, MISSING)]
     if not judged:
-        return "No arm has both endpoints yet; nothing is judged."
+        return "Runs are missing: the rule judges nothing yet, and no number here is a result."
     return (
         "By the rule: "
         + "; ".join(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analyses.reports.experiment import crossed as draws
-from analyses.reports.experiment import findings
+from analyses.reports.experiment import findings, words
 from analyses.reports.experiment.crossed import RESAMPLES, crossed, gap, share_of
 from analyses.reports.experiment.page import write
 from analyses.reports.experiment.quantities import (
@@ -57,19 +57,26 @@ def written(folder, arm, seed, *, share=0.5, right=0.5, placebo=None, scenes="or
     path.write_text(json.dumps(facts | {"scenes": scenes, "measures": measured}))
 
 
-@pytest.fixture
-def runs(tmp_path):
-    """The map gradient moves both, EASE the share alone, Saliency-R1 neither."""
-    written(tmp_path, "before", 0, right=0.4)
-    moved = {"map-gradient": (0.8, 0.7), "ease": (0.8, 0.3), "saliency-r1": (0.5, 0.3)}
-    for seed in range(4):
-        written(tmp_path, "control", seed, right=0.8)
+MOVED = {"map-gradient": (0.8, 0.7), "ease": (0.8, 0.3), "saliency-r1": (0.5, 0.3)}
+"""The map gradient moves both, EASE the share alone, Saliency-R1 neither."""
+
+
+def whole(folder, moved=MOVED, learnt=0.8, n_seeds=5):
+    """The runs of the three arms with both endpoints, their placebos, control and before."""
+    written(folder, "before", 0, right=0.4)
+    for seed in range(n_seeds):
+        written(folder, "control", seed, right=learnt)
         for arm, (share, right) in moved.items():
             for scenes in ("ordinary", "shortcut"):
-                jittered = share + 0.01 * (seed - 1.5)
+                jittered = share + 0.01 * (seed - 2)
                 like = {"scenes": scenes, "placebo": f"{arm}-sham"}
-                written(tmp_path, arm, seed, share=jittered, right=right, **like)
-                written(tmp_path, f"{arm}-sham", seed, right=0.3, scenes=scenes)
+                written(folder, arm, seed, share=jittered, right=right, **like)
+                written(folder, f"{arm}-sham", seed, right=0.3, scenes=scenes)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    whole(tmp_path)
     return results(folder=tmp_path)
 
 
@@ -85,36 +92,54 @@ def test_verdicts_of_known_runs(runs):
     assert share.estimate == pytest.approx(0.3)
     assert share.lower > 0.27
     assert share.upper < 0.33
-    assert np.allclose(share.seeds, [0.285, 0.295, 0.305, 0.315])
+    assert np.allclose(share.seeds, [0.28, 0.29, 0.3, 0.31, 0.32])
 
 
 def test_background_against_the_answer_does_not_raise_the_share(runs):
-    """|T_B|, not T_B: with it the line below is 0.785 − 0.215 here, and the share above 1."""
+    """|T_B|, not T_B: with it the line below is 0.78 − 0.22 here, and the share above 1."""
     key = ("tiny", "ordinary", "map-gradient")
     statistic = findings.statistic(runs, key, SHARE, [0])
-    assert statistic(np.ones((1, N)))[0, 0] == pytest.approx(0.785)
+    assert statistic(np.ones((1, N)))[0, 0] == pytest.approx(0.78)
     hacked = findings.level(runs, "map-gradient", HACKED)
     assert hacked.estimate == pytest.approx(-0.2)
 
 
 def test_nothing_is_assessable_where_the_control_learnt_nothing(tmp_path):
-    written(tmp_path, "before", 0, right=0.5)
-    written(tmp_path, "control", 0, right=0.5)
-    for scenes in ("ordinary", "shortcut"):
-        written(tmp_path, "ease", 0, share=0.9, right=0.9, placebo="sham", scenes=scenes)
-        written(tmp_path, "sham", 0, share=0.1, right=0.1, scenes=scenes)
-    (found,) = findings.find(results(folder=tmp_path))
-    assert found.verdict == "not assessable"
+    whole(tmp_path, learnt=0.45)
+    assert {one.verdict for one in findings.find(results(folder=tmp_path))} == {"not assessable"}
+
+
+@pytest.mark.parametrize("lost", ["ease_ordinary_4", "saliency-r1-sham_shortcut_2", "ease_*"])
+def test_nothing_is_judged_while_one_run_of_the_plan_is_missing(tmp_path, lost):
+    """A rule over fewer seeds would be another rule, and one seed has no interval over seeds."""
+    whole(tmp_path, n_seeds=5)
+    for path in (tmp_path / "experiment").glob(f"{lost}.json"):
+        path.unlink()
+    for path in (tmp_path / "experiment").glob("*_shortcut_[34].json"):
+        path.unlink()  # the plan has three there
+    found = findings.find(results(folder=tmp_path))
+    assert found and {one.verdict for one in found} == {findings.MISSING}
+    assert words.headline(found).startswith("Runs are missing: the rule judges nothing yet")
+
+
+def test_an_image_without_an_endpoint_is_an_error(tmp_path):
+    whole(tmp_path)
+    path = tmp_path / "experiment/ease_ordinary_1.json"
+    content = json.loads(path.read_text())
+    content["measures"]["ordinary"]["node background contrast"][7] = None
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="exact effect .* of every image, got none of .'scene-"):
+        findings.find(results(folder=tmp_path))
 
 
 def test_one_endpoint_is_no_claim(tmp_path):
-    written(tmp_path, "before", 0, right=0)
+    whole(tmp_path)
     for seed in range(3):
-        written(tmp_path, "control", seed, right=1)
         written(tmp_path, "effect", seed, share=0.9, placebo="effect-rolled")
         written(tmp_path, "effect-rolled", seed, share=0.5)
-    (found,) = findings.find(results(folder=tmp_path))
-    assert found.verdict == "exploratory: one endpoint"
+    found = {one.arm: one.verdict for one in findings.find(results(folder=tmp_path))}
+    assert found["effect"] == "exploratory: one endpoint"
+    assert found["map-gradient"] == findings.MOVES
 
 
 def test_no_run_is_an_error_that_says_what_to_do(tmp_path):
