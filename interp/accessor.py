@@ -15,9 +15,8 @@ import xarray as xr
 from interp.data.images import open_image
 from interp.data.sample import at_hand
 from interp.maps.grid import holistic, one_map, token_map
-from interp.maps.map import Map
+from interp.maps.map import Map, whose_text
 from interp.maps.named import Wanted
-from interp.vocabulary import TEXT_SOURCE_TITLES
 
 TOLD = ("gauge", "text_source", "text_is_complete")
 """What a map says of the dataset that it is from."""
@@ -172,8 +171,6 @@ class Pictures:
         gauge = self._dataset.attrs.get("gauge")
         unit = f"[logit, {gauge}]" if gauge else "[logit]"
         ax.figure.colorbar(drawn, ax=ax, label=f"{unit}{label}", shrink=0.8)
-        source = TEXT_SOURCE_TITLES.get(self._dataset.attrs.get("text_source"))
+        source = whose_text(self._dataset.attrs)
         if source:
-            is_cut = self._dataset.attrs.get("text_is_complete") == "no"
-            source += ", cut off at the limit" * is_cut
             ax.set_title(source, fontsize="small")

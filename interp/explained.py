@@ -28,12 +28,11 @@ from interp.extract.question import check_pair
 from interp.inputs.completions import Completion
 from interp.inputs.prompts import given_text
 from interp.maps.grid import token_map
-from interp.maps.map import Map
+from interp.maps.map import Map, whose_text
 from interp.maps.named import Wanted, target_indices
 from interp.model.vlm import VLM
 from interp.store.opening import to_netcdf
 from interp.store.spreadsheets import inert
-from interp.vocabulary import TEXT_SOURCE_TITLES
 
 LONGEST_STRIP = 48  # tokens that are legible side by side
 log = logging.getLogger("interp.explain")
@@ -234,8 +233,7 @@ class Explained:
         )
         question = textwrap.fill(self.sample.question, 90)
         answer = textwrap.fill(self.completion.answer, 90, max_lines=3)
-        cut = "" if self.completion.is_complete else ", cut off"
-        figure.suptitle(f"{question}\n→ {answer}   ({self.source}{cut})")
+        figure.suptitle(f"{question}\n→ {answer}   ({self.source})")
         return figure
 
     def _draw_map(self, axes: dict, figure: Figure) -> None:
@@ -299,8 +297,8 @@ class Explained:
 
     @property
     def source(self) -> str:
-        """Whose text it is, in words."""
-        return TEXT_SOURCE_TITLES[self.ledger.attrs["text_source"]]
+        """Whose text it is, in words, and whether it was cut off."""
+        return whose_text(self.ledger.attrs)
 
     @property
     def source_set(self) -> str:
@@ -316,10 +314,9 @@ class Explained:
         lost = self.paths.loc[self.source_set]
         total, direct, ffn, norm = (lost[n] for n in ("total", "direct", "ffn", "norm"))
         rest = total - direct - ffn - norm
-        cut = "" if self.completion.is_complete else ", cut off at the limit"
         n, gauge = len(self.indices), self.ledger.attrs["gauge"]
         return (
-            f"{self.sample.question}\n→ {self.text!r} ({self.source}{cut})\n"
+            f"{self.sample.question}\n→ {self.text!r} ({self.source})\n"
             f"When its own row cannot read the {self.source_set}, {self.named!r} loses "
             f"{total:.2f} logits ({gauge}{f', sum over {n} tokens' if n > 1 else ''}): "
             f"{direct:.2f} directly (Eq. 1), "

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from interp.capture.prefill import Prefill, prefill
 from interp.capture.replay import Replay, replay
 from interp.model import families
-from interp.model.adapters import base_of, check_base, prompt_of
+from interp.model.adapters import base_of, check_adapter, check_base, prompt_of
 from interp.model.identity import fingerprint
 from interp.model.parts import Parts
 from interp.model.stored import load_adapter, load_weights
@@ -71,7 +71,7 @@ def load_model(
         max_pixels = record.get("max_pixels") if max_pixels is None else max_pixels
         source, embedded = resolve(name)
     if adapter is not None:
-        check_adapter(adapter)
+        check_adapter(resolve(adapter)[0])
     prompt = prompt or prompt_of(source) or ("plain" if embedded else "think")
     if prompt not in PROMPTS:
         raise ValueError(f"expected a prompt of {sorted(PROMPTS)}, got {prompt!r}")
@@ -79,16 +79,7 @@ def load_model(
     family_of(name, source, options)
     processor = _processor(name, source, options)
     _limit_pixels(processor.image_processor, min_pixels, max_pixels)
-    try:
-        model = load_weights(
-            source, dtype=dtype, attn_implementation=attn_implementation, **options
-        )
-    except ImportError as error:  # by transformers, for a package that it finds no trace of
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{name}: expected what attn_implementation={attn_implementation!r} needs, got an "
-            f"error: {reason}"
-        ) from error
+    model = load_weights(source, dtype=dtype, attn_implementation=attn_implementation, **options)
     weights = fingerprint(model)
     if adapter is not None:
         _check_base(adapter, source, weights, model, dtype, options)
@@ -226,21 +217,6 @@ def family_of(name: str, source: str, options: dict) -> ModuleType:
         return families.family_file(family)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-
-
-def check_adapter(name: str) -> None:
-    """Refuses a path of an adapter that is not there, or a folder without one.
-
-    Raises:
-        ValueError: either.
-    """
-    source = Path(resolve(name)[0])
-    is_path = source.is_absolute() or name.startswith((".", "~"))
-    if (source.is_dir() or is_path) and not list(source.glob("adapter_*")):
-        raise ValueError(
-            f"expected an adapter, a folder with adapter_config.json, got {name!r}, "
-            f"{'which has none' if source.is_dir() else 'which is not there'}"
-        )
 
 
 def resolve(name: str | Path) -> tuple[str, bool]:

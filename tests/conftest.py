@@ -13,7 +13,7 @@ import torch
 from tests.support import checking, odd_models  # noqa: F401 - the type checker of the tests
 
 # `make soak` runs ten times as much of what is repeated, and more examples.
-hypothesis.settings.register_profile("default", max_examples=5, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("default", max_examples=8, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "2")))

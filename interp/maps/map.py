@@ -1,10 +1,19 @@
 """A saliency map as a labelled array that is drawn as the image stands."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 from xarray.plot.accessor import DataArrayPlotAccessor
 
 from interp.vocabulary import TEXT_SOURCE_TITLES
+
+
+def whose_text(attributes: Mapping) -> str:
+    """Whose text a dataset explains, and whether it was cut off; empty where nothing says so."""
+    source = TEXT_SOURCE_TITLES.get(attributes.get("text_source"), "")
+    is_cut = bool(source) and attributes.get("text_is_complete") == "no"
+    return source + ", cut off at the limit" * is_cut
 
 
 class MapPlot(DataArrayPlotAccessor):
@@ -60,11 +69,9 @@ class Map(xr.DataArray):
 
     def told(self) -> str:
         """Whose text the map explains, and in which gauge, as far as its attributes say."""
-        source = TEXT_SOURCE_TITLES.get(self.attrs.get("text_source"), "")
-        if source and self.attrs.get("text_is_complete") == "no":
-            source += ", cut off at the limit"
         gauge = self.attrs.get("gauge")
-        return "; ".join(one for one in (source, f"gauge {gauge}" if gauge else "") if one)
+        told = whose_text(self.attrs), f"gauge {gauge}" if gauge else ""
+        return "; ".join(one for one in told if one)
 
     @property
     def plot(self) -> DataArrayPlotAccessor:

@@ -40,6 +40,24 @@ def base_of(folder: str) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def check_adapter(source: str) -> None:
+    """Refuses a path that is not there, and a folder without an adapter's files.
+
+    Args:
+        source: path, or hub id, which is not looked up.
+
+    Raises:
+        ValueError: either.
+    """
+    folder = Path(source)
+    is_path = folder.is_absolute() or source.startswith((".", "~"))
+    if (folder.is_dir() or is_path) and not list(folder.glob("adapter_*")):
+        raise ValueError(
+            f"expected an adapter, a folder with adapter_config.json, got {source!r}, "
+            f"{'which has none' if folder.is_dir() else 'which is not there'}"
+        )
+
+
 def check_base(folder: str, fingerprint: str) -> None:
     """Raises ValueError if an adapter that names its base was trained on another model."""
     record = base_of(folder)

@@ -42,7 +42,8 @@ def load_weights(source: str, dtype, **options) -> nn.Module:
 
     Raises:
         ValueError: a pickled checkpoint, which can run code; or one whose tensors are missing,
-            unexpected, of another shape, or rounded to the dtype that its config names.
+            unexpected, of another shape, or rounded to the dtype that its config names; or options
+            that need a package which is not there.
     """
     folder = Path(source)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
@@ -51,14 +52,18 @@ def load_weights(source: str, dtype, **options) -> nn.Module:
             f"{source}: expected weights as *.safetensors, got {pickles or 'none'}; "
             "save the model again with save_pretrained"
         )
-    model, info = AutoModelForImageTextToText.from_pretrained(
-        source,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # told below, in one line
-        **options,
-    )
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, in one line
+            **options,
+        )
+    except ImportError as error:  # by transformers, for a package that it finds no trace of
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{source}: expected the packages of {options}, got: {reason}") from error
     shapes = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in info["mismatched_keys"]]
     _refuse(source, "a tensor for every weight", "none for", info["missing_keys"])
     _refuse(source, "no tensor but the model's", "also", info["unexpected_keys"])

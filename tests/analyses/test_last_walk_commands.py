@@ -18,7 +18,10 @@ def scene():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--attn-implementation", "flash_attention_2"), "expected what attn_implementation="),
+        (
+            ("--attn-implementation", "flash_attention_2"),
+            "expected the packages of {'attn_implementation': 'flash_",
+        ),
         (("--compare", "/tmp/none"), "expected a model or an adapter to compare with"),
         (("--adapter", "/tmp/none"), "expected an adapter, a folder with adapter_config.json"),
     ],

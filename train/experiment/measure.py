@@ -1,5 +1,6 @@
 """Answers of a model on held-out scenes, and what they rest on: a row by scene."""
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -24,11 +25,13 @@ from interp.maps.grid import holistic
 from interp.measures import normalised
 from interp.model.state import undisturbed
 from interp.model.vlm import VLM
-from interp.vocabulary import NORMS, PLAYERS
+from interp.vocabulary import NORMS, PATH_CLASSES, PLAYERS
 
+log = logging.getLogger("experiment")
 BATCH = 32
 SETS = ("evidence", "background")
 KINDS = ("direct", "bottleneck", "effect")
+PAINTED = ("pixels", "vector")
 N_COSTLY = 50
 """Scenes on which images are changed and painted; on the others these measures are NaN."""
 MAX_NEW_TOKENS = 64
@@ -109,7 +112,9 @@ def _uses(vlm: VLM, sample: Sample, mean: Pool) -> dict[str, float]:
         for name in SETS:
             at = {"gauge": gauge, "source_set": name}
             found[f"node {name} {gauge}"] = float(live["total"].sel(at))
-            found[f"direct {name} {gauge}"] = float(live["shapley"].sel(at)[..., 0])
+            found[f"direct {name} {gauge}"] = float(
+                live["shapley"].sel(at | {"path_class": PATH_CLASSES[0]})
+            )
     edges = effects(vlm, sample, sources=SETS, gauge="contrast", **asked)
     for name in SETS:
         found[f"edge {name} contrast"] = float(edges["total"].sel(source_set=name).squeeze())
@@ -148,9 +153,6 @@ def _painted(vlm: VLM, sample: Sample) -> dict[str, float]:
     return {f"{name} evidence contrast": float(found.sel(intervention=name)) for name in PAINTED}
 
 
-PAINTED = ("pixels", "vector")
-
-
 def _changed(vlm: VLM, sample: Sample, text: Completion) -> dict[str, float]:
     """Deletion and insertion of the paper's map on the model's own answer, as share of 0 to 100."""
     maps = interp.extract.maps(vlm, sample, kinds=("bottleneck",), only="answer", completion=text)
@@ -164,10 +166,11 @@ def _changed(vlm: VLM, sample: Sample, text: Completion) -> dict[str, float]:
 
 
 def _tried(measure: Callable[..., dict], *given) -> dict:
-    """Its numbers, or none, where a text or scene has none of them."""
+    """Its numbers, or none, where a text or scene has none of them, and the log says why."""
     try:
         return measure(*given)
-    except ValueError:
+    except ValueError as error:
+        log.warning("no %s: %s", measure.__name__.strip("_"), error)
         return {}
 
 

@@ -49,7 +49,7 @@ def files(run: Path) -> list[Path]:
 
 
 def test_a_killed_writer_leaves_nothing_that_opens_and_another_goes_on(tmp_path, tried):
-    count = 100 if IS_SOAK else 2
+    count = 100 if IS_SOAK else 5
     found = in_a_small_process("kills", tmp_path, count, 0)
     assert found["midway"] > count / 2, "most kills have to hit a run in the making"
     assert found["opened_incomplete"] == 0
