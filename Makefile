@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py analyses/test_hub_folder.py analyses/test_extract.py \
   interp/store/test_opening.py interp/test_hygiene.py interp/test_properties.py interp/test_loading.py \
   interp/capture/test_replay.py interp/validate/test_real_shape.py train/test_judge.py \
-  interp/model/test_families.py interp/test_attribution.py analyses/benchmarks/test_gpu.py)
+  interp/model/test_families.py interp/test_attribution.py interp/pages/test_browser.py analyses/benchmarks/test_gpu.py)
 
 # The suite checks shapes and types where arrays are computed; this everywhere, which takes a seventh longer.
 ALL_SHAPES := --jaxtyping-packages=interp,tests.support.checking.checked

@@ -16,6 +16,7 @@ COMMANDS = {
     ),
     "faithfulness": ("analyses.faithfulness", "how faithful saliency maps are"),
     "before_after": ("analyses.before_after", "what training on a saliency reward moved"),
+    "page": ("analyses.page", "one answer as a page to click on, in one file"),
     "extract": ("analyses.extract", "measure many samples into a run, without a report"),
     "certify": ("analyses.validate_extractor", "is the extractor right on this model?"),
     "evaluate": ("train.evaluate", "right answers of a model on the embedded scenes"),

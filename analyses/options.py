@@ -235,3 +235,55 @@ class Validation(OfSamples):
     adapter: str | None = option(None, "peft adapter, a folder or hub id")
     limit: int = option(3, "the first samples of the data (default: %(default)s)", type=positive)
     out: Path = option(Path("reports/out/certificate.json"), "file to write (default: %(default)s)")
+
+
+@dataclass(frozen=True)
+class Page(Command):
+    """Options of `page.py`."""
+
+    model: str = option("tiny", "embedded name, hub id or folder (default: tiny)")
+    adapter: str | None = option(None, "peft adapter, a folder or hub id")
+    image: tuple[Path, ...] = option((), "a picture, or several", nargs="+", type=Path)
+    question: str | None = option(None, "in plain words; needed with --image", type=str)
+    answer: str | None = option(None, "the right answer, where it is known", type=str)
+    data: str = option("digits", "without --image: a data set, as for direct_vs_indirect.py")
+    split: str = option("test", "its split (default: test)")
+    sample: str | None = option(None, "id of a sample in it (default: the first)", type=str)
+    text: str | None = option(
+        None, "the text to explain (default: the model's own greedy one)", type=str
+    )
+    partner: str | None = option(
+        None,
+        "another image for the same question, or twin, the sample's own: the four paths through "
+        "the words",
+        type=str,
+    )
+    compare: str | None = option(
+        None,
+        "beside it, on the same text: a second model, or an adapter on the first; or partner, the "
+        "same model on the partner's image, each with its own text",
+        type=str,
+    )
+    kinds: tuple[str, ...] = option(
+        ("direct", "bottleneck", "two_hop", "effect"),
+        "of map, edge and slot besides; these cost a forward per token",
+        nargs="+",
+        type=str,
+    )
+    methods: tuple[str, ...] = option(
+        (), "maps of other methods besides, as faithfulness.py names them", nargs="+", type=str
+    )
+    pixels: bool = option(False, "paint every patch, too: two forwards each")
+    no_graph: bool = option(False, "leave the graph of paths out, the dearest part of a long text")
+    heads: int = option(
+        8,
+        "so many heads of each token with map and attention (default: %(default)s)",
+        type=positive,
+    )
+    max_new_tokens: int = option(
+        256, "length limit of the model's text (default: 256)", type=positive
+    )
+    threads: int | None = option(
+        None, "of this process on a CPU (default: torch's choice)", type=positive
+    )
+    out: Path = option(Path("reports/out/answer.html"), "file to write (default: %(default)s)")

@@ -1,7 +1,7 @@
 """Direct against indirect contributions in vision-language models.
 
     vlm = interp.load_model("tiny")                       # or interp.wrap(model, processor)
-    interp.explain(vlm, "photo.jpg", "What is it?").show()
+    interp.explain(vlm, "photo.jpg", "What is it?").save("answer.html")  # or .show(), in a notebook
     sample = interp.Sample(image="photo.jpg", question="What is it?", answer="a cat")
     ds = interp.extract.ledger(vlm, sample)
     fx = interp.extract.effects(vlm, sample)
@@ -17,6 +17,7 @@ _PUBLIC = {
     "load_model": ("interp.loading", "load_model"),
     "load_samples": ("interp.data", "load_samples"),
     "open_run": ("interp.store", "open_run"),
+    "page": ("interp.pages.page", "page"),
     "wrap": ("interp.loading", "wrap"),
     "Completion": ("interp.inputs.completions", "Completion"),
     "Explained": ("interp.explained", "Explained"),
@@ -36,7 +37,6 @@ _MODULES = {
         "stats",
         "store",
         "validate",
-        "viewer",
     )
 } | {"alignment": "interp.maps.alignment"}
 

@@ -9,7 +9,6 @@ from interp import scoring as scoring
 from interp import stats as stats
 from interp import store as store
 from interp import validate as validate
-from interp import viewer as viewer
 from interp.data import load_samples as load_samples
 from interp.data.sample import Sample as Sample
 from interp.explained import Explained as Explained
@@ -19,6 +18,7 @@ from interp.loading import load_model as load_model
 from interp.loading import wrap as wrap
 from interp.maps import alignment as alignment
 from interp.model.vlm import VLM as VLM
+from interp.pages.page import page as page
 from interp.store import open_run as open_run
 
 __version__: str

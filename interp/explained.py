@@ -2,7 +2,9 @@
 
 ex = interp.explain(vlm, "photo.jpg", "What is on the table?")
 ex                      # the text, and how much of its answer's logit the image carries
-ex.show()               # the picture, the map, the paths
+ex.show()               # in a notebook: a page to click on, every token with its map and its paths
+ex.save("answer.html")  # the same page as one file
+ex.figure()             # the picture, the map and the paths as a figure
 ex.table()              # every token of the text
 ex.top_heads(), ex.top_sources()
 ex.of("table").paths    # the same for another token, a phrase or an index
@@ -25,12 +27,16 @@ from interp import extract
 from interp.data.images import Given, open_image
 from interp.data.sample import Sample
 from interp.extract.question import check_pair
+from interp.gathering import everything
 from interp.inputs.completions import Completion
 from interp.inputs.prompts import given_text
 from interp.maps.grid import token_map
 from interp.maps.map import Map, whose_text
 from interp.maps.named import Wanted, target_indices
 from interp.model.vlm import VLM
+from interp.pages.contents import Answer, named
+from interp.pages.page import contents, page
+from interp.pages.path_graph import PathGraph, path_graph
 from interp.store.opening import to_netcdf
 from interp.store.spreadsheets import inert
 
@@ -204,7 +210,42 @@ class Explained:
         table = pd.DataFrame({title: self.ledger[name].values for name, title in names.items()})
         return _largest(table.assign(direct=direct.values), "direct", n)
 
-    def show(self) -> Figure:
+    def datasets(self, **options) -> dict[str, xr.Dataset]:
+        """Everything that a page shows, as labelled datasets; options as for `everything`."""
+        return everything(self.vlm, self.sample, completion=self.completion, **options)
+
+    def as_answer(self, **options) -> Answer:
+        """Everything that a page shows, for `interp.page`; options as for `everything`."""
+        return Answer(
+            named(self.datasets(**options)),
+            sample=self.sample,
+            chosen=self.indices,
+            image=self.image,
+        )
+
+    def show(self, **options):
+        """The page to click on, for a notebook; needs anywidget.
+
+        Args:
+            options: of `interp.gathering.everything`: kinds, partner, n_heads, pixels, graph.
+
+        Raises:
+            ValueError: as the calls that it stands on.
+        """
+        from interp.pages.widget import widget
+
+        return widget(contents(self.as_answer(**options)))
+
+    def graph(self, partner=None) -> PathGraph:
+        """The graph of paths: tokens as nodes, exact interventions as arrows; see `PathGraph`.
+
+        Args:
+            partner: as for `interp.gathering.everything`, for the arrow through the words.
+        """
+        found = self.datasets(partner=partner, kinds=("direct",), n_heads=1)
+        return path_graph(found["edges"], found.get("node_effects"), found.get("words"))
+
+    def figure(self) -> Figure:
         """The picture, the map over its patches, the paths and the text, in one figure."""
         import matplotlib.pyplot as plt
 
@@ -269,17 +310,31 @@ class Explained:
         whose = "the image gives" if len(self.sample.images) == 1 else "all images give"
         ax.set_title(f"what {whose} directly (Eq. 1) to {which}")
 
-    def save(self, folder: str | Path) -> Path:
-        """Writes ledger, effects and map as NetCDF, the tables as CSV and the figure as PNG.
+    def save(self, path: str | Path, **options) -> Path:
+        """Writes the page, to a path that ends with .html; otherwise a folder of the numbers.
 
+        The folder has ledger, effects and map as NetCDF, the tables as CSV and the figure as PNG.
         Text alone has no map.
 
+        Args:
+            path: a file, which is replaced if it is there, or a folder to make.
+            options: of the page, as for `show`.
+
         Raises:
-            ValueError: the folder is there already.
+            ValueError: the folder is there already; or options for a folder.
         """
+        if Path(path).suffix.lower() in (".html", ".htm"):
+            return page(self.as_answer(**options), path)
+        if options:
+            raise ValueError(
+                f"expected options with a path that ends with .html, got {str(path)!r} with "
+                f"{sorted(options)}"
+            )
+        return self._save_numbers(Path(path))
+
+    def _save_numbers(self, folder: Path) -> Path:
         import matplotlib.pyplot as plt
 
-        folder = Path(folder)
         if folder.exists():
             raise ValueError(f"expected a folder to make, got {str(folder)!r}, which is there")
         folder.mkdir(parents=True)
@@ -290,7 +345,7 @@ class Explained:
             to_netcdf(dataset, folder / f"{name}.nc")
         for name, table in (("tokens", self.table()), ("paths", self.paths.reset_index())):
             inert(table).to_csv(folder / f"{name}.csv", index=False)
-        figure = self.show()
+        figure = self.figure()
         figure.savefig(folder / "explained.png")
         plt.close(figure)
         return folder

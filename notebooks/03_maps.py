@@ -80,7 +80,11 @@ table.round(0)
 # intervals.
 #
 # ## Look around
-# Choose a method and a token; for Eq. 1 a layer and a head too.
+# Click on a token for its maps, its parts and its paths; on a head for its map and attention; on a
+# patch for what it gives to every token. `explained.save("answer.html")` is the same as a file.
 
 # %%
-interp.viewer.viewer(vlm, sample, completion=completion)
+explained = interp.explain(
+    vlm, sample.image, sample.question, completion=completion, boxes=sample.boxes
+)
+explained.show(methods=("rollout", "AttnLRP"))

@@ -64,6 +64,8 @@ def datasets():
     replaced = {"references": extract.references(vlm, sample, kinds=["blur"])}
     return {
         "ledger": extract.ledger(vlm, sample, **row),
+        "heads": extract.heads(vlm, sample, **row),
+        "alternatives": extract.alternatives(vlm, sample, **row),
         "effects": extract.effects(vlm, sample, **row),
         "maps": extract.maps(vlm, sample, kinds=("direct", "effect"), **last),
         "node_effects": extract.node_effects(vlm, sample, **replaced, **row),

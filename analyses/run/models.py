@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText
+from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 import interp
 from analyses.options import Command
 from analyses.run.processes import this_device
+from interp.loading import family_of, resolve
 from interp.model.families import base_model
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
@@ -47,6 +49,41 @@ def load(options: Command, model: str, adapter: str | None, prompt: str | None =
         min_pixels=options.min_pixels,
         max_pixels=options.max_pixels,
     )
+
+
+def compared(options: Command, first: VLM) -> VLM:
+    """The model of --compare, under the first one's prompt: an adapter on it, or another model.
+
+    Raises:
+        ValueError: neither a model nor an adapter, or a model with other tokens.
+    """
+    if is_adapter(options.compare):
+        return load(options, options.model, options.compare, first.prompt)
+    second = load(options, options.compare, None, first.prompt)
+    if second.processor.tokenizer.get_vocab() != first.processor.tokenizer.get_vocab():
+        raise ValueError(
+            f"expected a model with the first one's tokens, got {options.compare}; compare an "
+            "adapter or a fine-tuned copy"
+        )
+    return second
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a name is an adapter's, or a model's.
+
+    Raises:
+        ValueError: neither.
+    """
+    source = resolve(name)[0]
+    if Path(source).is_absolute() and not Path(source).exists():
+        raise ValueError(f"expected a model or an adapter to compare with, got {name}: not there")
+    try:
+        if find_adapter_config_file(source) is not None:
+            return True
+        family_of(name, source, {})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a model or an adapter to compare with: {error}") from error
+    return False
 
 
 def certificate(vlm: VLM, options: Command) -> dict:

@@ -9,4 +9,4 @@ import interp
 
 vlm = interp.load_model("tiny")
 scene = interp.load_samples("digits", split="test", limit=8)[6]
-interp.explain(vlm, scene.image, scene.question, boxes=scene.boxes).show()
+interp.explain(vlm, scene.image, scene.question, boxes=scene.boxes).figure()

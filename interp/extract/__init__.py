@@ -7,9 +7,11 @@ form the targets are all tokens of thinking and answer, in the second `positions
 what to explain. `each` takes many samples, in batches.
 """
 
+from interp.extract.alternatives import alternatives
 from interp.extract.each import each
 from interp.extract.effects import effects
 from interp.extract.first_order import first_order
+from interp.extract.heads import heads
 from interp.extract.ledger import ledger
 from interp.extract.maps import maps
 from interp.extract.node_effects import node_effects
@@ -22,9 +24,11 @@ from interp.extract.shapley import shapley
 from interp.extract.words import words
 
 __all__ = [
+    "alternatives",
     "each",
     "effects",
     "first_order",
+    "heads",
     "ledger",
     "maps",
     "node_effects",

@@ -80,14 +80,14 @@ def test_a_sentence_is_explained_whole(tiny, sample):
     assert f"(centered, sum over {len(found.tokens)} tokens)" in repr(found)
     assert found.ledger.vlm.strip().get_xlabel() == "answer"
     long = interp.explain(tiny, sample.image, sample.question, completion="3 " * 70, target=2)
-    titles = [one.get_title() for one in long.show().axes]
+    titles = [one.get_title() for one in long.figure().axes]
     assert "what the image gives directly (Eq. 1) to tokens 0 to 47" in titles
     plt.close("all")
 
 
 def test_figure_and_files(explained, tmp_path):
     before = mpl.rcParams["axes.titlesize"]
-    figure = explained.show()
+    figure = explained.figure()
     labels = [one.get_xlabel() for one in figure.axes]
     assert sum("[logit, centered]" in label for label in labels) == 2
     assert mpl.rcParams["axes.titlesize"] == before, "the caller's style is the caller's"

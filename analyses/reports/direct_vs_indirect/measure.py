@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from transformers.utils import find_adapter_config_file
 
 import interp
 from analyses.options import DirectVsIndirect
@@ -16,7 +15,7 @@ from analyses.reports.direct_vs_indirect.pixels import N_PIXELS, measure_pixels
 from analyses.reports.direct_vs_indirect.rule import games_path
 from analyses.reports.direct_vs_indirect.sample import Measurer
 from analyses.run import samples as samples_of
-from analyses.run.models import certificate, code_version, load
+from analyses.run.models import certificate, code_version, compared, is_adapter, load
 from analyses.run.recipe import Budget, Shard, Tick, attempt, nothing, status
 from analyses.run.shards import write_run
 from analyses.run.texts import Text, filled, stored_texts, written
@@ -26,7 +25,6 @@ from interp.data.sample import Sample
 from interp.extract.references import Pool
 from interp.inputs.completions import Completion, is_right
 from interp.inputs.views import cell_size
-from interp.loading import family_of, resolve
 from interp.model.identity import fingerprint
 from interp.model.vlm import VLM
 from interp.store.joining import stack
@@ -63,7 +61,7 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
     """
     samples = samples_of.load(options)
     if options.compare is not None:
-        _is_adapter(options.compare)  # hours before it is loaded
+        is_adapter(options.compare)  # hours before it is loaded
     vlm = load(options, options.model, options.adapter)
     recipe = Measurement(vlm, samples, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
@@ -72,12 +70,7 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
         games = Games(vlm, pool, options, certificate=recipe.facts["certificate"])
         write_run(games_path(path), judged, games, options)
     if options.compare is not None:
-        second = _load_compared(options, vlm.prompt)
-        if second.processor.tokenizer.get_vocab() != vlm.processor.tokenizer.get_vocab():
-            raise ValueError(
-                f"expected a model with the first one's tokens, got {options.compare}; compare an "
-                "adapter or a fine-tuned copy"
-            )
+        second = compared(options, vlm)
         del vlm
         model_certificate = certificate(second, options)
         recipe = Measurement(second, samples, options, certificate=model_certificate, texts_of=path)
@@ -88,31 +81,6 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
 def plays_games(options: DirectVsIndirect) -> bool:
     """Whether the verdict's run is measured too: it is about the model's own texts, in full."""
     return options.effects != "edge" and options.text == "completion"
-
-
-def _load_compared(options: DirectVsIndirect, prompt: str) -> VLM:
-    """The second model, under the first one's prompt: an adapter on the first, or of its own."""
-    if _is_adapter(options.compare):
-        return load(options, options.model, options.compare, prompt)
-    return load(options, options.compare, None, prompt)
-
-
-def _is_adapter(name: str) -> bool:
-    """Whether a name is an adapter's, or a model's.
-
-    Raises:
-        ValueError: neither.
-    """
-    source = resolve(name)[0]
-    if Path(source).is_absolute() and not Path(source).exists():
-        raise ValueError(f"expected a model or an adapter to compare with, got {name}: not there")
-    try:
-        if find_adapter_config_file(source) is not None:
-            return True
-        family_of(name, source, {})
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected a model or an adapter to compare with: {error}") from error
-    return False
 
 
 def probe(vlm: VLM, samples: list[Sample], options: DirectVsIndirect) -> "Measurement":

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from analyses import benchmark, scaling
-from analyses.benchmarks import growth
+from analyses import benchmark
+from analyses.benchmarks import growth, scaling
 from tests.support import commands
 
 TOY = ("--shape", "toy", "--layers", 2, "--tokens", 60, "--repeats", 1)

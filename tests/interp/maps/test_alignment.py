@@ -117,32 +117,3 @@ def test_the_accessor_reads_what_is_there_and_names_the_missing_call():
         ["layer", "head", "source"]
     )
     np.testing.assert_allclose(strip.images[0].get_array()[0], expected, atol=1e-4)
-
-
-def test_the_viewer_draws_what_is_chosen():
-    vlm = interp.load_model("tiny")
-    sample = interp.load_samples("digits", split="test", limit=3)[2]
-    box = interp.viewer.viewer(vlm, sample)
-    controls, picture = box.children[0].children
-    method, token, layer, head, same_scale, label = controls.children
-    seen = [bytes(picture.value)]
-    assert seen[0].startswith(b"\x89PNG") and "answer" in label.value
-    for control, value in (
-        (token, 0),
-        (layer, 2),
-        (head, 1),
-        (same_scale, True),
-        (method, "rollout"),
-    ):
-        control.value = value
-        assert bytes(picture.value) not in seen, control.description
-        seen.append(bytes(picture.value))
-    assert layer.disabled and head.disabled
-    assert "thinking" in label.value
-    method.value = "direct (Eq. 1)"
-    assert bytes(picture.value) == seen[-2] and not layer.disabled
-    ledger = interp.extract.ledger(vlm, sample)
-    mine = interp.viewer.direct_map(ledger, 0, 2, 1)
-    one = ledger.direct.isel(target=0, layer=2, head=1)
-    np.testing.assert_allclose(mine.values.ravel(), one[(ledger.image >= 0).values], atol=0)
-    assert label.value.endswith(f"map from {float(mine.min()):.3g} to {float(mine.max()):.3g}")

@@ -1,6 +1,6 @@
 """How time, memory and disk grow with the number of samples: one long extraction, and its opening.
 
-    python analyses/scaling.py --samples 20000 --out runs/scaling --resume
+    python -m analyses.benchmarks.scaling --samples 20000 --out runs/scaling --resume
 
 Extracts edge effects of the embedded model on N scenes in one process of one thread and watches it;
 then opens the first 100, 1,000, … of them. Writes reports/benchmarks/scaling-DETAIL.json: seconds
@@ -20,7 +20,7 @@ import psutil
 from analyses.benchmarks.options import Scaling
 from analyses.run.arguments import parse
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 STEPS = (100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 OPEN = """
 import resource, sys, time
@@ -146,7 +146,7 @@ def main() -> int:
         ]
         memory = _watched(command)
     content = {
-        "command": f"python analyses/scaling.py --samples {options.samples}",
+        "command": f"python -m analyses.benchmarks.scaling --samples {options.samples}",
         "model": "tiny",
         "effects": "edge",
         "detail": options.detail,

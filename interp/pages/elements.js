@@ -1,0 +1,60 @@
+// Elements, numbers and colours. Text enters the page as text alone, never as markup.
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  return filled(made, attributes, children);
+}
+
+function drawn(name, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  return filled(made, attributes, children);
+}
+
+function filled(made, attributes, children) {
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (key === "style") for (const [name, one] of Object.entries(value)) made.style.setProperty(name, one);
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.filter((one) => one !== null && one !== undefined));
+  return made;
+}
+
+function number(value, digits = 2) {
+  if (value === null || Number.isNaN(value)) return "not defined";
+  const text = value.toFixed(digits);
+  return (Number(text) === 0 ? (0).toFixed(digits) : text).replace("-", "−");
+}
+
+// A number that a test, or a reader's copy, gets in full.
+function shownNumber(value, unit = "", digits = 2) {
+  const text = number(value, digits) + (unit && !Number.isNaN(value) ? ` ${unit}` : "");
+  return element("span", { class: "number", "data-value": String(value), title: String(value) }, text);
+}
+
+// White space and control characters of a token, to be seen.
+function visible(text) {
+  const marks = text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/[\u0000-\u001f\u200b-\u200f\u202a-\u202e\u2066-\u2069]/g, "·");
+  return marks === "" ? "∅" : marks;
+}
+
+// Okabe and Ito's vermilion raises, their blue lowers; what lowers is hatched besides.
+const RAISES = [213, 94, 0];
+const LOWERS = [0, 114, 178];
+
+function shade(value, limit, most = 0.85) {
+  const strength = limit > 0 ? Math.min(1, Math.abs(value) / limit) : 0;
+  const [red, green, blue] = value < 0 ? LOWERS : RAISES;
+  return `rgba(${red}, ${green}, ${blue}, ${(most * strength).toFixed(3)})`;
+}
+
+function option(value, text, chosen) {
+  return element("option", { value, selected: value === chosen }, text);
+}
+
+// A menu with its label; `options` are [value, text].
+function menu(label, options, chosen, changed) {
+  const select = element("select", { "aria-label": label, onchange: (event) => changed(event.target.value) });
+  select.append(...options.map(([value, text]) => option(value, text, chosen)));
+  return element("label", { class: "menu" }, element("span", {}, label), select);
+}

@@ -1,0 +1,200 @@
+"""A graph of paths: tokens as nodes, exact interventions as arrows, pruned by share."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from interp.pages.packing import exact
+from interp.vocabulary import EDGE_PATHS
+
+OTHERS, WORDS = "other positions", "words"
+"""Paths besides those of an edge: METHODS.md 3.2, mediated by role, and 3.7, player 4."""
+
+
+@dataclass(frozen=True)
+class PathGraph:
+    """Which tokens an answer's tokens depend on, along which paths, in logits.
+
+    An arrow is one intervention on the model, so that its number is exact; arrows into one node
+    need not sum to the effect of all of them together.
+    """
+
+    nodes: pd.DataFrame
+    """By name: text, role, and whether arrows end there. A token's name is its position in the
+    sequence, that of a group of tokens is its role or source set."""
+    arrows: pd.DataFrame
+    """source, target, path, by, logit: what the target's logit loses along the path. `by` names the
+    tokens in between, where it is through other positions."""
+
+    def pruned(self, share: float = 0.9) -> "PathGraph":
+        """The largest arrows into each node, as many as make up a share of Σ|logit| there.
+
+        Raises:
+            ValueError: a share outside 0..1.
+        """
+        if not 0 <= share <= 1:
+            raise ValueError(f"expected a share in 0..1, got {share!r}")
+        arrows = self.arrows.assign(size=self.arrows["logit"].abs())
+        arrows = arrows.sort_values(["target", "size"], ascending=[True, False], kind="stable")
+        size = arrows.groupby("target", sort=False)["size"]
+        before = size.cumsum() - arrows["size"]
+        whole = size.transform("sum")
+        arrows = arrows[(before < share * whole) & (arrows["size"] > 0)].drop(columns="size")
+        used = {*arrows["source"], *arrows["target"]}
+        return PathGraph(self.nodes[self.nodes.index.isin(used)], arrows.reset_index(drop=True))
+
+    def left_out(self, pruned: "PathGraph") -> pd.DataFrame:
+        """Number, Σ|logit| and Σ logit of each node's arrows that are not in another graph."""
+        columns = ["source", "target", "path", "by"]
+        is_kept = pd.MultiIndex.from_frame(self.arrows[columns]).isin(
+            pd.MultiIndex.from_frame(pruned.arrows[columns])
+        )
+        rest = self.arrows[~is_kept]
+        rest = rest.assign(size=rest["logit"].abs()).groupby("target")
+        table = rest.agg(n=("logit", "size"), absolute=("size", "sum"), signed=("logit", "sum"))
+        return table.reindex(self.nodes.index[self.nodes["is_target"]], fill_value=0)
+
+    def to_graphml(self, path: str | os.PathLike) -> Path:
+        """Writes the graph as GraphML, an edge for every arrow; networkx and Gephi read it."""
+        graph = nx.MultiDiGraph()
+        for name, node in self.nodes.iterrows():
+            graph.add_node(name, text=_xml(node["text"]), role=node["role"])
+        for arrow in self.arrows.to_dict("records"):
+            facts = {key: arrow[key] for key in ("path", "by", "logit")}
+            graph.add_edge(arrow["source"], arrow["target"], **facts)
+        nx.write_graphml(graph, path)
+        return Path(path)
+
+
+def path_graph(
+    edges: xr.Dataset, node_effects: xr.Dataset | None = None, words: xr.Dataset | None = None
+) -> PathGraph:
+    """The graph out of datasets of one text.
+
+    Args:
+        edges: `interp.extract.effects` of single tokens, whose source sets are named by position,
+            and of groups of tokens; `Explained.graph` asks for them.
+        node_effects: of the image, for arrows through other positions, of its first reference.
+        words: the four-path game, for the arrow through the words; in the gauge of `edges`, or in
+            "contrast" where that is "raw".
+
+    Raises:
+        ValueError: source sets named by a position that is not in the text.
+    """
+    tables = [_edges(edges)]
+    if node_effects is not None:
+        tables.append(_mediated(node_effects))
+    if words is not None:
+        tables.append(_through_words(words, edges))
+    arrows = pd.concat(tables, ignore_index=True)
+    return PathGraph(_nodes(edges, arrows), arrows)
+
+
+def _edges(edges: xr.Dataset) -> pd.DataFrame:
+    """An arrow for each source set, target and path, where the set lies before the target's row."""
+    values = edges["effect"].transpose("target", "source_set", "path").values
+    is_defined = edges["is_defined"].transpose("target", "source_set").values
+    target, source, path = np.indices(values.shape).reshape(3, -1)
+    table = pd.DataFrame(
+        {
+            "source": edges["source_set"].values.astype(str)[source],
+            "target": _places(edges)[target],
+            "path": edges["path"].values.astype(str)[path],
+            "by": "",
+            "logit": values.ravel().astype(float),
+        }
+    )
+    return table[is_defined[target, source] & (table["source"] != table["target"]).values]
+
+
+def _mediated(node_effects: xr.Dataset) -> pd.DataFrame:
+    """Arrows from a visual set through other tokens, which the replaced image has changed."""
+    by_role = node_effects["mediated_by_role"].isel(reference=0)
+    by_role = by_role.transpose("target", "source_set", "role")
+    target, source, role = np.indices(by_role.shape).reshape(3, -1)
+    table = pd.DataFrame(
+        {
+            "source": by_role["source_set"].values.astype(str)[source],
+            "target": _places(node_effects)[target],
+            "path": OTHERS,
+            "by": by_role["role"].values.astype(str)[role],
+            "logit": by_role.values.ravel().astype(float),
+        }
+    )
+    return table[table["logit"].notna() & (table["logit"] != 0)]
+
+
+def _through_words(words: xr.Dataset, edges: xr.Dataset) -> pd.DataFrame:
+    """The arrow from the image to the answer through what the model wrote, where that is there."""
+    gauge = edges.attrs.get("gauge", "contrast")
+    gauge = gauge if gauge in ("contrast", "centered") else "contrast"
+    share = words["words_owen"].sel(drawn="greedy", norm="live", player=WORDS, gauge=gauge)
+    is_outcome = (edges["target_role"] == "answer").values
+    is_outcome &= (edges["target_token"] == words["outcome_token"]).values
+    places = _places(edges)[is_outcome][:1]
+    return pd.DataFrame(
+        {
+            "source": "image",
+            "target": places,
+            "path": WORDS,
+            "by": "thinking",
+            "logit": float(share),
+        }
+    )
+
+
+def _places(dataset: xr.Dataset) -> np.ndarray:
+    """Names of the nodes at which targets stand: the position of each in the text."""
+    return (dataset["target_position"].values + 1).astype(str)
+
+
+def _nodes(edges: xr.Dataset, arrows: pd.DataFrame) -> pd.DataFrame:
+    places = _places(edges)
+    text = dict(zip(places, edges["target_token"].values.astype(str), strict=True))
+    role = dict(zip(places, edges["target_role"].values.astype(str), strict=True))
+    sources = edges["source_set"].values.astype(str).tolist()
+    for name in [*sources, *arrows["source"].unique()]:
+        text.setdefault(name, name)
+        role.setdefault(name, name if not name.isdigit() else "template")
+    groups = [name for name in role if not name.isdigit()]
+    order = groups + sorted({*text} - {*groups}, key=int)
+    table = pd.DataFrame(
+        {"text": [text[one] for one in order], "role": [role[one] for one in order]},
+        index=pd.Index(order, name="node"),
+    )
+    return table.assign(is_target=table.index.isin(arrows["target"].unique()))
+
+
+def _xml(text: str) -> str:
+    """A token without what no XML can hold."""
+    return "".join(one if one in "\t\n\r" or 32 <= ord(one) < 0xFFFE else "�" for one in text)
+
+
+def as_graph(datasets: Mapping[str, xr.Dataset]) -> dict:
+    """The graph as a page has it: an arrow for each pair of nodes, with its paths."""
+    if "edges" not in datasets:
+        return {}
+    graph = path_graph(*(datasets.get(name) for name in ("edges", "node_effects", "words")))
+    paths = [*EDGE_PATHS, OTHERS, WORDS]
+    wide = graph.arrows.pivot_table(
+        index=["source", "target"], columns="path", values="logit", aggfunc="sum", sort=False
+    ).reindex(columns=paths, fill_value=0.0)
+    number = {name: k for k, name in enumerate(graph.nodes.index)}
+    by_role = graph.arrows[graph.arrows["path"] == OTHERS]
+    return {
+        "nodes": graph.nodes.reset_index().to_dict("records"),
+        "paths": paths,
+        "from": [number[one] for one in wide.index.get_level_values("source")],
+        "to": [number[one] for one in wide.index.get_level_values("target")],
+        "logit": exact(wide.fillna(0.0).values),
+        "through": [
+            [number[one["source"]], number[one["target"]], one["by"], one["logit"]]
+            for one in by_role.to_dict("records")
+        ],
+    }
