@@ -26,7 +26,7 @@ def heads(
     gauge: str = "centered",
     foils: Foils | None = None,
 ) -> xr.Dataset:
-    """What every head writes into each target's logit, and where the strongest ones look.
+    """Contributions of every head to each target's logit, and where the strongest heads look.
 
     `head_direct` and `head_image` (target, layer, head) are Eq. 1 of Saliency-R1 summed over all
     source tokens and over the visual ones. For the n heads with the largest Σ|Eq. 1| over visual
