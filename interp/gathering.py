@@ -150,7 +150,7 @@ def _answered(vlm: VLM, sample: Sample) -> Sample:
 
 
 def _reference(vlm: VLM, sample: Sample, partner: Sample | None):
-    """What the visual tokens hold of the partner's image, or of this one blurred."""
+    """Content of the visual tokens for the partner's image, or for this one blurred."""
     if partner is None:
         return extract.references(vlm, sample, kinds=("blur",))["blur"].content
     paired = replace(sample, twin=partner)
