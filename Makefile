@@ -2,6 +2,7 @@
 # make test     style, layers and the test-suite but for its long tests
 # make soak     the long tests, and what the suite repeats a little, repeated a lot, into reports/faults.json (hours)
 # make docs     the documentation site, notebooks and gallery run, into docs/_site/html
+# make answers  the gallery's pages to look at, into reports/pages/answers
 # make lab      JupyterLab on the notebooks
 # make tiny     rebuild the embedded model from nothing (an hour and a half)
 # make tiny3    rebuild its sibling of the family Qwen3-VL from nothing (four hours on one core)
@@ -30,7 +31,7 @@ FAULTS := $(addprefix tests/,interp/store/test_faults.py analyses/test_faults.py
 # The suite checks shapes and types where arrays are computed; this everywhere, which takes a seventh longer.
 ALL_SHAPES := --jaxtyping-packages=interp,tests.support.checking.checked
 
-.PHONY: setup report test soak lint docs lab tiny tiny3 arms controls experiment lock
+.PHONY: setup report test soak lint docs answers lab tiny tiny3 arms controls experiment lock
 
 setup: $(DONE)
 
@@ -66,6 +67,9 @@ soak: setup docs
 
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_site/html
+
+answers: setup
+	$(BIN)/python -m docs.answers
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

@@ -10,6 +10,7 @@ import logging
 import platform
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ class Report:
     """Values that fill the page's template, besides images, attributes and counts."""
     records: dict[str, dict] = field(default_factory=dict)
     """More JSON files by name, for machines and for other reports."""
+    files: dict[str, Path] = field(default_factory=dict)
+    """Files of the run that the page links, by their place in OUT."""
     linked: str | None = None
     """Another report, whose summary the page shows where it lies in a folder of its name in OUT."""
 
@@ -119,6 +122,11 @@ def write(report: Report, out: Path) -> dict[str, int]:
     save_tables(report.tables, out / "tables")
     for name, content in report.records.items():
         write_json(out / f"{name}.json", content)
+    for old in (out / "answers").glob("*.html"):
+        old.unlink()
+    for place, source in report.files.items():
+        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out / place)
     counts, short = statuses(report.run), short_attributes(report.run)
     page = render(
         f"{report.name}/page.html",
@@ -143,7 +151,7 @@ def write(report: Report, out: Path) -> dict[str, int]:
         "counts": counts,
         "provenance": short,
         "packages": {name: version(name) for name in PACKAGES},
-        "files": sorted(str(path.relative_to(out)) for path in out.glob("[ft]*/*")),
+        "files": sorted(str(path.relative_to(out)) for path in out.glob("[aft]*/*")),
     }
     write_json(out / "manifest.json", content)
     return counts

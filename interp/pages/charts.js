@@ -5,6 +5,7 @@ const PART_COLORS = ["#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC
 // Bars to both sides of zero; rows are [label, value, note].
 function bars(rows, unit = "", digits = 2) {
   const limit = largest(rows.map(([, value]) => (Number.isNaN(value) ? 0 : value))) || 1;
+  const n_digits = digits === null ? null : digitsFor(limit, digits);
   const least = Math.min(0, ...rows.map(([, value]) => value || 0)) / limit;
   const most = Math.max(0, ...rows.map(([, value]) => value || 0)) / limit;
   const width = most - least || 1;
@@ -20,7 +21,7 @@ function bars(rows, unit = "", digits = 2) {
       { title: note || "" },
       element("th", { scope: "row" }, label),
       element("td", { class: "track", "aria-hidden": "true" }, element("div", {}, bar, zero)),
-      element("td", { class: "value" }, shownNumber(value, unit, digits)),
+      element("td", { class: "value" }, shownNumber(value, unit, n_digits)),
     );
   });
   return element("table", { class: "bars" }, element("tbody", {}, ...list));
@@ -34,6 +35,7 @@ function layers(values, columns) {
   const below = reach(-1);
   const width = reach(1) + below || 1;
   const percent = (value) => `${(100 * value) / width}%`;
+  const n_digits = digitsFor(width);
   const body = rows.map((row, layer) => {
     const ends = { 1: below, "-1": below };
     const parts = [];
@@ -45,7 +47,7 @@ function layers(values, columns) {
       parts.push(
         element("span", {
           class: value < 0 ? "part lowers" : "part",
-          title: `layer ${layer}, ${columns[k]}: ${number(value, 3)} logits`,
+          title: `layer ${layer}, ${columns[k]}: ${number(value, n_digits + 1)} logits`,
           style: { left: percent(from), width: percent(Math.abs(value)), "background-color": PART_COLORS[k % PART_COLORS.length] },
         }),
       );
@@ -57,7 +59,7 @@ function layers(values, columns) {
       {},
       element("th", { scope: "row" }, String(layer)),
       element("td", { class: "track", "aria-hidden": "true" }, element("div", {}, ...parts)),
-      element("td", { class: "value" }, shownNumber(sum)),
+      element("td", { class: "value" }, shownNumber(sum, "", n_digits)),
     );
   });
   const key = columns.map((name, k) =>
@@ -86,7 +88,7 @@ function bands(paths, from, to, label) {
       "g",
       {},
       drawn("path", { d: curve, class: value < 0 ? "band lowers" : "band raises", "stroke-width": width }),
-      drawn("text", { x: 210, y: y - width / 2 - 3, "text-anchor": "middle", class: "label", "data-value": String(value) }, `${name} ${number(value)}`),
+      drawn("text", { x: 210, y: y - width / 2 - 3, "text-anchor": "middle", class: "label", "data-value": String(value) }, `${name} ${number(value, digitsFor(limit))}`),
     );
   });
   return drawn(
@@ -110,7 +112,7 @@ function headGrid(values, n_layers, n_heads, chosen, choose) {
     for (let head = 0; head < n_heads; head += 1) {
       const value = values[layer * n_heads + head];
       const is_chosen = chosen && chosen[0] === layer && chosen[1] === head;
-      const name = `layer ${layer}, head ${head}: ${number(value, 3)} logits`;
+      const name = `layer ${layer}, head ${head}: ${number(value, digitsFor(limit, 3))} logits`;
       cells.push(
         element("button", {
           type: "button",
@@ -159,7 +161,7 @@ function arcs(nodes, arrows, chosen, choose) {
         "data-value": String(one.value),
         opacity: one.faint ? 0.18 : 0.85,
       },
-      drawn("title", {}, `${one.label}: ${number(one.value, 3)} logits`),
+      drawn("title", {}, `${one.label}: ${number(one.value, digitsFor(limit, 3))} logits`),
     );
   });
   const labels = nodes.map((node) => {

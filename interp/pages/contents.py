@@ -143,10 +143,12 @@ def _targets(datasets: Mapping[str, xr.Dataset]) -> list[dict]:
         }
         if others is not None:
             here = others.isel(target=k)
-            names = here["likely_token" if "likely_token" in here else "likely_token_id"].values
+            ids = here["likely_token_id"].values
+            names = here["likely_token"].values if "likely_token" in here else [""] * len(ids)
             probabilities = np.exp(here["likely_log_probability"].values)
             target["likely"] = [
-                [str(name), float(p)] for name, p in zip(names, probabilities, strict=True)
+                [str(name) or f"token {number}", float(p)]
+                for name, number, p in zip(names, ids, probabilities, strict=True)
             ]
         found.append(target)
     return found
@@ -366,7 +368,7 @@ def _sources(ledger: xr.Dataset) -> dict:
 
 
 def _effects(effects: xr.Dataset, ledger: xr.Dataset) -> dict:
-    """What each target loses without each source set, by path."""
+    """Effects of each source set on each target, by path."""
     order = ("target", "source_set", "path")
     return {
         "sets": effects["source_set"].values.tolist(),

@@ -20,6 +20,16 @@ function filled(made, attributes, children) {
   return made;
 }
 
+// So many digits that the largest of some numbers has three that count.
+function digitsFor(largest_value, least = 2) {
+  if (!(largest_value > 0)) return least;
+  return Math.min(6, Math.max(least, 2 - Math.floor(Math.log10(largest_value))));
+}
+
+function probability(p) {
+  return p > 0 && p < 0.0005 ? p.toExponential(1).replace("-", "−") : p.toFixed(4);
+}
+
 function number(value, digits = 2) {
   if (value === null || Number.isNaN(value)) return "not defined";
   const text = value.toFixed(digits);
@@ -28,7 +38,8 @@ function number(value, digits = 2) {
 
 // A number that a test, or a reader's copy, gets in full.
 function shownNumber(value, unit = "", digits = 2) {
-  const text = number(value, digits) + (unit && !Number.isNaN(value) ? ` ${unit}` : "");
+  const own = digits === null ? probability(value) : number(value, digits);
+  const text = own + (unit && !Number.isNaN(value) ? ` ${unit}` : "");
   return element("span", { class: "number", "data-value": String(value), title: String(value) }, text);
 }
 

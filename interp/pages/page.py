@@ -63,7 +63,7 @@ def check_path(path: str | os.PathLike) -> Path:
 
 
 def contents(answers, *, title: str = "", names: Iterable[str] = (), samples=()) -> dict:
-    """What a page shows, as the script reads it; arguments as for `page`."""
+    """Everything that a page shows, as the script reads it; arguments as for `page`."""
     found = _answers(answers)
     for what, given in (("names", list(names)), ("samples", list(samples))):
         if given and len(given) != len(found):

@@ -102,8 +102,8 @@ function scale(limit, unit, is_signed) {
   return element(
     "div",
     { class: "scale", "aria-hidden": "true" },
-    element("span", {}, is_signed ? number(-limit) : "0"),
+    element("span", {}, is_signed ? number(-limit, digitsFor(limit)) : "0"),
     element("span", { class: is_signed ? "gradient" : "gradient upward" }),
-    element("span", {}, `${is_signed ? "+" : ""}${number(limit)} ${unit}`),
+    element("span", {}, `${is_signed ? "+" : ""}${number(limit, digitsFor(limit))} ${unit}`),
   );
 }

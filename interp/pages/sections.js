@@ -20,8 +20,8 @@ const note = (text) => element("p", { class: "note" }, text);
 async function likely(run, view) {
   const target = run.targets[view.target(run)];
   const rows = target.likely.map(([token, p]) => [visible(token).replace(/^ /, "␣"), p, token === target.token ? "the token that is explained" : ""]);
-  const table = bars(rows, "", 4);
-  return [note(`“${visible(target.token)}” has probability ${number(target.probability, 4)}; likeliest here:`), table];
+  const table = bars(rows, "", null);
+  return [note(`“${visible(target.token)}” has probability ${probability(target.probability)}; likeliest here:`), table];
 }
 
 async function fourPaths(run, view) {
@@ -82,7 +82,7 @@ async function heads(run, view) {
   ];
   if (head !== null) {
     const value = values[head[0] * n_heads + head[1]];
-    found.push(element("p", {}, `layer ${head[0]}, head ${head[1]}: `, shownNumber(value, "logit", 3)));
+    found.push(element("p", {}, `layer ${head[0]}, head ${head[1]}: `, shownNumber(value, "logit", digitsFor(Math.abs(value), 3))));
   }
   if (head !== null && rank === null) {
     found.push(note(`Maps are kept of the ${run.heads.layer[k].length} strongest heads of each token; this is none of them.`));
@@ -104,7 +104,7 @@ function headSources(run, direct, attention) {
       {},
       element("th", { scope: "row" }, sourceName(run, p)),
       element("td", { class: "value" }, shownNumber(attention[p], "", 3)),
-      element("td", { class: "value" }, shownNumber(direct[p], "", 3)),
+      element("td", { class: "value" }, shownNumber(direct[p], "", digitsFor(largest(direct), 3))),
     ),
   );
   const head = element("tr", {}, ...["source", "attention", "logit"].map((one) => element("th", { scope: "col" }, one)));

@@ -144,7 +144,7 @@ class View {
           "data-value": String(value),
           "aria-pressed": String(target === chosen),
           tabindex: target === chosen ? "0" : "-1",
-          title: `${number(value, unit === "1" ? 4 : 2)}${unit === "1" ? "" : ` ${unit}`}`,
+          title: unit === "1" ? probability(value) : `${number(value, digitsFor(limit))} ${unit}`,
           style: { "background-color": shade(value, limit) },
           onclick: () => this.choose(run, target),
         },
@@ -160,7 +160,7 @@ class View {
       this.choose(run, next);
     });
     const unit_text = unit === "1" ? "" : `, ${unit}${run.gauge ? `, ${run.gauge}` : ""}`;
-    const legend = element("p", { class: "note" }, `Colours: ${title}${unit_text}; strongest: ${number(limit)}.`);
+    const legend = element("p", { class: "note" }, `Colours: ${title}${unit_text}; strongest: ${number(limit, digitsFor(limit))}.`);
     return element("div", {}, host, legend, this.patch ? this.unpatch() : null);
   }
 
@@ -209,7 +209,7 @@ class View {
       is_coloured: this.is_coloured,
       label: `${shown.title} for “${run.targets[this.target(run)].token}”`,
       tell: (cell, value) => {
-        tell.textContent = `row ${Math.floor(cell / image.columns)}, column ${cell % image.columns}: about ${number(value, 3)} ${shown.unit}`;
+        tell.textContent = `row ${Math.floor(cell / image.columns)}, column ${cell % image.columns}: about ${number(value, digitsFor(shown.limit, 3))} ${shown.unit}`;
       },
       choose: (cell) => this.set({ patch: is_own && this.patch.cell === cell ? null : { image: number_of, cell } }),
     });
@@ -226,7 +226,7 @@ class View {
     const sum = at(await unpacked(kind.sum), k)[0];
     const lines = [];
     if (!kind.defined[k]) lines.push(element("p", {}, "There is no such map of this token."));
-    else lines.push(element("p", {}, "Sum over all patches: ", shownNumber(sum, kind.cells ? "" : `logit, ${run.gauge}`), ". ", ...(await this.inside(kind, image, k))));
+    else lines.push(element("p", {}, "Sum over all patches: ", shownNumber(sum, kind.cells ? "" : `logit, ${run.gauge}`, digitsFor(Math.abs(sum))), ". ", ...(await this.inside(kind, image, k))));
     const legend = `${kind.title}: ${kind.is}. What it is not: ${kind.is_not}. Orange is above zero, blue (hatched) below. ${this.data.rounded}`;
     lines.push(note(legend));
     const grid = kind.cells ? values : onGrid(values, image);

@@ -15,5 +15,5 @@ class Page(anywidget.AnyWidget):
 
 
 def widget(data: dict) -> Page:
-    """What `interp.pages.page.contents` makes, as a widget."""
+    """The contents that `interp.pages.page.contents` makes, as a widget."""
     return Page(page=data)

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
+from analyses.reports.direct_vs_indirect.examples import example_ids
 from analyses.reports.direct_vs_indirect.findings import Findings, points, reading
 from analyses.reports.direct_vs_indirect.game_tables import cell_name
 from analyses.reports.drawing import in_gauge
@@ -16,7 +17,6 @@ from interp import plots
 from interp.maps import grid as maps
 from interp.store import opening as store
 
-N_EXAMPLES = 5
 ROLES = ("answer", "thinking")  # whose maps the examples show
 
 
@@ -162,11 +162,8 @@ def exactness(findings: Findings) -> Figure:
 def examples(findings: Findings, run_path: Path) -> Figure | None:
     """The first scene of each family with direct maps; None for a run without images or maps."""
     run = findings.run
-    first = {str(f): i for i, f in reversed(list(enumerate(run["family"].values)))}
-    # Without kinds of question, the first samples.
-    chosen = sorted(first.values()) if len(first) > 1 else list(range(run.sizes["sample"]))
-    chosen = chosen[:N_EXAMPLES]
-    ids = [str(run["sample"].values[i]) for i in chosen]
+    ids = example_ids(run)
+    chosen = [run["sample"].values.tolist().index(name) for name in ids]
     has_images = all(store.image_path(run_path, name).is_file() for name in ids)
     if "direct" not in run or not has_images:
         return None

@@ -8,6 +8,7 @@ import xarray as xr
 
 import interp
 from analyses.options import DirectVsIndirect
+from analyses.reports.direct_vs_indirect.answers import write_answers
 from analyses.reports.direct_vs_indirect.comparison import compared_path
 from analyses.reports.direct_vs_indirect.controls import N_CONTROL, measure_controls
 from analyses.reports.direct_vs_indirect.games import Games, scenes
@@ -65,6 +66,7 @@ def measure_run(options: DirectVsIndirect, path: Path) -> list[Path]:
     vlm = load(options, options.model, options.adapter)
     recipe = Measurement(vlm, samples, options, certificate=certificate(vlm, options))
     write_run(path, samples, recipe, options)
+    write_answers(path, vlm, samples, options)
     if plays_games(options):
         judged, pool = scenes(options)
         games = Games(vlm, pool, options, certificate=recipe.facts["certificate"])

@@ -24,6 +24,7 @@ from analyses.reports.direct_vs_indirect import (
     trained_controls,
 )
 from analyses.reports.direct_vs_indirect.all_paths import Indirect
+from analyses.reports.direct_vs_indirect.examples import answer_path, example_ids
 from analyses.reports.direct_vs_indirect.findings import MARK, Findings
 from analyses.reports.direct_vs_indirect.words import caveats, headlines
 from analyses.reports.writing import Report, statuses
@@ -47,13 +48,21 @@ def make_report(run_path: Path) -> Report:
         tables["comparison"] = comparison.compare(run, compared)
     judged = _judged(rule.games_path(run_path))
     tables |= {} if judged is None else judged.tables
+    answers = {one: answer_path(run_path, one) for one in example_ids(run)}
+    answers = {one: path for one, path in answers.items() if path.is_file()}
+    questions = dict(zip(run["sample"].values.tolist(), run["question"].values, strict=True))
+    page = {
+        "judged": judged and judged.page,
+        "answers": [{"id": one, "question": str(questions[one])} for one in answers],
+    }
     return Report(
         name="direct_vs_indirect",
         run=results.run,
         run_path=run_path,
         draw=partial(_draw, results, run_path, judged),
         tables=tables,
-        page=_page(results, _compared(tables, compared)) | {"judged": judged and judged.page},
+        page=_page(results, _compared(tables, compared)) | page,
+        files={f"answers/{one}.html": path for one, path in answers.items()},
         linked="before_after",
         records={} if judged is None else {"verdict": judged.record},
     )

@@ -1,4 +1,4 @@
-"""What a page holds: the datasets' numbers, unpacked as the script unpacks them."""
+"""Contents of a page: the datasets' numbers, unpacked as the script unpacks them."""
 
 import base64
 import json
