@@ -20,6 +20,7 @@ WITH_MODELS = (
     "sample",
     "controls",
     "models",
+    "answers",
     "games",
     "partners",
     "pixels",
