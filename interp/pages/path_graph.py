@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -62,6 +61,8 @@ class PathGraph:
 
     def to_graphml(self, path: str | os.PathLike) -> Path:
         """Writes the graph as GraphML, an edge for every arrow; networkx and Gephi read it."""
+        import networkx as nx  # half a second, which whoever explains should not wait for
+
         graph = nx.MultiDiGraph()
         for name, node in self.nodes.iterrows():
             graph.add_node(name, text=_xml(node["text"]), role=node["role"])
