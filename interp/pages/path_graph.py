@@ -28,8 +28,8 @@ class PathGraph:
     """By name: text, role, and whether arrows end there. A token's name is its position in the
     sequence, that of a group of tokens is its role or source set."""
     arrows: pd.DataFrame
-    """source, target, path, by, logit: what the target's logit loses along the path. `by` names the
-    tokens in between, where it is through other positions."""
+    """A row for each: the nodes at its tail and head ("source", "target"), "path", "logit", which is
+    lost at its head along the path, and "by", the tokens in between through other positions."""
 
     def pruned(self, share: float = 0.9) -> "PathGraph":
         """The largest arrows into each node, as many as make up a share of Σ|logit| there.
