@@ -27,7 +27,7 @@ from interp import extract
 from interp.data.images import Given, open_image
 from interp.data.sample import Sample
 from interp.extract.question import check_pair
-from interp.gathering import everything
+from interp.gathering import Gathered, everything
 from interp.inputs.completions import Completion
 from interp.inputs.prompts import given_text
 from interp.maps.grid import token_map
@@ -212,15 +212,20 @@ class Explained:
 
     def datasets(self, **options) -> dict[str, xr.Dataset]:
         """Everything that a page shows, as labelled datasets; options as for `everything`."""
+        return self._gathered(**options).datasets
+
+    def _gathered(self, **options) -> Gathered:
         return everything(self.vlm, self.sample, completion=self.completion, **options)
 
     def as_answer(self, **options) -> Answer:
         """Everything that a page shows, for `interp.page`; options as for `everything`."""
+        gathered = self._gathered(**options)
         return Answer(
-            named(self.datasets(**options)),
+            named(gathered.datasets),
             sample=self.sample,
             chosen=self.indices,
             image=self.image,
+            left_out=gathered.left_out,
         )
 
     def show(self, **options):

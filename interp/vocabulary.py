@@ -333,6 +333,7 @@ ATTRIBUTES = {
     "variant": "paper, or release for the numbers of Saliency-R1's code (docs/MAPS.md)",
     "n_nodes": "Nodes of the integration (METHODS.md 3.4)",
     "form": "Exact patch maps of cut edges or of swapped slots (METHODS.md 3.5)",
+    "reference": "The other image that something is measured against",
     "dtype": "The model's dtype",
     "attn_implementation": "The model's attention",
     "torch": "Version of torch",

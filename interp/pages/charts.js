@@ -1,15 +1,13 @@
 // Charts out of elements that grow with the page: bars, parts by layer, heads, paths, arrows.
 
-const PART_COLORS = ["#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#999999", "#000000", "#117733", "#882255"];
-
-// Bars to both sides of zero; rows are [label, value, note].
+// Bars to both sides of zero; rows are [label, value, note, is_marked].
 function bars(rows, unit = "", digits = 2) {
   const limit = largest(rows.map(([, value]) => (Number.isNaN(value) ? 0 : value))) || 1;
   const n_digits = digits === null ? null : digitsFor(limit, digits);
   const least = Math.min(0, ...rows.map(([, value]) => value || 0)) / limit;
   const most = Math.max(0, ...rows.map(([, value]) => value || 0)) / limit;
   const width = most - least || 1;
-  const list = rows.map(([label, value, note]) => {
+  const list = rows.map(([label, value, note, is_marked]) => {
     const from = (Math.min(value, 0) / limit - least) / width;
     const bar = element("span", {
       class: value < 0 ? "bar lowers" : "bar raises",
@@ -18,8 +16,8 @@ function bars(rows, unit = "", digits = 2) {
     const zero = element("span", { class: "zero", style: { left: `${(-100 * least) / width}%` } });
     return element(
       "tr",
-      { title: note || "" },
-      element("th", { scope: "row" }, label),
+      { title: note || "", class: is_marked ? "marked" : null },
+      element("th", { scope: "row" }, label, is_marked ? element("span", { class: "spoken" }, `, ${note}`) : null),
       element("td", { class: "track", "aria-hidden": "true" }, element("div", {}, bar, zero)),
       element("td", { class: "value" }, shownNumber(value, unit, n_digits)),
     );
@@ -48,22 +46,23 @@ function layers(values, columns) {
         element("span", {
           class: value < 0 ? "part lowers" : "part",
           title: `layer ${layer}, ${columns[k]}: ${number(value, n_digits + 1)} logits`,
-          style: { left: percent(from), width: percent(Math.abs(value)), "background-color": PART_COLORS[k % PART_COLORS.length] },
+          style: { left: percent(from), width: percent(Math.abs(value)), "background-color": PART_COLORS[columns[k]] },
         }),
       );
     });
     parts.push(element("span", { class: "zero", style: { left: percent(below) } }));
     const sum = total(row);
+    const spoken = columns.map((name, k) => (row[k] ? `${name} ${number(row[k], n_digits)}` : "")).filter(Boolean);
     return element(
       "tr",
       {},
       element("th", { scope: "row" }, String(layer)),
       element("td", { class: "track", "aria-hidden": "true" }, element("div", {}, ...parts)),
-      element("td", { class: "value" }, shownNumber(sum, "", n_digits)),
+      element("td", { class: "value" }, shownNumber(sum, "", n_digits), element("span", { class: "spoken" }, `: ${spoken.join(", ")}`)),
     );
   });
   const key = columns.map((name, k) =>
-    element("li", {}, element("span", { class: "swatch", style: { "background-color": PART_COLORS[k % PART_COLORS.length] } }), name),
+    element("li", {}, element("span", { class: "swatch", style: { "background-color": PART_COLORS[name] } }), name),
   );
   return element(
     "div",
@@ -80,21 +79,25 @@ function bands(paths, from, to, label) {
   const middle = height / 2;
   const end = (x, text, anchor) =>
     drawn("text", { x, y: middle + 4, "text-anchor": anchor, class: "end" }, shortened(text, 16));
-  const lines = paths.map(([name, value], k) => {
-    const y = 34 + 46 * k;
-    const width = 1 + (15 * Math.abs(value)) / limit;
+  const place = (k) => 34 + 46 * k;
+  const width = (value) => 1 + (15 * Math.abs(value)) / limit;
+  const lines = paths.map(([, value], k) => {
+    const y = place(k);
     const curve = `M 95 ${middle} C 150 ${middle}, 140 ${y}, 210 ${y} S 270 ${middle}, 325 ${middle}`;
-    return drawn(
-      "g",
-      {},
-      drawn("path", { d: curve, class: value < 0 ? "band lowers" : "band raises", "stroke-width": width }),
-      drawn("text", { x: 210, y: y - width / 2 - 3, "text-anchor": "middle", class: "label", "data-value": String(value) }, `${name} ${number(value, digitsFor(limit))}`),
-    );
+    return drawn("path", { d: curve, class: value < 0 ? "band lowers" : "band raises", "stroke-width": width(value) });
   });
+  const labels = paths.map(([name, value], k) =>
+    drawn(
+      "text",
+      { x: 210, y: place(k) - width(value) / 2 - 3, "text-anchor": "middle", class: "label", "data-value": String(value) },
+      `${name} ${number(value, digitsFor(limit))}`,
+    ),
+  );
   return drawn(
     "svg",
     { viewBox: `0 0 420 ${height}`, role: "img", class: "bands", "aria-label": label },
     ...lines,
+    ...labels,
     end(88, from, "end"),
     end(332, to, "start"),
   );
@@ -105,8 +108,7 @@ function shortened(text, n) {
 }
 
 // A button for every head; values are (layer, head).
-function headGrid(values, n_layers, n_heads, chosen, choose) {
-  const limit = largest(values) || 1;
+function headGrid(values, limit, [n_layers, n_heads], chosen, choose) {
   const cells = [];
   for (let layer = 0; layer < n_layers; layer += 1) {
     for (let head = 0; head < n_heads; head += 1) {
@@ -120,6 +122,7 @@ function headGrid(values, n_layers, n_heads, chosen, choose) {
           title: name,
           "aria-label": name,
           "aria-pressed": is_chosen ? "true" : "false",
+          "data-key": `head ${layer} ${head}`,
           "data-value": String(value),
           tabindex: is_chosen || (!chosen && layer + head === 0) ? "0" : "-1",
           style: { "background-color": shade(value, limit) },
@@ -171,7 +174,7 @@ function arcs(nodes, arrows, chosen, choose) {
       shortened(visible(node.text), 16),
     );
     if (!node.is_target) return text;
-    filled(text, { role: "button", tabindex: "0", "aria-label": `arrows into ${node.text}`, onclick: () => choose(node.number) }, []);
+    filled(text, { role: "button", tabindex: "0", "data-key": `node ${node.node}`, "aria-label": `arrows into ${node.text}`, onclick: () => choose(node.number) }, []);
     text.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
       event.preventDefault();

@@ -29,7 +29,7 @@ TELLING = {
     "pixels": ("set_total",),
     "methods": ("method_map",),
     "words": ("words_owen",),
-    "node_effects": ("mediated_by_role",),
+    "node_effects": ("mediated_alone",),
 }
 """Variables that tell which call a dataset is of; several datasets of effects go by their order,
 the second being that of single tokens."""
@@ -48,6 +48,8 @@ class Answer:
     """Targets of which the first is chosen when the page opens; the answer's first by default."""
     image: int = 0
     """Which of several images the page opens with."""
+    left_out: tuple[str, ...] = ()
+    """Sentences on what is not on the page."""
 
 
 def named(datasets: Mapping[str, xr.Dataset] | Iterable[xr.Dataset]) -> dict[str, xr.Dataset]:
@@ -106,6 +108,7 @@ def shown(answer: Answer) -> dict:
         "targets": targets,
         "start": _start(ledger, answer.chosen),
         "image": answer.image,
+        "left_out": list(answer.left_out),
         "quantities": _quantities(datasets),
         "kinds": _kinds(datasets, sample),
         "ledger": _ledger(ledger),
@@ -114,8 +117,10 @@ def shown(answer: Answer) -> dict:
     for name, make in OPTIONAL.items():
         if name in datasets:
             result[name] = make(datasets[name], ledger)
-    if {"edges", "words", "node_effects"} & set(datasets):
+    if "edges" in datasets:
         result["graph"] = as_graph(datasets)
+        if "node_effects" in datasets:
+            result["graph"]["reference"] = datasets["node_effects"].attrs.get("reference", "")
     return result
 
 
@@ -146,8 +151,9 @@ def _targets(datasets: Mapping[str, xr.Dataset]) -> list[dict]:
             ids = here["likely_token_id"].values
             names = here["likely_token"].values if "likely_token" in here else [""] * len(ids)
             probabilities = np.exp(here["likely_log_probability"].values)
+            own = int(one["target_token_id"])
             target["likely"] = [
-                [str(name) or f"token {number}", float(p)]
+                [str(name) or f"token {number}", float(p), int(number) == own]
                 for name, number, p in zip(names, ids, probabilities, strict=True)
             ]
         found.append(target)
@@ -283,6 +289,10 @@ def _kinds(datasets: Mapping[str, xr.Dataset], sample: Sample | None) -> list[di
     boxes = None if sample is None else sample.boxes
     known = [name for name in notes.KINDS if name in arrays]
     found = [_kind(name, arrays[name][:, visual], ledger, boxes) for name in known]
+    for kind in found:
+        of = "maps" if kind["name"] == "slot" and "maps" in datasets else "pixels"
+        if kind["name"] in notes.AGAINST:
+            kind["reference"] = datasets[of].attrs.get("reference", "")
     return found + (_by_methods(datasets["methods"]) if "methods" in datasets else [])
 
 
@@ -295,7 +305,7 @@ def _by_methods(methods: xr.Dataset) -> list[dict]:
         kind = {"name": name, "title": name, "is": METHOD_TITLES.get(name, name), "cells": True}
         kind |= {"is_not": notes.ANOTHER} | rounded(values)
         kind["defined"] = (~np.isnan(values).all(axis=1)).tolist()
-        found.append(kind | {"sum": exact(np.nansum(values, axis=1))})
+        found.append(kind | {"sums": True, "sum": exact(np.nansum(values, axis=1)[:, None])})
     return found
 
 
@@ -321,8 +331,10 @@ def _kind(name: str, values: np.ndarray, ledger: xr.Dataset, boxes) -> dict:
     is_defined = ~np.isnan(values).all(axis=1)
     kind = {"name": name, "title": title, "is": what, "is_not": limits} | rounded(values)
     kind["defined"] = is_defined.tolist()
-    kind["sum"] = exact(np.where(is_defined, np.nansum(values, axis=1), np.nan))
     images = ledger["image"].values[ledger["image"].values >= 0]
+    sums = [np.nansum(values[:, images == one], axis=1) for one in np.unique(images)]
+    kind["sums"] = name in notes.SUMMING
+    kind["sum"] = exact(np.where(is_defined, np.array(sums), np.nan).T)
     if boxes is not None and len(np.unique(images)) == 1:
         kind["inside"] = exact(_inside(values, is_defined, ledger, boxes))
     return kind

@@ -63,6 +63,21 @@ function option(value, text, chosen) {
   return element("option", { value, selected: value === chosen }, text);
 }
 
+// Colours of the ledger's parts, by name: none is one of those that raise and lower.
+const PART_COLORS = {
+  "attention to image": "#009E73",
+  "attention to question": "#56B4E9",
+  "attention to thinking": "#CC79A7",
+  "attention to answer": "#8F4E8B",
+  "attention to system": "#A6A6A6",
+  "attention to earlier": "#B5651D",
+  "attention to template": "#6E7B8B",
+  "attention to text": "#44AA99",
+  "attention to padding": "#D9D9D9",
+  "value biases": "#F0E442",
+  FFN: "#E69F00",
+};
+
 // A menu with its label; `options` are [value, text].
 function menu(label, options, chosen, changed) {
   const select = element("select", { "aria-label": label, onchange: (event) => changed(event.target.value) });

@@ -49,6 +49,10 @@ KINDS = {
     ),
 }
 """Title, what it is, and what it is not, of every kind of map that a page can show."""
+SUMMING = ("direct", "bottleneck", "two_hop", "effect")
+"""Kinds whose patches sum to something."""
+AGAINST = ("slot", "pixels", "vector")
+"""Kinds that are measured against another image."""
 
 PATH_NOTES = {
     "direct": "what the heads write from the set straight into the logit",
@@ -65,7 +69,8 @@ HELD = (
 )
 WORDS = (
     "The image is exchanged for the partner's, and with it the words that the model writes before "
-    "its answer. Owen values of four paths, which sum to the whole; METHODS.md 3.7."
+    "its answer. Owen values of four paths, which sum to the whole; METHODS.md 3.7. It is about "
+    "the answer, whichever token is chosen."
 )
 LEDGER = (
     "Every part that was written into the token's logit, with the final norm as it was. The parts "
@@ -73,9 +78,9 @@ LEDGER = (
 )
 HEADS = "Eq. 1 by head: what a head writes into the logit from the images, and from all tokens."
 GRAPH = (
-    "An arrow is one exact intervention: what the token at its head loses when its own row cannot "
-    "read the tokens at its tail; through other positions, when these hold what another image "
-    "would have put there; through words, when the model writes the partner's. Arrows into one "
-    "token need not sum to what it loses without all of them."
+    "An arrow is what the token at its head loses when its own row cannot read the tokens at its "
+    "tail; through other positions, when these alone hold what another image would have put there; "
+    "through words, the Owen value of the words. Arrows into one token need not sum to what it "
+    "loses without all of them."
 )
 ROUNDED = "Colours are rounded to 1/127 of each map's largest value; sums and bars are not rounded."

@@ -12,52 +12,70 @@ import xarray as xr
 from interp.pages.packing import exact
 from interp.vocabulary import EDGE_PATHS
 
-OTHERS, WORDS = "other positions", "words"
-"""Paths besides those of an edge: METHODS.md 3.2, mediated by role, and 3.7, player 4."""
+OWN_ROW, OTHERS, WORDS = "own row", "other positions", "words"
+"""Kinds of intervention: METHODS.md 3.1; 3.2, mediated alone; 3.7, an Owen value of player 4."""
+INTERVENTION = ("source", "target", "kind")
 
 
 @dataclass(frozen=True)
 class PathGraph:
     """Which tokens an answer's tokens depend on, along which paths, in logits.
 
-    An arrow is one intervention on the model, so that its number is exact; arrows into one node
-    need not sum to the effect of all of them together.
+    Arrows of an edge's paths say what the row at the head loses when it cannot read the tail;
+    through other positions, when these alone hold what another image would have put there; through
+    the words, an average over orders (the Owen value of the words). Each is exact; arrows into one
+    node need not sum to the effect of all of them together.
     """
 
     nodes: pd.DataFrame
     """By name: text, role, and whether arrows end there. A token's name is its position in the
     sequence, that of a group of tokens is its role or source set."""
     arrows: pd.DataFrame
-    """A row for each: the nodes at its tail and head ("source", "target"), "path", "logit", which is
-    lost at its head along the path, and "by", the tokens in between through other positions."""
+    """A row for each: the nodes at its tail and head ("source", "target"), "path", and "logit",
+    which is lost at its head along the path."""
 
     def pruned(self, share: float = 0.9) -> "PathGraph":
         """The largest arrows into each node, as many as make up a share of Σ|logit| there.
+
+        All paths of a row that cannot read a token are one intervention: they are added before
+        arrows are compared, and stay or go together.
 
         Raises:
             ValueError: a share outside 0..1.
         """
         if not 0 <= share <= 1:
             raise ValueError(f"expected a share in 0..1, got {share!r}")
-        arrows = self.arrows.assign(size=self.arrows["logit"].abs())
-        arrows = arrows.sort_values(["target", "size"], ascending=[True, False], kind="stable")
-        size = arrows.groupby("target", sort=False)["size"]
-        before = size.cumsum() - arrows["size"]
-        whole = size.transform("sum")
-        arrows = arrows[(before < share * whole) & (arrows["size"] > 0)].drop(columns="size")
+        sizes = self._sizes()
+        sizes = sizes.sort_values(["target", "size"], ascending=[True, False], kind="stable")
+        by_target = sizes.groupby("target", sort=False)["size"]
+        before = by_target.cumsum() - sizes["size"]
+        kept = sizes[(before < share * by_target.transform("sum")) & (sizes["size"] > 0)]
+        keys = pd.MultiIndex.from_frame(kept[list(INTERVENTION)])
+        mine = pd.MultiIndex.from_frame(self._keyed()[list(INTERVENTION)])
+        arrows = self.arrows[mine.isin(keys)].reset_index(drop=True)
         used = {*arrows["source"], *arrows["target"]}
-        return PathGraph(self.nodes[self.nodes.index.isin(used)], arrows.reset_index(drop=True))
+        return PathGraph(self.nodes[self.nodes.index.isin(used)], arrows)
 
     def left_out(self, pruned: "PathGraph") -> pd.DataFrame:
-        """Number, Σ|logit| and Σ logit of each node's arrows that are not in another graph."""
-        columns = ["source", "target", "path", "by"]
-        is_kept = pd.MultiIndex.from_frame(self.arrows[columns]).isin(
-            pd.MultiIndex.from_frame(pruned.arrows[columns])
+        """Interventions into each node that are not in another graph: n, Σ|logit|, the largest."""
+        columns = list(INTERVENTION)
+        sizes, kept = self._sizes(), pruned._sizes()
+        is_kept = pd.MultiIndex.from_frame(sizes[columns]).isin(
+            pd.MultiIndex.from_frame(kept[columns])
         )
-        rest = self.arrows[~is_kept]
-        rest = rest.assign(size=rest["logit"].abs()).groupby("target")
-        table = rest.agg(n=("logit", "size"), absolute=("size", "sum"), signed=("logit", "sum"))
+        rest = sizes[~is_kept & (sizes["size"] > 0)].groupby("target")["size"]
+        table = rest.agg(n="size", absolute="sum", largest="max")
         return table.reindex(self.nodes.index[self.nodes["is_target"]], fill_value=0)
+
+    def _keyed(self) -> pd.DataFrame:
+        """The arrows with their kind of intervention: the row's own reading, or another."""
+        is_own = self.arrows["path"].isin(EDGE_PATHS)
+        return self.arrows.assign(kind=self.arrows["path"].where(~is_own, OWN_ROW))
+
+    def _sizes(self) -> pd.DataFrame:
+        """|logit| of every intervention."""
+        sums = self._keyed().groupby(list(INTERVENTION), sort=False)["logit"].sum()
+        return sums.abs().rename("size").reset_index()
 
     def to_graphml(self, path: str | os.PathLike) -> Path:
         """Writes the graph as GraphML, an edge for every arrow; networkx and Gephi read it."""
@@ -67,7 +85,7 @@ class PathGraph:
         for name, node in self.nodes.iterrows():
             graph.add_node(name, text=_xml(node["text"]), role=node["role"])
         for arrow in self.arrows.to_dict("records"):
-            facts = {key: arrow[key] for key in ("path", "by", "logit")}
+            facts = {key: arrow[key] for key in ("path", "logit")}
             graph.add_edge(arrow["source"], arrow["target"], **facts)
         nx.write_graphml(graph, path)
         return Path(path)
@@ -107,7 +125,6 @@ def _edges(edges: xr.Dataset) -> pd.DataFrame:
             "source": edges["source_set"].values.astype(str)[source],
             "target": _places(edges)[target],
             "path": edges["path"].values.astype(str)[path],
-            "by": "",
             "logit": values.ravel().astype(float),
         }
     )
@@ -115,17 +132,15 @@ def _edges(edges: xr.Dataset) -> pd.DataFrame:
 
 
 def _mediated(node_effects: xr.Dataset) -> pd.DataFrame:
-    """Arrows from a visual set through other tokens, which the replaced image has changed."""
-    by_role = node_effects["mediated_by_role"].isel(reference=0)
-    by_role = by_role.transpose("target", "source_set", "role")
-    target, source, role = np.indices(by_role.shape).reshape(3, -1)
+    """Arrows from a visual set through other positions, the row's own reading of it unchanged."""
+    alone = node_effects["mediated_alone"].isel(reference=0).transpose("target", "source_set")
+    target, source = np.indices(alone.shape).reshape(2, -1)
     table = pd.DataFrame(
         {
-            "source": by_role["source_set"].values.astype(str)[source],
+            "source": alone["source_set"].values.astype(str)[source],
             "target": _places(node_effects)[target],
             "path": OTHERS,
-            "by": by_role["role"].values.astype(str)[role],
-            "logit": by_role.values.ravel().astype(float),
+            "logit": alone.values.ravel().astype(float),
         }
     )
     return table[table["logit"].notna() & (table["logit"] != 0)]
@@ -139,15 +154,7 @@ def _through_words(words: xr.Dataset, edges: xr.Dataset) -> pd.DataFrame:
     is_outcome = (edges["target_role"] == "answer").values
     is_outcome &= (edges["target_token"] == words["outcome_token"]).values
     places = _places(edges)[is_outcome][:1]
-    return pd.DataFrame(
-        {
-            "source": "image",
-            "target": places,
-            "path": WORDS,
-            "by": "thinking",
-            "logit": float(share),
-        }
-    )
+    return pd.DataFrame({"source": "image", "target": places, "path": WORDS, "logit": float(share)})
 
 
 def _places(dataset: xr.Dataset) -> np.ndarray:
@@ -179,23 +186,17 @@ def _xml(text: str) -> str:
 
 def as_graph(datasets: Mapping[str, xr.Dataset]) -> dict:
     """The graph as a page has it: an arrow for each pair of nodes, with its paths."""
-    if "edges" not in datasets:
-        return {}
     graph = path_graph(*(datasets.get(name) for name in ("edges", "node_effects", "words")))
     paths = [*EDGE_PATHS, OTHERS, WORDS]
     wide = graph.arrows.pivot_table(
         index=["source", "target"], columns="path", values="logit", aggfunc="sum", sort=False
     ).reindex(columns=paths, fill_value=0.0)
     number = {name: k for k, name in enumerate(graph.nodes.index)}
-    by_role = graph.arrows[graph.arrows["path"] == OTHERS]
     return {
         "nodes": graph.nodes.reset_index().to_dict("records"),
         "paths": paths,
         "from": [number[one] for one in wide.index.get_level_values("source")],
         "to": [number[one] for one in wide.index.get_level_values("target")],
         "logit": exact(wide.fillna(0.0).values),
-        "through": [
-            [number[one["source"]], number[one["target"]], one["by"], one["logit"]]
-            for one in by_role.to_dict("records")
-        ],
+        "gauge": datasets["edges"].attrs.get("gauge", ""),
     }

@@ -83,6 +83,7 @@ function picture(image, grid, limit, { chosen, is_coloured, tell, choose, label 
       onkeydown: (event) => {
         const next = pointed + (moves[event.key] ?? 0);
         if (event.key === "Enter" || event.key === " ") choose(pointed);
+        else if (event.key === "Escape") choose(null);
         else if (!(event.key in moves)) return;
         else if (next >= 0 && next < grid.length) look(next);
         event.preventDefault();

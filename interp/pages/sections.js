@@ -13,13 +13,15 @@ const SECTIONS = [
 const N_SOURCES = 10;
 const MOST_ARROWS = 400;
 const MOST_ROWS = 20;
-const OTHER_POSITIONS = "other positions";
 
 const note = (text) => element("p", { class: "note" }, text);
 
 async function likely(run, view) {
   const target = run.targets[view.target(run)];
-  const rows = target.likely.map(([token, p]) => [visible(token).replace(/^ /, "␣"), p, token === target.token ? "the token that is explained" : ""]);
+  const rows = target.likely.map(([token, p, is_own]) => {
+    const label = visible(token).replace(/^ /, "␣");
+    return [label, p, is_own ? "the token that is explained" : "", is_own];
+  });
   const table = bars(rows, "", null);
   return [note(`“${visible(target.token)}” has probability ${probability(target.probability)}; likeliest here:`), table];
 }
@@ -68,23 +70,27 @@ async function ledger(run, view) {
 }
 
 async function heads(run, view) {
-  const { head, head_of: which } = view; // what is chosen now: another choice may come meanwhile
+  const { head } = view; // what is chosen now: another choice may come meanwhile
+  const which = run.images.length ? view.head_of : "all";
   const k = view.target(run);
   const rank = view.rank(run);
-  const { layers: n_layers, heads: n_heads } = run.heads;
+  const sizes = [run.heads.layers, run.heads.heads];
   const values = at(await unpacked(run.heads[which]), k);
+  const limit = await view.overRuns("heads", async (one) => largest(at(await unpacked(one.heads[which]), view.target(one))));
   const is_chosen = (layer, one) => head !== null && head[0] === layer && head[1] === one;
-  const choose = (layer, one) => view.set({ head: is_chosen(layer, one) ? null : [layer, one] });
+  const choose = (layer, one) => view.set({ head: is_chosen(layer, one) ? null : [layer, one], patch: null });
   const found = [
-    menu("Written from", [["image", "the images"], ["all", "all tokens"]], which, (value) => view.set({ head_of: value })),
+    run.images.length ? menu("Written from", [["image", "the images"], ["all", "all tokens"]], which, (value) => view.set({ head_of: value })) : null,
     element("p", { class: "axis" }, "rows: layers from 0 · columns: heads"),
-    headGrid(values, n_layers, n_heads, head, choose),
+    headGrid(values, limit || 1, sizes, head, choose),
   ];
-  if (head !== null) {
-    const value = values[head[0] * n_heads + head[1]];
+  const is_there = head !== null && head[0] < sizes[0] && head[1] < sizes[1];
+  if (head !== null && !is_there) found.push(note(`This model has no head ${head[1]} in a layer ${head[0]}.`));
+  if (is_there) {
+    const value = values[head[0] * sizes[1] + head[1]];
     found.push(element("p", {}, `layer ${head[0]}, head ${head[1]}: `, shownNumber(value, "logit", digitsFor(Math.abs(value), 3))));
   }
-  if (head !== null && rank === null) {
+  if (is_there && rank === null) {
     found.push(note(`Maps are kept of the ${run.heads.layer[k].length} strongest heads of each token; this is none of them.`));
   }
   if (rank !== null) {
@@ -123,11 +129,12 @@ async function sources(run, view) {
   const order = [...direct.keys()].sort((a, b) => Math.abs(direct[b]) - Math.abs(direct[a])).slice(0, N_SOURCES);
   const rest = total(direct) - total(order.map((p) => direct[p]));
   const rows = order.map((p) => [sourceName(run, p), direct[p]]);
-  return [bars([...rows, ["all others", rest]], "logit", 3), note("Eq. 1, summed over layers and heads; value biases are no token's.")];
+  const others = element("p", {}, `${direct.length - order.length} others together: `, shownNumber(rest, "logit", digitsFor(Math.abs(rest), 3)));
+  return [bars(rows, "logit", 3), others, note("Eq. 1, summed over layers and heads; value biases are no token's.")];
 }
 
 async function graph(run, view) {
-  const { nodes, paths, through } = run.graph;
+  const { nodes, paths, gauge, reference } = run.graph;
   const { values } = await unpacked(run.graph.logit);
   const name = view.path;
   const place = String(run.targets[view.target(run)].position + 1);
@@ -148,23 +155,28 @@ async function graph(run, view) {
   const used = new Set([chosen, ...shown.flatMap((one) => [one.from, one.to])]);
   const column = nodes.map((one, k) => ({ ...one, number: k })).filter((one) => used.has(one.number));
   const choose = (k) => view.choose(run, run.targets.findIndex((one) => String(one.position + 1) === nodes[k].node));
-  const left = own.filter((one) => !kept.includes(one)).map((one) => one.value);
   const rows = kept.slice(0, MOST_ROWS).map((one) => [visible(nodes[one.from].text) + one.along, one.value]);
-  const unlisted = kept.slice(MOST_ROWS).map((one) => one.value);
-  if (unlisted.length) rows.push([`${unlisted.length} more that are drawn`, total(unlisted)]);
-  const by_role = through.filter(([, target]) => target === chosen && ["all", OTHER_POSITIONS].includes(name));
   const undrawn = further.length - Math.min(further.length, MOST_ARROWS);
   return [
     ...menus,
     element("div", { class: "scroll" }, arcs(column, lines, chosen, choose)),
     note(`Faint: arrows into the tokens that it depends on.${undrawn ? ` ${undrawn} small ones are not drawn.` : ""}`),
     element("h4", {}, "Into the chosen token"),
-    bars([...rows, [`${left.length} left out`, total(left)]], "logit"),
-    by_role.length ? element("h4", {}, "Through other positions, by their role") : null,
-    by_role.length ? bars(by_role.map(([source, , role, value]) => [`${nodes[source].text}, through ${role}`, value]), "logit") : null,
+    bars(rows, `logit, ${gauge}`),
+    counted(kept.slice(MOST_ROWS), "more that are drawn", "listed"),
+    counted(own.filter((one) => !kept.includes(one)), "left out", "left-out"),
     element("button", { type: "button", onclick: () => saveTable(run) }, "Save as a table"),
-    note(view.data.graph_note),
+    note(`${view.data.graph_note}${reference ? ` The other image: ${reference}.` : ""}`),
   ];
+}
+
+// Some arrows as numbers. Their values do not add up: only their sizes are summed.
+function counted(arrows, what, name) {
+  if (!arrows.length) return null;
+  const sizes = arrows.map((one) => Math.abs(one.value));
+  const all = total(sizes);
+  const text = `${arrows.length} ${what}: sizes together ${number(all, digitsFor(all))}, the largest ${number(largest(sizes), digitsFor(all))} logit`;
+  return element("p", { class: name, "data-value": String(all) }, text);
 }
 
 // Arrows by the node at their head. Another token's content, and the words, are changed by other
@@ -177,7 +189,7 @@ function arrowsByTarget({ paths, from, to }, values, name) {
     if (!found.has(to[k])) found.set(to[k], []);
     found.get(to[k]).push({ from: from[k], to: to[k], value, along });
   };
-  const apart = [OTHER_POSITIONS, "words"];
+  const apart = ["other positions", "words"];
   const own_row = paths.flatMap((path, p) => (apart.includes(path) ? [] : [p]));
   from.forEach((_, k) => {
     const path = (one) => values[k * n + paths.indexOf(one)];

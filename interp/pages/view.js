@@ -3,13 +3,12 @@
 const CHOICES = {
   quantity: null, // by which numbers the text is coloured
   kind: null, // of map
-  image: 0,
   source_set: "image",
   gauge: "contrast",
   head: null, // [layer, head], whose map the picture shows
   head_of: "image",
   head_shows: "map",
-  patch: null, // {run, image, cell}, whose effect on every token the text shows
+  patch: null, // {image, cell, grid}, whose effect on every token the text shows
   path: "all",
   share: 0.9,
   is_same_scale: false,
@@ -22,7 +21,7 @@ class View {
     this.data = data;
     Object.assign(this, CHOICES);
     this.targets = data.runs.map((run) => run.start);
-    this.image = data.runs[0].image;
+    this.images = data.runs.map((run) => run.image);
     this.quantity = data.runs[0].quantities[0].name;
     this.kind = data.runs[0].kinds[0]?.name ?? null;
     const texts = data.runs.map((run) => JSON.stringify(run.targets.map((one) => one.token)));
@@ -47,6 +46,18 @@ class View {
     return found < 0 ? null : found;
   }
 
+  // Whether the chosen patch is one of an answer's image: another image has other cells.
+  hasPatch(run) {
+    const image = this.patch && run.images[this.patch.image];
+    return Boolean(image) && `${image.rows} × ${image.columns}` === this.patch.grid;
+  }
+
+  // The largest of a number over both answers that have a section.
+  async overRuns(section, numberOf) {
+    const runs = this.data.runs.filter((run) => section in run);
+    return Math.max(0, ...(await Promise.all(runs.map(numberOf))));
+  }
+
   set(changes) {
     Object.assign(this, changes);
     this.draw();
@@ -59,10 +70,19 @@ class View {
     this.set({ patch: null });
   }
 
-  // The pictures first, then what stands beside them; what was chosen meanwhile goes first.
   async draw() {
     this.turn += 1;
-    const turn = this.turn;
+    try {
+      await this.drawn(this.turn);
+    } catch (error) {
+      const text = `This page could not be drawn (${error.message}). Its file, or this browser, may be too old.`;
+      this.head_of_page.prepend(element("p", { class: "warning", role: "alert" }, text));
+      throw error;
+    }
+  }
+
+  // The pictures first, then what stands beside them; what was chosen meanwhile goes first.
+  async drawn(turn) {
     const runs = this.data.runs;
     const looks = await Promise.all(runs.map((run) => this.look(run)));
     if (turn !== this.turn) return;
@@ -94,7 +114,7 @@ class View {
     }
     if (n_images > 1) {
       const numbers = Array.from({ length: n_images }, (_, k) => [String(k), `image ${k}`]);
-      controls.push(menu("Image", numbers, String(this.image), (value) => this.set({ image: Number(value), patch: null })));
+      controls.push(menu("Image", numbers, String(this.images[0]), (value) => this.set({ images: runs.map(() => Number(value)), patch: null })));
     }
     const { dataset } = this.host;
     const is_dark = dataset.theme ? dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -109,7 +129,8 @@ class View {
   async look(run) {
     const name = element("h2", {}, run.name, element("small", {}, ` ${run.whose}`));
     const question = run.question && run.question !== this.data.title ? element("p", { class: "question" }, run.question) : null;
-    return [name, question, await this.text(run), ...(await this.map(run))];
+    const missing = run.left_out.map((one) => element("p", { class: "note warning" }, one));
+    return [name, question, ...missing, await this.text(run), ...(await this.map(run))];
   }
 
   async read(run) {
@@ -153,15 +174,17 @@ class View {
     });
     const host = element("div", { class: "text", role: "group", "aria-label": `the text, coloured by ${title}` }, ...tokens);
     host.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      const next = this.target(run) + step;
-      if (!step || next < 0 || next >= run.targets.length) return;
+      const last = run.targets.length - 1;
+      const now = this.target(run);
+      const next = { ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: last }[event.key];
+      if (next === undefined || next < 0 || next > last) return;
       event.preventDefault();
       this.choose(run, next);
     });
-    const unit_text = unit === "1" ? "" : `, ${unit}${run.gauge ? `, ${run.gauge}` : ""}`;
+    const gauge = unit === "logit" && run.gauge ? `, ${run.gauge}` : "";
+    const unit_text = unit === "1" ? "" : `, ${unit}${gauge}`;
     const legend = element("p", { class: "note" }, `Colours: ${title}${unit_text}; strongest: ${number(limit, digitsFor(limit))}.`);
-    return element("div", {}, host, legend, this.patch ? this.unpatch() : null);
+    return element("div", {}, host, legend, this.hasPatch(run) ? this.unpatch() : null);
   }
 
   unpatch() {
@@ -171,8 +194,8 @@ class View {
   // Numbers that colour the text: a quantity, or what the chosen patch gives to every token.
   async coloured(run) {
     const { patch } = this;
-    const image = patch && run.images[patch.image];
-    if (image && run.kinds.length) return this.byPatch(run, this.kindOf(run), image, patch.cell);
+    const kind = this.kindOf(run);
+    if (this.hasPatch(run) && kind) return this.byPatch(run, kind, run.images[patch.image], patch.cell);
     const quantity = run.quantities.find((one) => one.name === this.quantity) ?? run.quantities[0];
     const { values } = await unpacked(quantity.values);
     return { values, title: quantity.title, is_signed: quantity.signed, unit: quantity.unit };
@@ -193,49 +216,68 @@ class View {
   }
 
   kindOf(run) {
-    return run.kinds.find((one) => one.name === this.kind) ?? run.kinds[0];
+    return run.kinds.find((one) => one.name === this.kind);
   }
 
   // The picture with the map of the chosen token, its scale, its sum and what it is.
   async map(run) {
-    const image = run.images[Math.min(this.image, run.images.length - 1)];
+    const number_of = Math.min(this.images[this.data.runs.indexOf(run)], run.images.length - 1);
+    const image = run.images[number_of];
     if (!image) return [note("Text alone: there is no image, or its patches have no known place.")];
-    const shown = await this.shownMap(run, image);
-    const tell = element("output", { class: "tell", "aria-live": "polite" }, " ");
-    const number_of = run.images.indexOf(image);
-    const is_own = this.patch !== null && this.patch.image === number_of;
+    const { patch } = this;
+    const shown = await this.shownMap(run, image, number_of);
+    const told = (cell, value) =>
+      `row ${Math.floor(cell / image.columns)}, column ${cell % image.columns}: about ${number(value, digitsFor(shown.limit, 3))} ${shown.unit}`;
+    const chosen = this.hasPatch(run) && patch !== null && patch.image === number_of ? patch.cell : null;
+    const tell = element("output", { class: "tell", "aria-live": "polite" }, chosen === null ? " " : told(chosen, shown.grid[chosen]));
+    const grid = `${image.rows} × ${image.columns}`;
     const drawing = picture(image, shown.grid, shown.limit, {
-      chosen: is_own ? this.patch.cell : null,
+      chosen,
       is_coloured: this.is_coloured,
       label: `${shown.title} for “${run.targets[this.target(run)].token}”`,
       tell: (cell, value) => {
-        tell.textContent = `row ${Math.floor(cell / image.columns)}, column ${cell % image.columns}: about ${number(value, digitsFor(shown.limit, 3))} ${shown.unit}`;
+        tell.textContent = told(cell, value);
       },
-      choose: (cell) => this.set({ patch: is_own && this.patch.cell === cell ? null : { image: number_of, cell } }),
+      choose: (cell) => this.set({ patch: cell === null || chosen === cell ? null : { image: number_of, cell, grid } }),
     });
     return [drawing, tell, scale(shown.limit, shown.unit, shown.is_signed ?? true), ...shown.notes];
   }
 
-  async shownMap(run, image) {
+  async shownMap(run, image, number_of) {
     const k = this.target(run);
     const rank = this.rank(run);
     if (rank !== null) return this.headMap(run, image, k, rank);
     const kind = this.kindOf(run);
+    if (!kind || !kind.defined[k]) return this.noMap(image, kind ? "There is no such map of this token." : "This answer has no such map.");
     const unit = unitOf(kind);
     const { values } = await steps(kind, k);
-    const sum = at(await unpacked(kind.sum), k)[0];
-    const lines = [];
-    if (!kind.defined[k]) lines.push(element("p", {}, "There is no such map of this token."));
-    else lines.push(element("p", {}, "Sum over all patches: ", shownNumber(sum, kind.cells ? "" : `logit, ${run.gauge}`, digitsFor(Math.abs(sum))), ". ", ...(await this.inside(kind, image, k))));
-    const legend = `${kind.title}: ${kind.is}. What it is not: ${kind.is_not}. Orange is above zero, blue (hatched) below. ${this.data.rounded}`;
-    lines.push(note(legend));
+    const limit = (await this.top()) || 1;
     const grid = kind.cells ? values : onGrid(values, image);
-    return { grid, limit: (await this.top()) || 1, title: kind.title, unit, notes: lines };
+    const against = kind.reference ? ` The other image: ${kind.reference}.` : "";
+    const legend = `${kind.title}: ${kind.is}. What it is not: ${kind.is_not}.${against} Orange is above zero, blue (hatched) below. ${this.data.rounded}`;
+    const lines = [element("p", {}, ...(await this.sums(run, kind, k, number_of)), ...(await this.inside(kind, image, k))), note(legend)];
+    return { grid, limit, title: kind.title, unit, notes: lines };
+  }
+
+  noMap(image, text) {
+    const grid = new Float32Array(image.rows * image.columns);
+    return { grid, limit: 1, title: "no map", unit: "", notes: [element("p", {}, text)] };
+  }
+
+  // What a map's patches sum to, where they sum to something; of several images each by itself.
+  async sums(run, kind, k, number_of) {
+    const sums = at(await unpacked(kind.sum), k);
+    if (!kind.sums) return ["Its patches do not sum to what all of them do together. "];
+    const unit = kind.cells ? "" : `logit, ${run.gauge}`;
+    const shown = (value) => shownNumber(value, unit, digitsFor(Math.abs(value)));
+    const own = ["Sum over all patches: ", shown(sums[Math.min(number_of, sums.length - 1)]), ". "];
+    return sums.length > 1 ? [...own, `Of all ${sums.length} images: `, shown(total(sums)), ". "] : own;
   }
 
   // The end of the colour scale: one for both answers, and for all tokens where that is asked for.
   async top() {
-    const limits = this.data.runs.map(async (run) => {
+    const runs = this.data.runs.filter((run) => this.kindOf(run));
+    const limits = runs.map(async (run) => {
       const { values } = await unpacked(this.kindOf(run).limits);
       return this.is_same_scale ? largest(values) : values[this.target(run)];
     });
@@ -251,12 +293,23 @@ class View {
   async headMap(run, image, k, rank) {
     const is_map = this.head_shows === "map";
     const title = `layer ${this.head[0]}, head ${this.head[1]}`;
-    const { values } = await steps(is_map ? run.heads.direct : run.heads.attention, k, rank);
+    const of = is_map ? "direct" : "attention";
+    const { values } = await steps(run.heads[of], k, rank);
+    const limit = await this.overRuns("heads", async (one) => this.headLimit(one, of));
     const visual = run.sources.image.flatMap((one, p) => (one >= 0 ? [p] : []));
     const grid = onGrid(values, image, (token) => visual[token]);
     const choice = menu(title, [["map", "what it writes (Eq. 1)"], ["attention", "its attention"]], this.head_shows, (value) => this.set({ head_shows: value }));
     const back = element("button", { type: "button", class: "unhead", onclick: () => this.set({ head: null }) }, "All heads again");
-    return { grid, limit: largest(grid) || 1, title, unit: is_map ? "logit" : "of its attention", is_signed: is_map, notes: [choice, back, note(this.data.rounded)] };
+    const unit = is_map ? "logit" : "of its attention";
+    return { grid, limit: limit || 1, title, unit, is_signed: is_map, notes: [choice, back, note(this.data.rounded)] };
+  }
+
+  // The largest value of the chosen head's row on any image token; 0 where the row is not kept.
+  async headLimit(run, of) {
+    const rank = this.rank(run);
+    if (rank === null) return 0;
+    const { values } = await steps(run.heads[of], this.target(run), rank);
+    return largest(values.filter((_, p) => run.sources.image[p] >= 0));
   }
 }
 
@@ -281,18 +334,23 @@ function renew(host, children) {
   for (let one = document.activeElement; host.contains(one) && one !== host; one = one.parentElement) {
     path.unshift([...one.parentElement.children].indexOf(one));
   }
+  const key = host.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const scroll = host.querySelector(".text")?.scrollTop;
   host.replaceChildren(...children.filter((one) => one !== null));
   if (scroll) host.querySelector(".text").scrollTop = scroll;
   if (!path.length) return;
-  const found = path.reduce((one, k) => one?.children[k], host);
+  const found = (key && host.querySelector(`[data-key="${CSS.escape(key)}"]`)) || path.reduce((one, k) => one?.children[k], host);
   const text = found?.closest(".text"); // among tokens the focus goes with the choice
   (text?.querySelector('[aria-pressed="true"]') ?? found)?.focus({ preventScroll: text === null });
 }
 
 function mount(host, data) {
-  const view = new View(host, data);
   host.classList.add("vlm-page");
+  if (!("DecompressionStream" in window)) {
+    host.replaceChildren("This page needs a browser of 2023 or later: it cannot unpack its numbers here.");
+    return null;
+  }
+  const view = new View(host, data);
   view.draw();
   return view;
 }

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import interp
 from interp.maps.grid import one_map
+from interp.pages import path_graph
 from interp.pages.contents import named
 from interp.pages.page import contents, script, style
 from interp.vocabulary import EDGE_PATHS
@@ -43,7 +45,20 @@ def files(shown, tmp_path_factory):
     tokens[3] = HOSTILE
     datasets["ledger"]["target_token"] = ("target", tokens)
     hostile = replace(shown.answer, datasets=datasets, sample=sample, name=HOSTILE)
+    text = interp.explain(shown.explained.vlm, None, "how many?", completion="3")
+    small = interp.explain(
+        shown.explained.vlm, Image.new("RGB", (84, 112), "red"), "which digit is red?"
+    )
+    shallow = {name: one for name, one in shown.datasets.items() if name != "maps"}
+    shallow["heads"] = shallow["heads"].isel(layer=slice(2), head=slice(3))
+    top = {name: shallow["heads"][name].clip(max=1) for name in ("top_layer", "top_head")}
+    shallow["heads"] = shallow["heads"].assign(top)
     return {
+        "text": interp.page([shown.answer, text], folder / "text.html"),
+        "sizes": interp.page([shown.answer, small], folder / "sizes.html"),
+        "models": interp.page(
+            [shown.answer, replace(shown.answer, datasets=shallow)], folder / "models.html"
+        ),
         "one": interp.page(shown.answer, folder / "one.html"),
         "two": interp.page([shown.answer, shown.answer], folder / "two.html", names=["a", "b"]),
         "hostile": interp.page(hostile, folder / "hostile.html"),
@@ -266,6 +281,77 @@ def test_two_answers_about_one_text_go_together(opened):
         "a the model's own text",
         "b the model's own text",
     ]
+
+
+def test_an_image_beside_text_alone(opened):
+    page = opened("text")
+    assert page.locator(".picture").count() == 1
+    assert "Text alone" in page.locator(".run").last.inner_text()
+    assert page.locator("details.heads").last.locator("select").count() == 0
+
+
+def test_a_patch_of_one_image_is_none_of_another(opened):
+    """Their grids differ: the same number would be another place."""
+    page = opened("sizes")
+    first, second = page.locator(".run").all()
+    after(page, lambda: first.locator(".picture").click())
+    assert "the patch at" in first.inner_text() and "the patch at" not in second.inner_text()
+    assert second.locator(".mark:visible").count() == 0
+
+
+def test_a_head_and_a_map_that_the_other_answer_lacks(opened):
+    page = opened("models")
+    first, second = page.locator(".run").all()
+    after(page, lambda: page.get_by_label("Map", exact=True).select_option("effect"))
+    assert "This answer has no such map." in second.inner_text()
+    limits = page.locator(".scale").evaluate_all("all => all.map(one => one.textContent)")
+    assert "logit" in limits[0] and "logit" not in limits[1]
+    after(page, lambda: first.get_by_label("layer 3, head 3:").click())
+    assert "This model has no head 3 in a layer 3." in second.inner_text()
+    after(page, page.locator('[data-target="1"]').first.click)
+
+
+def test_pruning_is_the_graphs_own(opened, shown):
+    """As `PathGraph.pruned` does it, by token and kind of intervention."""
+    page = opened("one")
+    names = ("edges", "node_effects", "words")
+    graph = path_graph(*(shown.datasets[name] for name in names))
+    node = str(int(shown.datasets["edges"]["target_position"][shown.answer.chosen[0]]) + 1)
+    for share in (0.5, 0.8, 0.99):
+        menu = page.get_by_label("Arrows that make up")
+        after(page, lambda menu=menu, share=share: menu.select_option(str(share)))
+        kept = graph.pruned(share)
+        row = graph.left_out(kept).loc[node]
+        text = page.locator("details.graph .left-out")
+        assert text.inner_text().startswith(f"{int(row['n'])} left out")
+        assert float(text.get_attribute("data-value")) == pytest.approx(row["absolute"], abs=1e-4)
+        of_node = kept.arrows[kept.arrows["target"] == node]
+        own = of_node[~of_node["path"].isin(["other positions", "words"])]
+        bars = numbers(page, "graph")
+        sums = own.groupby("source")["logit"].sum()
+        for source, value in sums.items():
+            label = graph.nodes.loc[source, "text"].strip()
+            found = {name.strip(): one for name, one in bars.items()}
+            assert found[label] == pytest.approx(value, abs=1e-4)
+        assert len(bars) == len(sums) + len(of_node) - len(own)
+
+
+def test_escape_home_and_end(opened):
+    page = opened("one")
+    page.locator('.token[aria-pressed="true"]').focus()
+    for key, expected in (("Home", "0"), ("End", "9")):
+        after(page, lambda key=key: page.keyboard.press(key))
+        assert page.get_attribute('.token[aria-pressed="true"]', "data-target") == expected
+        assert page.evaluate("document.activeElement.dataset.target") == expected
+    page.locator(".picture").focus()
+    after(page, lambda: page.keyboard.press("Enter"))
+    assert "row 0, column 0" in page.locator(".tell").inner_text()
+    after(page, lambda: page.keyboard.press("Escape"))
+    assert "the patch at" not in page.locator(".look").inner_text()
+    node = page.locator('.arcs [role="button"]').first
+    node.focus()
+    after(page, lambda: page.keyboard.press("Enter"))
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "button"
 
 
 def test_the_graphs_table_is_the_graph(opened, shown, tmp_path):

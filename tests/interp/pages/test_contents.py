@@ -64,14 +64,14 @@ def test_maps_are_rounded_to_half_a_step_and_their_sums_are_not(run, shown):
             np.testing.assert_allclose(
                 grid.reshape(expected.shape), expected, atol=0.501 * step + 1e-9
             )
-            total = unpacked(kinds[name]["sum"])[k]
+            (total,) = unpacked(kinds[name]["sum"])[k]
             assert total == pytest.approx(float(expected.sum()), abs=1e-4)
             inside = float(alignment(expected, shown.explained.sample.boxes)["alignment"])
             assert unpacked(kinds[name]["inside"])[k] == pytest.approx(inside, abs=1e-5)
     pixels = shown.datasets["pixels"]["total"].sel(intervention="pixels")
     is_visual = shown.datasets["ledger"]["image"].values >= 0
     np.testing.assert_allclose(
-        unpacked(kinds["pixels"]["sum"]), pixels[:, is_visual].sum("source"), atol=1e-4
+        unpacked(kinds["pixels"]["sum"])[:, 0], pixels[:, is_visual].sum("source"), atol=1e-4
     )
 
 
@@ -88,7 +88,9 @@ def test_effects_heads_and_words_are_the_datasets(run, shown):
     assert sum(found["owen"]) == pytest.approx(found["total"], abs=1e-4)
     likely = shown.datasets["alternatives"]
     for k, target in enumerate(run["targets"]):
-        assert [one for one, _ in target["likely"]] == likely["likely_token"][k].values.tolist()
+        assert [one[0] for one in target["likely"]] == likely["likely_token"][k].values.tolist()
+        ids = likely["likely_token_id"][k].values == int(likely["target_token_id"][k])
+        assert [one[2] for one in target["likely"]] == ids.tolist()
         assert target["probability"] == pytest.approx(float(np.exp(likely["log_probability"][k])))
 
 
@@ -157,6 +159,11 @@ def test_several_images_and_none(tiny, tmp_path):
     two = interp.explain(tiny, [picture, picture], "which digit is red?", completion="3")
     run = contents(two.of(image=1))["runs"][0]
     assert len(run["images"]) == 2 and run["image"] == 1
+    direct = next(kind for kind in run["kinds"] if kind["name"] == "direct")
+    by_image = unpacked(direct["sum"])[0]
+    for number, total in enumerate(by_image):
+        own = one_map(two.datasets(graph=False)["maps"], 0, "direct", image=number)
+        assert total == pytest.approx(float(own.sum()), abs=1e-4)
     first, second = (set(one["token"]) for one in run["images"])
     assert not first & second and first | second == set(range(len(first) + len(second)))
     text = interp.explain(tiny, None, "how many?", completion="3")
@@ -206,3 +213,46 @@ def test_a_notebooks_widget_has_the_same_module_and_data(shown):
     made = widget.widget(data)
     assert made.page == data
     assert str(made._esm).replace("export default", "const view =") in html(data)
+
+
+def test_what_cannot_be_had_is_said_and_the_rest_is_there(shown, tiny):
+    """Paths through the words are of the model's own text, and need two answers."""
+    scene = shown.explained.sample
+    twin = interp.load_samples("digits", split="test", limit=8)[6].twin
+    given = interp.explain(tiny, scene.image, scene.question, completion="<think>\n\n</think>\nred")
+    answer = given.as_answer(partner=twin, graph=False)
+    assert "words" not in answer.datasets
+    (said,) = contents(answer)["runs"][0]["left_out"]
+    assert "the model's own text, and this one was given" in said
+    own = interp.explain(tiny, scene.image, scene.question)
+    (said,) = own.as_answer(partner=scene.image, graph=False).left_out
+    assert "answers" in said and "words" not in answer.datasets
+    assert "edges" not in answer.datasets
+    partnered = own.as_answer(partner=twin.image, graph=False)  # an image, answered by the model
+    assert partnered.datasets["words"].attrs["partner"] == "partner"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kinds": ("magic",)}, "expected kinds of"),
+        ({"kinds": ()}, "expected kinds of"),
+        ({"methods": ("magic",)}, "expected methods of"),
+        ({"methods": ("rollout",)}, "expected one image for methods=, got 2"),
+        ({"pixels": True}, "expected one image for pixels=, got 2"),
+    ],
+)
+def test_what_it_cannot_show_is_refused_before_anything_is_computed(options, says, tiny):
+    picture = Image.new("RGB", (84, 56), "red")
+    two = interp.explain(tiny, [picture, picture], "which digit is red?", completion="3")
+    with pytest.raises(ValueError, match=says):
+        two.as_answer(**options)
+
+
+def test_the_other_image_is_named(shown):
+    kinds = {kind["name"]: kind for kind in shown_of(shown.answer)["kinds"]}
+    for name in notes.AGAINST:
+        assert kinds[name]["reference"] == "the image of digits-test-0-000006-twin"
+    alone = shown.explained.datasets(kinds=("slot",))
+    assert alone["maps"].attrs["reference"] == "this image, blurred"
+    assert alone["node_effects"].attrs["reference"] == "this image, blurred"

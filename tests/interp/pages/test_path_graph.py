@@ -29,21 +29,26 @@ def test_arrows_of_a_token_are_the_effect_of_cutting_it(graph, shown):
             sources={"only": rows[name]},
         ).isel(target=target, source_set=0)
         is_own = (graph.arrows["source"] == name) & (graph.arrows["target"] == node)
-        own = graph.arrows[is_own & (graph.arrows["by"] == "")]
-        own = own.set_index("path")["logit"].drop("words", errors="ignore")
+        own = graph.arrows[is_own].set_index("path")["logit"]
+        own = own.drop(["words", "other positions"], errors="ignore")
         for path, value in alone["effect"].to_series().items():
             assert own[path] == pytest.approx(value, abs=1e-5)
         assert own.sum() == pytest.approx(float(alone["total"]), abs=1e-4)
 
 
-def test_other_positions_and_words_are_their_games(graph, shown):
+def test_other_positions_alone_hold_another_image(graph, shown):
+    """The public call with the game's own definition: the row reads the clean image itself."""
     nodes = shown.datasets["node_effects"].isel(reference=0)
+    assert nodes.attrs["reference"] == "the image of digits-test-0-000006-twin"
     others = graph.arrows[graph.arrows["path"] == "other positions"]
     for k, place in enumerate((nodes["target_position"].values + 1).astype(str)):
         for name in nodes["source_set"].values.tolist():
             own = others[(others["target"] == place) & (others["source"] == name)]
-            expected = nodes["effect"].isel(target=k).sel(source_set=name, path="mediated")
-            assert own["logit"].sum() == pytest.approx(float(expected), abs=1e-4)
+            expected = nodes["mediated_alone"].isel(target=k).sel(source_set=name)
+            assert own["logit"].sum() == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_the_words_arrow_is_the_games(graph, shown):
     words = graph.arrows[graph.arrows["path"] == "words"]
     share = shown.datasets["words"]["words_owen"].sel(
         drawn="greedy", norm="live", player="words", gauge="centered"
@@ -51,20 +56,29 @@ def test_other_positions_and_words_are_their_games(graph, shown):
     assert words["logit"].tolist() == [float(share)] and words["source"].tolist() == ["image"]
 
 
+def interventions(arrows):
+    """|logit| by tail, head and kind of intervention: all paths of a row's own reading are one."""
+    kind = arrows["path"].where(arrows["path"].isin(["other positions", "words"]), "own row")
+    keys = [arrows["source"], arrows["target"], kind]
+    return arrows["logit"].groupby(keys).sum().abs()
+
+
 def test_pruning_keeps_the_largest_and_counts_the_rest(graph):
     kept = graph.pruned(0.8)
     rest = graph.left_out(kept)
-    for node, arrows in graph.arrows.groupby("target"):
-        own = kept.arrows[kept.arrows["target"] == node]["logit"].abs()
-        size = arrows["logit"].abs()
+    whole, mine = interventions(graph.arrows), interventions(kept.arrows)
+    for node in graph.arrows["target"].unique():
+        own, size = mine.xs(node, level=1), whole.xs(node, level=1)
         assert own.sum() >= 0.8 * size.sum() - 1e-9
         assert own.sum() - own.min() < 0.8 * size.sum()
-        assert sorted(own)[::-1] == sorted(size)[::-1][: len(own)]
-        assert rest.loc[node, "n"] + len(own) == len(arrows)
+        np.testing.assert_allclose(sorted(own)[::-1], sorted(size)[::-1][: len(own)])
+        assert rest.loc[node, "n"] + len(own) == int((size > 0).sum())
         assert rest.loc[node, "absolute"] + own.sum() == pytest.approx(size.sum())
-        signed = kept.arrows[kept.arrows["target"] == node]["logit"].sum()
-        assert rest.loc[node, "signed"] + signed == pytest.approx(arrows["logit"].sum())
-    assert len(graph.pruned(1.0).arrows) == int((graph.arrows["logit"] != 0).sum())
+        assert rest.loc[node, "largest"] <= own.min()
+    # What is kept is kept with all its paths, small ones too.
+    own_row = kept.arrows[~kept.arrows["path"].isin(["other positions", "words"])]
+    assert (own_row.groupby(["source", "target"]).size() == 5).all()
+    assert len(interventions(graph.pruned(1.0).arrows)) == int((whole > 0).sum())
     assert len(graph.pruned(0.0).arrows) == 0
     with pytest.raises(ValueError, match=r"expected a share in 0\.\.1, got 1\.5"):
         graph.pruned(1.5)
