@@ -38,18 +38,34 @@ def mean_over_targets(run: xr.Dataset, array: xr.DataArray) -> xr.DataArray:
         Dimensions (token_class, sample, …).
     """
     require(array, "target")
-    classes = []
-    for token_class in TOKEN_CLASSES:
-        of_class = array.isel(target=np.flatnonzero(run["target_role"] == token_class))
-        if of_class.sizes["target"] == 0:
-            empty = array.isel(target=0, drop=True).astype(float) * np.nan
-            empty = empty.drop_vars([c for c in empty.coords if c not in empty.dims])
-            classes.append(empty.expand_dims(target_sample=run["sample"].values))
-            continue
-        grouped = of_class.groupby("target_sample").mean("target", skipna=True)
-        classes.append(grouped.reindex(target_sample=run["sample"].values))
-    joined = xr.concat(classes, dim=xr.Variable("token_class", list(TOKEN_CLASSES)))
-    return joined.rename(target_sample="sample").assign_attrs(array.attrs)
+    names = run["sample"].values
+    place = {name: k for k, name in enumerate(names.tolist())}
+    which = np.array([place[name] for name in run["target_sample"].values.tolist()], dtype=int)
+    rest = [dim for dim in array.dims if dim != "target"]
+    values = array.transpose("target", *rest).values
+    classes = [
+        _means(values[of_class], which[of_class], len(names))
+        for of_class in (run["target_role"].values == name for name in TOKEN_CLASSES)
+    ]
+    coords = {dim: array.coords[dim] for dim in rest if dim in array.coords}
+    return xr.DataArray(
+        np.stack(classes),
+        dims=("token_class", "sample", *rest),
+        coords={"token_class": list(TOKEN_CLASSES), "sample": names, **coords},
+        attrs=array.attrs,
+        name=array.name,
+    )
+
+
+def _means(values: np.ndarray, which: np.ndarray, n_groups: int) -> np.ndarray:
+    """Means over the first axis by group, of what is no NaN; NaN where a group has nothing."""
+    is_there = ~np.isnan(values)
+    totals = np.zeros((2, n_groups, *values.shape[1:]))
+    np.add.at(totals[0], which, np.where(is_there, values, 0))
+    np.add.at(totals[1], which, is_there)
+    dtype = np.result_type(values.dtype, np.float32)
+    with np.errstate(invalid="ignore"):
+        return (totals[0] / totals[1]).astype(dtype)
 
 
 def relative_errors(run: xr.Dataset) -> xr.Dataset:
