@@ -8,6 +8,7 @@ from typing import Protocol
 import xarray as xr
 
 from interp.data.sample import Sample
+from interp.model.vlm import VLM
 
 log = logging.getLogger("extraction")
 Tick = Callable[[int], None]
@@ -47,6 +48,8 @@ class Shard:
 class Recipe(Protocol):
     """A measurement of samples; one per report."""
 
+    vlm: VLM
+    """The model, which nobody changes while a shard is measured."""
     settings: dict
     """All that decides what the shards hold, besides the samples."""
     facts: dict

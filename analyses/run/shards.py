@@ -21,6 +21,7 @@ from analyses.run.progress import Progress
 from analyses.run.recipe import Budget, Recipe, Shard, Tick
 from interp.capture.memory import is_out_of_memory
 from interp.data.sample import Sample
+from interp.model.identity import held
 from interp.store import opening as store
 from interp.store import writing
 
@@ -114,7 +115,8 @@ def _write_shards(
         for number in numbers:
             samples = by_shard[number]
             at = progress.done
-            shard, used = _within_memory(recipe, samples, budget, progress.tick)
+            with held(recipe.vlm.model):
+                shard, used = _within_memory(recipe, samples, budget, progress.tick)
             facts = shard.facts | {"statuses": shard.statuses}
             if used != budget:
                 facts["reduced"] = {store.shard_path(run.path, number).name: vars(used)}

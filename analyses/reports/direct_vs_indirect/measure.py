@@ -108,7 +108,7 @@ class Measurement:
         texts_of: Path | None = None,
     ):
         """`texts_of` is a run whose texts, and foils, to take instead of the model's own."""
-        self.options, self.texts_of = options, texts_of
+        self.vlm, self.options, self.texts_of = vlm, options, texts_of
         pool = None
         if options.effects != "edge":
             pool = Pool(vlm, list(islice(samples_of.readable(samples), POOL)))
@@ -143,7 +143,7 @@ class Measurement:
         facts["data_hashes"] = {sample.id: sample.fingerprint for sample, *_ in triples}
         facts["attributes"] = {k: v for k, v in triples[0][2].attrs.items() if k in COMMON}
         shard = _stacked(triples)
-        sizes = {sample.id: _size(self.measurer.vlm, sample, one) for sample, _, one in triples}
+        sizes = {sample.id: _size(self.vlm, sample, one) for sample, _, one in triples}
         if self.options.detail == "summary":
             shard = measures.condensed(shard)
         return Shard(shard, statuses, facts, sizes)
@@ -154,7 +154,7 @@ class Measurement:
             return {}
         well = [one for one in samples if run.attrs["statuses"][one.id]["status"] == "ok"]
         well = well[: max(N_CONTROL, N_PIXELS)]
-        texts = stored_texts(run, self.measurer.vlm, well)
+        texts = stored_texts(run, self.vlm, well)
         return {
             "controls": measure_controls(self.measurer, well, texts),
             "pixels": measure_pixels(self.measurer, well, texts),
@@ -163,10 +163,10 @@ class Measurement:
     def _texts(self, samples: list[Sample], budget: Budget) -> list[Text]:
         if self.texts_of is not None:
             run = interp.open_run(self.texts_of, check="structure")
-            return stored_texts(run, self.measurer.vlm, samples)
+            return stored_texts(run, self.vlm, samples)
         if self.options.text == "reference":
             return [None] * len(samples)
-        return written(self.measurer.vlm, samples, budget, self.options.max_new_tokens)
+        return written(self.vlm, samples, budget, self.options.max_new_tokens)
 
 
 def stored_foils(path: Path) -> dict[str, list[int]] | None:

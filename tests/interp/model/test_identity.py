@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import interp
+from interp.model import identity
 from interp.model.identity import fingerprint
 
 KINDS = {
@@ -83,3 +84,30 @@ def test_another_adapter_and_another_scaling_show():
             module.scale_layer(0.5)
     assert len({first[1], second[1], both(model)[1]}) == 3
     assert first[0] == second[0] == both(model)[0]
+
+
+def test_a_model_that_is_held_is_hashed_once_and_seen_anew_afterwards(monkeypatch):
+    vlm = interp.load_model("tiny", device="cpu")
+    asked = []
+    digests = identity._digests
+    monkeypatch.setattr(identity, "_digests", lambda weights: asked.append(1) or digests(weights))
+    before = identity.fingerprints(vlm.model)
+    other = interp.load_model("tiny-cold", device="cpu")
+    asked.clear()
+    with identity.held(vlm.model):
+        assert [identity.fingerprints(vlm.model) for _ in range(3)] == [before] * 3
+        assert len(asked) == 1
+        assert identity.fingerprints(other.model) != before and len(asked) == 2
+    with torch.no_grad():
+        next(iter(vlm.model.parameters())).mul_(2)
+    assert identity.fingerprints(vlm.model) != before
+
+
+def test_an_adapter_that_is_switched_off_is_seen_while_its_model_is_held():
+    vlm = interp.load_model("tiny-cold", adapter="tiny-saliency-r1", device="cpu")
+    on = identity.fingerprints(vlm.model)
+    with identity.held(vlm.model):
+        with vlm.model.disable_adapter():
+            off = identity.fingerprints(vlm.model)
+        assert identity.fingerprints(vlm.model) == on
+    assert off[0] == on[0] and off[1] != on[1]
