@@ -1,25 +1,20 @@
 """Datasets of one answer → what a page shows of it, as plain lists and packed arrays."""
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 
 import numpy as np
 import xarray as xr
 
-from interp.data.images import open_image
 from interp.data.sample import Sample, at_hand
-from interp.maps.alignment import chance, share_inside
-from interp.maps.grid import arranged
 from interp.maps.map import whose_text
 from interp.pages import notes
+from interp.pages.drawn_images import drawn_images
+from interp.pages.map_kinds import by_source, map_kinds
 from interp.pages.packing import exact, rounded
 from interp.pages.path_graph import as_graph
-from interp.vocabulary import EDGE_PATHS, METHOD_TITLES, PATH_TITLES, PLAYERS
+from interp.vocabulary import EDGE_PATHS, PATH_TITLES, PLAYERS
 
-LONGEST_SIDE = 640
-"""Pixels of a picture on a page."""
 TELLING = {
     "maps": ("map",),
     "ledger": ("embed", "direct"),
@@ -103,14 +98,14 @@ def shown(answer: Answer) -> dict:
         "whose": whose_text(ledger.attrs),
         "gauge": ledger.attrs.get("gauge", ""),
         "facts": {key: str(value) for key, value in ledger.attrs.items() if str(value)},
-        "images": _images(ledger, sample),
+        "images": drawn_images(ledger, sample),
         "tokens": _text(ledger),
         "targets": targets,
         "start": _start(ledger, answer.chosen),
         "image": answer.image,
         "left_out": list(answer.left_out),
         "quantities": _quantities(datasets),
-        "kinds": _kinds(datasets, sample),
+        "kinds": map_kinds(datasets, sample),
         "ledger": _ledger(ledger),
         "sources": _sources(ledger),
     }
@@ -178,68 +173,10 @@ def _text(ledger: xr.Dataset) -> list[dict]:
     return found
 
 
-def _images(ledger: xr.Dataset, sample: Sample | None) -> list[dict]:
-    """Each image as a picture, and which cell of its grid each visual token lies on."""
-    of_image, visual = ledger["image"].values, np.flatnonzero(ledger["image"].values >= 0)
-    found = []
-    for number in np.unique(of_image[visual]).tolist():
-        own = visual[of_image[visual] == number]
-        own = own[(ledger["view"].values[own] >= 0)]
-        place = [ledger[name].values[own] for name in ("view", "row", "column")]
-        if not ((place[0] == 0) & (place[1] >= 0)).any():
-            continue  # a bare batch: where its tokens lie is not known
-        grid = arranged(np.zeros(len(own)), *place)
-        token, cell, share = _spread(own, place)
-        image = {
-            "rows": grid.shape[0],
-            "columns": grid.shape[1],
-            "token": np.searchsorted(visual, token).tolist(),
-            "cell": cell,
-            "share": share,
-            "boxes": [],
-        }
-        if sample is not None and number < len(sample.images):
-            image |= _picture(sample.images[number])
-            if sample.boxes is not None:
-                boxes = np.asarray(sample.boxes, dtype=float)
-                image |= {"boxes": boxes.round(5).tolist(), "chance": chance(boxes)}
-        found.append(image)
-    return found
-
-
-def _spread(own: np.ndarray, place: list[np.ndarray]) -> tuple[list, list, list]:
-    """Which share of which token's value lies on which cell: the map's own rule, token by token."""
-    is_single = not place[0].any() and (place[1] >= 0).all()
-    if is_single:
-        n_columns = int(place[2].max()) + 1
-        return own, (place[1] * n_columns + place[2]).tolist(), [1] * len(own)
-    tokens, cells, shares = [], [], []
-    for k, one in enumerate(np.eye(len(own))):
-        grid = arranged(one, *place).ravel()
-        cell = np.flatnonzero(grid)
-        tokens += [own[k]] * len(cell)
-        cells += cell.tolist()
-        shares += grid[cell].round(6).tolist()
-    return tokens, cells, shares
-
-
-def _picture(image) -> dict:
-    """A picture as an address that holds its own data, not larger than a page shows it."""
-    picture = open_image(image)
-    size = {"width": picture.width, "height": picture.height}
-    is_drawn = max(picture.size) <= 128  # a few pixels, which JPEG would blur
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    buffer = BytesIO()
-    form = "PNG" if is_drawn else "JPEG"
-    picture.save(buffer, form, **({} if is_drawn else {"quality": 88}))
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return {"src": f"data:image/{form.lower()};base64,{data}", **size}
-
-
 def _quantities(datasets: Mapping[str, xr.Dataset]) -> list[dict]:
     """Numbers of one value per target, by which the text can be coloured."""
     ledger, effects = datasets["ledger"], datasets.get("effects")
-    direct = _by_source(ledger)
+    direct = by_source(ledger)
     is_visual = ledger["image"].values >= 0
     found = []
 
@@ -259,96 +196,6 @@ def _quantities(datasets: Mapping[str, xr.Dataset]) -> list[dict]:
     add("probability", "probability", np.exp(ledger["log_probability"].values), "1", False)
     add("logit", "logit", ledger["logit"].values)
     return found
-
-
-def _by_source(ledger: xr.Dataset) -> np.ndarray:
-    """Eq. 1 by target and source token, over all layers and heads."""
-    direct = ledger["direct"]
-    over = [dim for dim in direct.dims if dim not in ("target", "source")]
-    return direct.sum(over).transpose("target", "source").values
-
-
-def _kinds(datasets: Mapping[str, xr.Dataset], sample: Sample | None) -> list[dict]:
-    """Every kind of map: its values on visual tokens, its sums, and its share inside the boxes."""
-    ledger = datasets["ledger"]
-    visual = np.flatnonzero(ledger["image"].values >= 0)
-    if not len(visual):
-        return []
-    arrays = {}
-    if "maps" in datasets:
-        maps = datasets["maps"]
-        where = _aligned(maps, ledger)
-        for kind in maps["kind"].values.tolist():
-            arrays[kind] = _placed(maps["map"].sel(kind=kind), where, ledger)
-    arrays.setdefault("direct", _by_source(ledger))
-    if "pixels" in datasets:
-        pixels = datasets["pixels"]
-        for name in pixels["intervention"].values.tolist():
-            values = pixels["total"].sel(intervention=name)
-            arrays.setdefault(name, _placed(values, _aligned(pixels, ledger), ledger))
-    boxes = None if sample is None else sample.boxes
-    known = [name for name in notes.KINDS if name in arrays]
-    found = [_kind(name, arrays[name][:, visual], ledger, boxes) for name in known]
-    for kind in found:
-        of = "maps" if kind["name"] == "slot" and "maps" in datasets else "pixels"
-        if kind["name"] in notes.AGAINST:
-            kind["reference"] = datasets[of].attrs.get("reference", "")
-    return found + (_by_methods(datasets["methods"]) if "methods" in datasets else [])
-
-
-def _by_methods(methods: xr.Dataset) -> list[dict]:
-    """Maps of other methods, which are of cells and not of tokens."""
-    found = []
-    for name in methods["explainer"].values.tolist():
-        values = methods["method_map"].sel(explainer=name).transpose("target", "row", "column")
-        values = values.values.reshape(values.sizes["target"], -1)
-        kind = {"name": name, "title": name, "is": METHOD_TITLES.get(name, name), "cells": True}
-        kind |= {"is_not": notes.ANOTHER} | rounded(values)
-        kind["defined"] = (~np.isnan(values).all(axis=1)).tolist()
-        found.append(kind | {"sums": True, "sum": exact(np.nansum(values, axis=1)[:, None])})
-    return found
-
-
-def _aligned(dataset: xr.Dataset, ledger: xr.Dataset) -> list[int]:
-    """Where in the ledger a dataset's targets are: maps may be of some of them."""
-    known = list(
-        zip(ledger["target_position"].values, ledger["target_token_id"].values, strict=True)
-    )
-    asked = zip(dataset["target_position"].values, dataset["target_token_id"].values, strict=True)
-    return [known.index(one) for one in asked]
-
-
-def _placed(values: xr.DataArray, where: list[int], ledger: xr.Dataset) -> np.ndarray:
-    """Values by target and source, NaN for targets that have none."""
-    spread = np.full((ledger.sizes["target"], ledger.sizes["source"]), np.nan)
-    spread[where] = values.transpose("target", "source").values
-    return spread
-
-
-def _kind(name: str, values: np.ndarray, ledger: xr.Dataset, boxes) -> dict:
-    """One kind of map over (target, visual token)."""
-    title, what, limits = notes.KINDS[name]
-    is_defined = ~np.isnan(values).all(axis=1)
-    kind = {"name": name, "title": title, "is": what, "is_not": limits} | rounded(values)
-    kind["defined"] = is_defined.tolist()
-    images = ledger["image"].values[ledger["image"].values >= 0]
-    sums = [np.nansum(values[:, images == one], axis=1) for one in np.unique(images)]
-    kind["sums"] = name in notes.SUMMING
-    kind["sum"] = exact(np.where(is_defined, np.array(sums), np.nan).T)
-    if boxes is not None and len(np.unique(images)) == 1:
-        kind["inside"] = exact(_inside(values, is_defined, ledger, boxes))
-    return kind
-
-
-def _inside(values: np.ndarray, is_defined: np.ndarray, ledger: xr.Dataset, boxes) -> np.ndarray:
-    """The share of each map's positive mass inside the boxes (METHODS.md 4)."""
-    is_visual = ledger["image"].values >= 0
-    place = [ledger[name].values[is_visual] for name in ("view", "row", "column")]
-    shares = np.full(len(values), np.nan)
-    for k in np.flatnonzero(is_defined):
-        grid = np.maximum(arranged(np.nan_to_num(values[k]), *place), 0)
-        shares[k] = share_inside(grid.astype(np.float64), np.asarray(boxes))
-    return shares
 
 
 def _ledger(ledger: xr.Dataset) -> dict:
@@ -375,7 +222,7 @@ def _sources(ledger: xr.Dataset) -> dict:
         "image": ledger["image"].values.tolist(),
         "row": ledger["row"].values.tolist(),
         "column": ledger["column"].values.tolist(),
-        "direct": exact(_by_source(ledger)),
+        "direct": exact(by_source(ledger)),
     }
 
 

@@ -15,6 +15,7 @@ from interp.maps.grid import arranged, one_map
 from interp.pages import notes, packing
 from interp.pages.contents import named
 from interp.pages.contents import shown as shown_of
+from interp.pages.drawn_images import spread
 from interp.pages.page import contents, html
 from interp.vocabulary import INTERVENTIONS, MAP_KINDS
 from tests.support import odd_models
@@ -108,9 +109,7 @@ def test_two_views_spread_as_maps_do():
     fine, coarse = (np.indices(size).reshape(2, -1) for size in ((4, 6), (2, 2)))
     place = [np.r_[np.zeros(24, int), np.ones(4, int)], *np.c_[fine, coarse]]
     values = rng.normal(size=28)
-    from interp.pages.contents import _spread
-
-    token, cell, share = _spread(np.arange(28), place)
+    token, cell, share = spread(np.arange(28), place)
     grid = np.zeros(24)
     np.add.at(grid, cell, values[token] * np.array(share))
     np.testing.assert_allclose(grid.reshape(4, 6), arranged(values, *place), atol=1e-5)
