@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -70,20 +71,39 @@ def named(datasets: Mapping[str, xr.Dataset] | Iterable[xr.Dataset]) -> dict[str
             'expected a ledger of detail "full" or "tokens" among the datasets, got '
             f"{sorted(found) or 'none'}; interp.extract.ledger(vlm, sample) makes one"
         )
-    _check_same_text(found)
+    _check_together(found)
     return found
 
 
-def _check_same_text(found: dict[str, xr.Dataset]) -> None:
-    own = found["ledger"]
+def _check_together(found: dict[str, xr.Dataset]) -> None:
+    """Raises ValueError for datasets of another text, model or gauge than the ledger's.
+
+    Maps may be of some of its targets; everything else is read by their number.
+    """
+    ledger = found["ledger"]
+    known = _targets_of(ledger)
     for name, one in found.items():
-        if "target_position" not in one.coords or "source" not in one.coords:
-            continue
-        same = one.sizes["source"] == own.sizes["source"]
-        if not same or (one["source_token_id"].values != own["source_token_id"].values).any():
-            raise ValueError(
-                f"expected datasets of one text, got {name} of another than the ledger"
-            )
+        for fact in ("model_hash", "adapter_hash", "gauge"):
+            own, other = ledger.attrs.get(fact), one.attrs.get(fact)
+            if own and other and own != other:
+                raise ValueError(f"expected the ledger's {fact}, {own}, got {other} in {name}")
+        if "source_token_id" in one.coords:
+            own, other = ledger["source_token_id"].values, one["source_token_id"].values
+            if not np.array_equal(own, other):
+                raise ValueError(
+                    f"expected datasets of one text, got {name} of another than the ledger"
+                )
+        if "target_position" in one.coords:
+            asked = _targets_of(one)
+            is_part = name in ("maps", "pixels") and set(asked) <= set(known)
+            if asked != known and not is_part:
+                raise ValueError(f"expected the ledger's targets, got others in {name}")
+
+
+def _targets_of(dataset: xr.Dataset) -> list[tuple[int, int]]:
+    """Each target's row and token."""
+    columns = (dataset[name].values.tolist() for name in ("target_position", "target_token_id"))
+    return list(zip(*columns, strict=True))
 
 
 def shown(answer: Answer) -> dict:
@@ -97,7 +117,7 @@ def shown(answer: Answer) -> dict:
         "question": sample.question if sample is not None else "",
         "whose": whose_text(ledger.attrs),
         "gauge": ledger.attrs.get("gauge", ""),
-        "facts": {key: str(value) for key, value in ledger.attrs.items() if str(value)},
+        "facts": {key: told(str(value)) for key, value in ledger.attrs.items() if str(value)},
         "images": drawn_images(ledger, sample),
         "tokens": _text(ledger),
         "targets": targets,
@@ -120,8 +140,13 @@ def shown(answer: Answer) -> dict:
 
 
 def _name(attributes: Mapping) -> str:
-    adapter = attributes.get("adapter", "")
-    return str(attributes.get("model", "")) + (f" + {adapter}" if adapter else "")
+    names = [told(str(attributes.get(name, ""))) for name in ("model", "adapter")]
+    return " + ".join(name for name in names if name)
+
+
+def told(value: str) -> str:
+    """A fact as a page says it, which may be sent: of a folder's path its last part alone."""
+    return Path(value).name if Path(value).is_absolute() else value
 
 
 def _start(ledger: xr.Dataset, chosen: Iterable[int]) -> int:

@@ -391,15 +391,12 @@ def test_random_clicks(opened):
     """Fifty here; in `make soak` two hundred, four times."""
     n_clicks, seeds = (200, range(4)) if os.environ.get("SOAK") else (50, [0])
     for seed in seeds:
-        _click_at_random(opened("two"), random.Random(seed), n_clicks)
-
-
-def _click_at_random(page, rng, n_clicks: int) -> None:
-    # Some come before what the last one asked for is drawn.
-    page.evaluate(CLICKS, [[rng.random(), rng.random()] for _ in range(n_clicks)])
-    pressed = page.locator(".token[aria-pressed=true]")
-    after(page, lambda: page.locator(".run").first.locator('[data-target="1"]').click())
-    assert pressed.evaluate_all("all => all.map(t => t.dataset.target)") == ["1", "1"]
+        page, rng = opened("two"), random.Random(seed)
+        # Some come before what the last one asked for is drawn.
+        page.evaluate(CLICKS, [[rng.random(), rng.random()] for _ in range(n_clicks)])
+        after(page, page.locator(".run").first.locator('[data-target="1"]').click)
+        pressed = page.locator(".token[aria-pressed=true]")
+        assert pressed.evaluate_all("all => all.map(t => t.dataset.target)") == ["1", "1"]
 
 
 @pytest.mark.parametrize("width", [1200, 420])

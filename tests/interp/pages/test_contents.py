@@ -189,6 +189,23 @@ def test_datasets_that_do_not_belong_together_are_refused(shown, tiny, tmp_path)
     ledger, maps = shown.datasets["ledger"], shown.datasets["maps"]
     other = interp.load_samples("digits", split="test", limit=8)[2]
     foreign = interp.extract.maps(tiny, other, kinds="direct")
+    effects = shown.datasets["effects"]
+    others = {
+        "effects of another text": interp.extract.effects(tiny, other),
+        "some of the targets": effects.isel(target=slice(2)),
+        "heads in another order": shown.datasets["heads"].isel(target=slice(None, None, -1)),
+        "another answer's probabilities": interp.extract.alternatives(tiny, other),
+    }
+    for what, one in others.items():
+        with pytest.raises(ValueError, match=r"expected the ledger's targets, got others"):
+            interp.page([ledger, one], tmp_path / f"{what}.html")
+    for fact, value in (("gauge", "raw"), ("model_hash", "x"), ("adapter_hash", "y")):
+        with pytest.raises(ValueError, match=f"expected the ledger's {fact}, .* got {value} in"):
+            interp.page([ledger, effects.assign_attrs({fact: value})], tmp_path / "x.html")
+    stranger = maps.isel(target=[0]).assign_coords(target_token_id=("target", [9999]))
+    with pytest.raises(ValueError, match=r"expected the ledger's targets, got others in maps"):
+        interp.page([ledger, stranger], tmp_path / "x.html")
+    assert interp.page([ledger, maps.isel(target=[3])], tmp_path / "part.html").is_file()
     for answers, says in (
         ([maps], "expected a ledger of detail"),
         ([ledger, ledger], "expected one dataset of ledger"),
@@ -255,3 +272,13 @@ def test_the_other_image_is_named(shown):
     alone = shown.explained.datasets(kinds=("slot",))
     assert alone["maps"].attrs["reference"] == "this image, blurred"
     assert alone["node_effects"].attrs["reference"] == "this image, blurred"
+
+
+def test_a_page_that_may_be_sent_has_no_path_of_this_machine(shown, tmp_path):
+    ledger = shown.datasets["ledger"].assign_attrs(
+        model=str(tmp_path / "mine"), adapter=str(tmp_path / "run" / "final")
+    )
+    path = interp.page(ledger, tmp_path / "x.html", samples=[shown.explained.sample])
+    assert str(tmp_path) not in path.read_text()
+    (run,) = contents(ledger)["runs"]
+    assert run["name"] == "mine + final" and run["facts"]["model"] == "mine"
